@@ -1,0 +1,208 @@
+// The CPU backend as a Python module: raw pointers and shapes in, exceptions out.
+//
+// fpes/_backends/cpu.py is the only caller. It has checked shapes, types, ranges and contiguity, and it keeps the arrays
+// alive; nothing is checked twice. The GIL is released for the length of every call that computes.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "../cpu/gradient.hpp"
+#include "../cpu/isa.hpp"
+#include "../cpu/population.hpp"
+#include "../cpu/primitives.hpp"
+
+namespace py = pybind11;
+using namespace fpes;
+
+namespace {
+
+using Address = std::uintptr_t;
+
+template <class T>
+T* pointer(Address address) {
+    return reinterpret_cast<T*>(address);
+}
+
+// How to compute: chosen anew for every call.
+struct Execution {
+    std::string isa;
+    int threads;
+};
+
+// What a Python call describes, brought together with the engine that runs it.
+class NetworkCall {
+   public:
+    NetworkCall(const Execution& execution, Flush flush, const std::vector<std::int64_t>& sizes, float scaling,
+                Address theta)
+        : threads(execution.threads), engine(kernels_for(execution.isa), flush),
+          network(engine, threads, make_layers(sizes, scaling), pointer<const float>(theta)) {}
+
+    int threads;
+    Engine engine;
+    PackedNetwork network;
+};
+
+// What lies between the kernels computes too (scales, sums of losses): in IEEE mode, whatever the caller's is.
+template <class Body>
+void without_gil(Body body) {
+    const py::gil_scoped_release released;
+    const FpMode ieee(false);
+    body();
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_cpu, m) {
+    m.doc() = "CPU backend of fpes. Private: use the functions of the package.";
+
+    py::enum_<Flush>(m, "Flush")
+        .value("never", Flush::never)
+        .value("boundary", Flush::boundary)
+        .value("always", Flush::always);
+    py::enum_<NoiseKind>(m, "NoiseKind")
+        .value("binomial", NoiseKind::binomial)
+        .value("rademacher", NoiseKind::rademacher)
+        .value("gaussian", NoiseKind::gaussian);
+    py::enum_<NoiseRole>(m, "NoiseRole")
+        .value("weight", NoiseRole::weight)
+        .value("bias", NoiseRole::bias)
+        .value("factor_a", NoiseRole::factor_a)
+        .value("factor_b", NoiseRole::factor_b)
+        .value("node", NoiseRole::node)
+        .value("positions", NoiseRole::positions)
+        .value("init", NoiseRole::init);
+    py::enum_<Family>(m, "Family")
+        .value("full", Family::full)
+        .value("low_rank", Family::low_rank)
+        .value("node", Family::node);
+
+    py::class_<Execution>(m, "Execution")
+        .def(py::init([](std::string isa, int threads) { return Execution{std::move(isa), threads}; }), py::arg("isa"),
+             py::arg("threads"));
+    py::class_<Population>(m, "Population")
+        .def(py::init([](Family family, int rank, NoiseKind noise, std::uint64_t seed, std::uint32_t generation,
+                         double sigma) {
+                 const PhiloxKey key{{static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)}};
+                 return Population{family, rank, noise, key, generation, sigma};
+             }),
+             py::kw_only(), py::arg("family"), py::arg("rank"), py::arg("noise"), py::arg("seed"),
+             py::arg("generation"), py::arg("sigma"));
+
+    m.def("supported_isas", &supported_isas);
+    m.def("lanes", [](const std::string& isa) { return kernels_for(isa).lanes; });
+
+    m.def("gemm", [](const Execution& execution, Flush flush, Address a, Address b, Address c, std::int64_t rows,
+                     std::int64_t columns, std::int64_t depth) {
+        const Engine engine(kernels_for(execution.isa), flush);
+        without_gil([&] {
+            gemm(engine, execution.threads, pointer<const float>(a), pointer<const float>(b), pointer<float>(c), rows,
+                 columns, depth);
+        });
+    });
+    m.def("bias_add", [](const Execution& execution, Flush flush, Address v, Address bias, Address out,
+                         std::int64_t rows, std::int64_t columns) {
+        const Engine engine(kernels_for(execution.isa), flush);
+        without_gil([&] {
+            bias_add(engine, execution.threads, pointer<const float>(v), pointer<const float>(bias),
+                     pointer<float>(out), rows, columns);
+        });
+    });
+    m.def("multiply", [](const Execution& execution, Flush flush, Address v, float factor, Address out,
+                         std::int64_t count) {
+        const Engine engine(kernels_for(execution.isa), flush);
+        without_gil([&] {
+            multiply(engine, execution.threads, pointer<const float>(v), factor, pointer<float>(out), count);
+        });
+    });
+
+    m.def("noise", [](const Execution& execution, NoiseKind kind, std::uint64_t seed, int layer, NoiseRole role,
+                      std::uint32_t pair, std::uint32_t generation, std::uint64_t first, std::int64_t count,
+                      Address out) {
+        const Kernels& kernels = kernels_for(execution.isa);
+        without_gil([&] {
+            const PhiloxKey key{{static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)}};
+            const NoiseStream stream{key, noise_tensor(layer, role), pair, generation, kind};
+            draw_noise(kernels, execution.threads, stream, first, count, pointer<float>(out));
+        });
+    });
+
+    m.def("forward", [](const Execution& execution, Flush flush, const std::vector<std::int64_t>& sizes, float scaling,
+                        Address theta, Address x, std::int64_t batch, Address outputs) {
+        without_gil([&] {
+            NetworkCall call(execution, flush, sizes, scaling, theta);
+            forward(call.engine, call.threads, call.network, pointer<const float>(x), batch, pointer<float>(outputs));
+        });
+    });
+    m.def("population_evaluate",
+          [](const Execution& execution, Flush flush, const std::vector<std::int64_t>& sizes, float scaling,
+             Address theta, const Population& population, std::int64_t first_pair, std::int64_t end_pair, Address x,
+             Address labels, std::int64_t batch, Address fitness, Address losses) {
+              without_gil([&] {
+                  NetworkCall call(execution, flush, sizes, scaling, theta);
+                  const Job job{call.engine, call.threads, call.network, population, {first_pair, end_pair},
+                                {pointer<const float>(x), pointer<const std::int32_t>(labels), batch}};
+                  evaluate(job, pointer<float>(fitness), pointer<float>(losses));
+              });
+          });
+    m.def("population_forward",
+          [](const Execution& execution, Flush flush, const std::vector<std::int64_t>& sizes, float scaling,
+             Address theta, const Population& population, std::int64_t first_pair, std::int64_t end_pair, Address x,
+             std::int64_t batch, Address out) {
+              without_gil([&] {
+                  NetworkCall call(execution, flush, sizes, scaling, theta);
+                  const Job job{call.engine, call.threads, call.network, population, {first_pair, end_pair},
+                                {pointer<const float>(x), nullptr, batch}};
+                  outputs(job, pointer<float>(out));
+              });
+          });
+    m.def("population_member",
+          [](const Execution& execution, Flush flush, const std::vector<std::int64_t>& sizes, float scaling,
+             Address theta, const Population& population, std::int64_t index, Address out) {
+              without_gil([&] {
+                  NetworkCall call(execution, flush, sizes, scaling, theta);
+                  member(call.engine, call.network, population, index, pointer<float>(out));
+              });
+          });
+    m.def("population_gradient",
+          [](const Execution& execution, const std::vector<std::int64_t>& sizes, const Population& population,
+             Address weights, bool integers, std::int64_t members, Address out) {
+              without_gil([&] {
+                  const Engine engine(kernels_for(execution.isa), Flush::never);
+                  const PairWeights pairs = integers ? pair_weights(pointer<const std::int32_t>(weights), members)
+                                                     : pair_weights(pointer<const float>(weights), members);
+                  gradient(engine, execution.threads, make_layers(sizes, 1.0f), population, pairs, pointer<float>(out));
+              });
+          });
+    m.def("node_gradient",
+          [](const Execution& execution, Flush flush, const std::vector<std::int64_t>& sizes, float scaling,
+             Address theta, const Population& population, std::int64_t pairs, Address x, std::int64_t batch,
+             Address weights, bool per_sample, Address out) {
+              without_gil([&] {
+                  NetworkCall call(execution, flush, sizes, scaling, theta);
+                  const Job job{call.engine, call.threads, call.network, population, {0, pairs},
+                                {pointer<const float>(x), nullptr, batch}};
+                  node_gradient(job, pointer<const float>(weights), per_sample, pointer<float>(out));
+              });
+          });
+
+    // For the tests: the shared elementary functions, and the mode of the calling thread.
+    m.def("elementary", [](const std::string& name, const std::string& isa, bool ftz, Address x, Address out,
+                           std::int64_t count) {
+        const Engine engine(kernels_for(isa), ftz ? Flush::always : Flush::never);
+        if (name != "exp" && name != "log") throw std::invalid_argument("name is '" + name + "', expected exp or log");
+        without_gil([&] {
+            engine.elementwise(name == "exp" ? &ModeKernels::exp : &ModeKernels::log, pointer<const float>(x), count,
+                               pointer<float>(out));
+        });
+    });
+    m.def("normal_pair", [](const std::string& isa, bool ftz, Address bits0, Address bits1, Address z0, Address z1,
+                            std::int64_t count) {
+        const Engine engine(kernels_for(isa), ftz ? Flush::always : Flush::never);
+        without_gil([&] {
+            engine.elementwise(&ModeKernels::normal_pair, pointer<const std::uint32_t>(bits0),
+                               pointer<const std::uint32_t>(bits1), count, pointer<float>(z0), pointer<float>(z1));
+        });
+    });
+    m.def("set_flush_bits", [](bool on) { FpMode::set_flush_bits(on); },
+          "Set or clear FTZ and DAZ in the calling thread, as careless libraries do.");
+    m.def("flush_bits", [] { return FpMode::flush_bits_set(); });
+}

@@ -1,0 +1,22 @@
+// Where float32 underflow is flushed to zero: the vocabulary that host and device share.
+#pragma once
+
+#include "target.hpp"
+
+namespace fpes {
+
+// The values are part of the interface with Python (fpes/flush.py).
+enum class Flush : int {
+    never = 0,     // IEEE 754 everywhere
+    boundary = 1,  // a matrix product keeps subnormals; every other operation flushes
+    always = 2,    // every operation flushes, each fused multiply-add of a matrix product too
+};
+
+}  // namespace fpes
+
+FPES_NAMESPACE_BEGIN
+
+constexpr bool product_flushes(Flush flush) { return flush == Flush::always; }
+constexpr bool elementwise_flushes(Flush flush) { return flush != Flush::never; }
+
+FPES_NAMESPACE_END

@@ -1,0 +1,28 @@
+// The ES gradient: a weighted sum of the population's noise, drawn again rather than remembered.
+#pragma once
+
+#include <vector>
+
+#include "population.hpp"
+
+namespace fpes {
+
+// Half the weights of an ES update: one number for each pair, weight of the + member minus weight of the - member.
+struct PairWeights {
+    std::vector<float> difference;
+    // Whether the differences are integers, so that with integer noise the sum over pairs is exact.
+    bool integers;
+};
+PairWeights pair_weights(const float* weights, std::int64_t members);
+PairWeights pair_weights(const std::int32_t* weights, std::int64_t members);
+
+// gradient[parameters] = 1 / (n sigma) * sum over members of weight * perturbation, for full and low rank. Exact up to
+// the one rounding at the end where weights and noise are integers; otherwise pairs are added in order, in float32.
+void gradient(const Engine& engine, int threads, const std::vector<Layer>& layers, const Population& population,
+              const PairWeights& weights, float* gradient);
+
+// The same for node perturbation, whose perturbations depend on the batch. weights[members] or, where per_sample,
+// weights[members, batch].
+void node_gradient(const Job& job, const float* weights, bool per_sample, float* gradient);
+
+}  // namespace fpes

@@ -1,0 +1,47 @@
+// All kernels of one instruction set, gathered into the table that the engine calls through.
+#pragma once
+
+#include "kernels.hpp"
+#include "kernels_elementwise.hpp"
+#include "kernels_loss.hpp"
+#include "kernels_noise.hpp"
+#include "kernels_panels.hpp"
+#include "kernels_product.hpp"
+
+FPES_NAMESPACE_BEGIN
+
+template <class F>
+constexpr ModeKernels mode_kernels() {
+    return {
+        /*product=*/product<F>,
+        /*perturb=*/perturb<F>,
+        /*accumulate_noise=*/accumulate_noise<F>,
+        /*boundary=*/boundary<F>,
+        /*scale=*/scale<F>,
+        /*scale_rows=*/scale_rows<F>,
+        /*add_and_scale=*/add_and_scale<F>,
+        /*cross_entropy=*/cross_entropy<F>,
+        /*bias_add=*/bias_add<F>,
+        /*multiply=*/multiply<F>,
+        /*exp=*/map<F, ExpOf>,
+        /*log=*/map<F, LogOf>,
+        /*normal_pair=*/normal_pairs<F>,
+    };
+}
+
+constexpr Kernels kernel_set(const char* name, bool hardware_flush) {
+    return {
+        name,
+        lanes_of<F32Ieee>,
+        panel_width<F32Ieee>,
+        hardware_flush,
+        mode_kernels<F32Ieee>(),
+        mode_kernels<F32Ftz>(),
+        pack<F32Ieee>,
+        unpack<F32Ieee>,
+        transpose<F32Ieee>,
+        noise<F32Ieee>,
+    };
+}
+
+FPES_NAMESPACE_END

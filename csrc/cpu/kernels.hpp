@@ -1,0 +1,92 @@
+// The kernels of one instruction set, as a table of functions.
+//
+// Every kernel reads memory and writes memory and does no allocation, no threading, no choice of mode: kernel_set.hpp
+// defines them once, isa_*.cpp compile them for each instruction set, engine.hpp calls them in the right mode.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "../common/noise.hpp"
+
+namespace fpes {
+
+// A matrix cut into vertical panels, each `width` columns wide and row-major. One layout for all matrices inside the
+// engine: as the left operand of a product its rows lie a constant distance apart, as the right operand its panels are
+// read straight through, and as the result its tiles are contiguous.
+//
+//      columns 0 .. w-1    w .. 2w-1     2w ..
+//     +---------------+ +-----------+ +-------+--+
+//     | row 0         | | row 0     | | row 0 |//|     element (i, j) is at
+//     | row 1         | | row 1     | | row 1 |//|     data[(j / w) * stride + i * w + j % w]
+//     | ...           | | ...       | | ...   |//|
+//     +---------------+ +-----------+ +-------+--+     the padding (//) is readable and means nothing
+struct Panels {
+    float* data;
+    std::size_t stride;  // floats from one panel to the next: rows allocated * width
+};
+
+// Arithmetic, in one mode.
+struct ModeKernels {
+    // c[m, n] = init + a[m, k] b[k, n]: one accumulator an element, fused multiply-adds over k in order. Starts at +0
+    // where init.data is null; init may be c.
+    void (*product)(Panels a, Panels b, Panels init, Panels c, int m, int n, int k);
+    // plus = fma(z, scale, in_plus), minus = fma(z, -scale, in_minus) for a [rows, n] tensor of noise, of which row 0 here
+    // starts at element `first`. scratch: see noise_scratch_size.
+    void (*perturb)(const NoiseStream& stream, std::uint64_t first, float scale, int rows, int n, Panels in_plus,
+                    Panels in_minus, Panels plus, Panels minus, float* scratch);
+    // sum[i] = fma(weight, z[first + i], sum[i]).
+    void (*accumulate_noise)(const NoiseStream& stream, std::uint64_t first, float weight, int count, float* sum,
+                             float* scratch);
+    // The boundary between two layers, in place: v = ((v + bias[j]) * enter) * leave. bias has one row.
+    void (*boundary)(Panels v, int rows, int n, Panels bias, float enter, float leave);
+    // out = v * factor, on panels.
+    void (*scale)(Panels v, int rows, int n, float factor, Panels out);
+    // out[i, j] = v[i, j] * factor[i].
+    void (*scale_rows)(Panels v, int rows, int n, const float* factor, Panels out);
+    // out = (a + b) * factor.
+    void (*add_and_scale)(Panels a, Panels b, int rows, int n, float factor, Panels out);
+    // losses[i] = log(sum_j exp(logits[i, j])) - logits[i, label[i]], in natural units. The rows up to the next multiple
+    // of `lanes` are read and written too.
+    void (*cross_entropy)(Panels logits, int rows, int classes, const std::int32_t* labels, float* losses);
+
+    // The primitives, on row-major arrays without gaps.
+    void (*bias_add)(const float* v, const float* bias, std::int64_t rows, std::int64_t n, float* out);
+    void (*multiply)(const float* v, float factor, std::int64_t count, float* out);
+
+    // For the tests of common/elementary.hpp.
+    void (*exp)(const float* x, std::int64_t count, float* out);
+    void (*log)(const float* x, std::int64_t count, float* out);
+    void (*normal_pair)(const std::uint32_t* bits0, const std::uint32_t* bits1, std::int64_t count, float* z0,
+                        float* z1);
+};
+
+struct Kernels {
+    const char* name;
+    int lanes;            // floats in a vector
+    int width;            // columns of a panel
+    bool hardware_flush;  // whether MXCSR decides the mode, rather than which ModeKernels is called
+    ModeKernels ieee;
+    ModeKernels ftz;
+    // Copies without arithmetic: a row-major matrix with `ld` floats from row to row, to panels and back.
+    void (*pack)(const float* rows, std::size_t ld, int m, int n, Panels out);
+    void (*unpack)(Panels in, int m, int n, float* rows, std::size_t ld);
+    // out[i, j] = in[j, i], both panels; in is [n, m].
+    void (*transpose)(Panels in, int m, int n, Panels out);
+    // z[i] = noise element first + i. Returns where in scratch z begins.
+    const float* (*noise)(const NoiseStream& stream, std::uint64_t first, int count, float* scratch);
+};
+
+// Floats of scratch that noise() and perturb() need for tensors whose rows are `n` long.
+std::size_t noise_scratch_size(std::int64_t n);
+
+// How many rows of noise perturb() draws at a time: enough to fill vectors where rows are short.
+constexpr int noise_strip = 1024;
+
+const Kernels& baseline_kernels();
+#if defined(__x86_64__)
+const Kernels& avx2_kernels();
+const Kernels& avx512_kernels();
+#endif
+
+}  // namespace fpes

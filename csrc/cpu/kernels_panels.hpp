@@ -1,0 +1,65 @@
+// Panels: addressing, and the copies between panels and row-major arrays. No arithmetic, so no mode.
+#pragma once
+
+#include "../common/scalar.hpp"
+#include "kernels.hpp"
+
+FPES_NAMESPACE_BEGIN
+
+template <class F>
+constexpr int lanes_of = VectorTraits<F>::lanes;
+
+// Two vectors: a product tile then loads two vectors for each broadcast of the left operand.
+template <class F>
+constexpr int panel_width = 2 * lanes_of<F>;
+
+// Where row i of the panel that holds column j begins. j is a multiple of the panel's width.
+template <class F>
+FPES_INLINE float* panel_row(Panels panels, int i, int j) {
+    constexpr int width = panel_width<F>;
+    return panels.data + static_cast<std::size_t>(j / width) * panels.stride + static_cast<std::size_t>(i) * width;
+}
+
+FPES_INLINE int smaller(int a, int b) { return a < b ? a : b; }
+
+template <class F>
+void pack(const float* rows, std::size_t ld, int m, int n, Panels out) {
+    constexpr int width = panel_width<F>;
+    for (int j = 0; j < n; j += width) {
+        const int columns = smaller(width, n - j);
+        float* panel = panel_row<F>(out, 0, j);
+        for (int i = 0; i < m; ++i, panel += width) {
+            std::memcpy(panel, rows + i * ld + j, sizeof(float) * columns);
+            // The padding must hold numbers: what is computed from it is thrown away, but it is computed.
+            for (int column = columns; column < width; ++column) panel[column] = 0.0f;
+        }
+    }
+}
+
+template <class F>
+void unpack(Panels in, int m, int n, float* rows, std::size_t ld) {
+    constexpr int width = panel_width<F>;
+    for (int j = 0; j < n; j += width) {
+        const int columns = smaller(width, n - j);
+        const float* panel = panel_row<F>(in, 0, j);
+        for (int i = 0; i < m; ++i, panel += width) std::memcpy(rows + i * ld + j, panel, sizeof(float) * columns);
+    }
+}
+
+template <class F>
+void transpose(Panels in, int m, int n, Panels out) {
+    constexpr int width = panel_width<F>;
+    for (int j = 0; j < n; j += width) {
+        const int columns = smaller(width, n - j);
+        for (int i = 0; i < m; i += width) {
+            const int rows = smaller(width, m - i);
+            const float* from = panel_row<F>(in, j, i);  // [columns, rows] of one panel of `in`
+            float* to = panel_row<F>(out, i, j);
+            for (int column = 0; column < columns; ++column) {
+                for (int row = 0; row < rows; ++row) to[row * width + column] = from[column * width + row];
+            }
+        }
+    }
+}
+
+FPES_NAMESPACE_END

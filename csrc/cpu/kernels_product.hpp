@@ -1,0 +1,93 @@
+// The matrix product: c[m, n] = init + a[m, k] b[k, n].
+//
+//                       b: one panel, read straight through
+//                      +--------+--------+
+//                    k | vector | vector |
+//                      +--------+--------+
+//             k
+//      +-------------+ +--------+--------+
+//      |             | |        |        |  up to max_tile_rows rows x 2 vectors of accumulators,
+// rows |  broadcast  | |  c     |  c     |  in registers from the first k to the last
+//      |             | |        |        |
+//      +-------------+ +--------+--------+
+//
+// Why this shape. The contract gives each output element one accumulator and one order, k ascending, so the chain of
+// fused multiply-adds along k can't be split; throughput comes from many independent chains at once. A tile of R rows
+// and 2 vectors runs 2 R chains, which hides the latency of the multiply-add (4 cycles) from R = 4 on; for each k it
+// loads 2 vectors and broadcasts R floats for 2 R multiply-adds, so with R = 12 the load ports are half idle, and b
+// may stream from the second-level cache: 2 vectors in 24 multiply-adds. Since b is read once for every R rows and c
+// not at all in between, there is no need to block k.
+#pragma once
+
+#include "kernels_panels.hpp"
+
+FPES_NAMESPACE_BEGIN
+
+// One tile. `vectors` is 2, or 1 where the panel has no columns in its second vector.
+template <class F, int rows, int vectors>
+void product_tile(const float* a, std::size_t a_stride, const float* b, const float* init, float* c, int k) {
+    constexpr int lanes = lanes_of<F>, width = panel_width<F>;
+    F sum[rows][vectors];
+#pragma GCC unroll 16
+    for (int row = 0; row < rows; ++row) {
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; ++v) {
+            sum[row][v] = init ? load<F>(init + row * width + v * lanes) : splat<F>(0.0f);
+        }
+    }
+    // The left operand is cut into panels too: within one, its rows lie `width` floats apart.
+    for (int done = 0; done < k; done += width, a += a_stride) {
+        const int depth = smaller(width, k - done);
+        for (int i = 0; i < depth; ++i, b += width) {
+            F right[vectors];
+#pragma GCC unroll 2
+            for (int v = 0; v < vectors; ++v) right[v] = load<F>(b + v * lanes);
+#pragma GCC unroll 16
+            for (int row = 0; row < rows; ++row) {
+                const F left = splat<F>(a[row * width + i]);
+#pragma GCC unroll 2
+                for (int v = 0; v < vectors; ++v) sum[row][v] = fma(left, right[v], sum[row][v]);
+            }
+        }
+    }
+#pragma GCC unroll 16
+    for (int row = 0; row < rows; ++row) {
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; ++v) store(c + row * width + v * lanes, sum[row][v]);
+    }
+}
+
+// The tile of a height known only at run time.
+template <class F, int vectors, int rows = max_tile_rows>
+void product_tile_of(int height, const float* a, std::size_t a_stride, const float* b, const float* init, float* c,
+                     int k) {
+    if (height == rows) {
+        product_tile<F, rows, vectors>(a, a_stride, b, init, c, k);
+    } else if constexpr (rows > 1) {
+        product_tile_of<F, vectors, rows - 1>(height, a, a_stride, b, init, c, k);
+    }
+}
+
+template <class F>
+void product(Panels a, Panels b, Panels init, Panels c, int m, int n, int k) {
+    constexpr int width = panel_width<F>;
+    // Tiles of nearly equal height rather than full ones and a flat rest, which would hide no latency.
+    const int tiles = (m + max_tile_rows - 1) / max_tile_rows;
+    for (int j = 0; j < n; j += width) {
+        const float* right = panel_row<F>(b, 0, j);
+        for (int tile = 0, i = 0; tile < tiles; ++tile) {
+            const int height = (m - i + tiles - tile - 1) / (tiles - tile);
+            const float* start = init.data ? panel_row<F>(init, i, j) : nullptr;
+            const float* left = panel_row<F>(a, i, 0);
+            float* to = panel_row<F>(c, i, j);
+            if (n - j > lanes_of<F>) {
+                product_tile_of<F, 2>(height, left, a.stride, right, start, to, k);
+            } else {
+                product_tile_of<F, 1>(height, left, a.stride, right, start, to, k);
+            }
+            i += height;
+        }
+    }
+}
+
+FPES_NAMESPACE_END

@@ -1,0 +1,49 @@
+#include "parallel.hpp"
+
+#include <algorithm>
+#include <exception>
+#include <mutex>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include "fp_mode.hpp"
+
+namespace fpes {
+
+void parallel(int threads, std::int64_t count, const std::function<void(WorkQueue&)>& worker) {
+    WorkQueue queue(count);
+    std::exception_ptr failure;
+    std::mutex failure_mutex;
+    auto run = [&] {
+        try {
+            const FpMode ieee(false);  // a new thread is born with its parent's mode, whatever that is
+            worker(queue);
+        } catch (...) {
+            queue.drain();
+            const std::lock_guard<std::mutex> lock(failure_mutex);
+            if (!failure) failure = std::current_exception();
+        }
+    };
+    const auto helpers = static_cast<std::size_t>(std::max<std::int64_t>(0, std::min<std::int64_t>(threads, count) - 1));
+    std::vector<std::thread> started;
+    started.reserve(helpers);
+    try {
+        while (started.size() < helpers) started.emplace_back(run);
+    } catch (const std::system_error&) {
+        // The system gives no more threads: those that there are do the work.
+    }
+    run();
+    for (std::thread& thread : started) thread.join();
+    if (failure) std::rethrow_exception(failure);
+}
+
+void parallel_ranges(int threads, std::int64_t count, std::int64_t grain,
+                     const std::function<void(std::int64_t, std::int64_t)>& body) {
+    const std::int64_t parts = (count + grain - 1) / grain;
+    parallel(threads, parts, [&](WorkQueue& queue) {
+        for (std::int64_t part; queue.take(part);) body(part * grain, std::min(count, (part + 1) * grain));
+    });
+}
+
+}  // namespace fpes

@@ -1,0 +1,35 @@
+// Threads for one call: started, joined, forgotten. No pool outlives a call, so fork() and interpreter exit are safe.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+
+namespace fpes {
+
+// Hands out 0, 1, ..., count - 1, each once, to whoever asks.
+class WorkQueue {
+   public:
+    explicit WorkQueue(std::int64_t count) : count_(count) {}
+    // The next item, or false when none is left.
+    bool take(std::int64_t& item) {
+        item = next_.fetch_add(1, std::memory_order_relaxed);
+        return item < count_;
+    }
+    // Leaves nothing for the others, who stop at their next item.
+    void drain() { next_.store(count_, std::memory_order_relaxed); }
+
+   private:
+    std::int64_t count_;
+    std::atomic<std::int64_t> next_{0};
+};
+
+// Runs worker(queue) on up to `threads` threads, the caller's among them, over `count` items. A worker takes items
+// until none is left. The first exception that a worker throws ends the others early and is thrown here.
+void parallel(int threads, std::int64_t count, const std::function<void(WorkQueue&)>& worker);
+
+// One contiguous part of 0 ... count for each item: the simple case of parallel().
+void parallel_ranges(int threads, std::int64_t count, std::int64_t grain,
+                     const std::function<void(std::int64_t begin, std::int64_t end)>& body);
+
+}  // namespace fpes

@@ -1,0 +1,99 @@
+#include "population.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "parallel.hpp"
+
+namespace fpes {
+namespace {
+
+class LossSink final : public Sink {
+   public:
+    LossSink(const Job& job, float* losses)
+        : job_(job), losses_(losses), blocks_((job.batch.size + loss_block - 1) / loss_block),
+          sums_(2 * job.pairs.count() * blocks_) {}
+
+    void take(std::int64_t member, std::int64_t first, int rows, Panels logits) override {
+        float tile[full_tile + 16];  // a vector beyond the last row is written
+        job_.engine.elementwise(&ModeKernels::cross_entropy, logits, rows, static_cast<int>(job_.network.classes()),
+                                job_.batch.labels + first, tile);
+        const std::int64_t row = member - 2 * job_.pairs.begin;
+        for (std::int64_t i = 0; i < rows; i += loss_block) {
+            double sum = 0.0;
+            for (std::int64_t s = i; s < std::min<std::int64_t>(rows, i + loss_block); ++s) sum += tile[s];
+            sums_[row * blocks_ + (first + i) / loss_block] = sum;
+        }
+        if (losses_) std::copy(tile, tile + rows, losses_ + row * job_.batch.size + first);
+    }
+
+    void finish(float* fitness) {
+        for (std::int64_t i = 0; i < 2 * job_.pairs.count(); ++i) {
+            double total = 0.0;
+            for (std::int64_t block = 0; block < blocks_; ++block) total += sums_[i * blocks_ + block];
+            fitness[i] = static_cast<float>(-(total / static_cast<double>(job_.batch.size)));
+        }
+    }
+
+   private:
+    const Job& job_;
+    float* losses_;
+    std::int64_t blocks_;
+    std::vector<double> sums_;
+};
+
+class OutputSink final : public Sink {
+   public:
+    OutputSink(const Job& job, float* outputs) : job_(job), outputs_(outputs) {}
+
+    void take(std::int64_t member, std::int64_t first, int rows, Panels logits) override {
+        const std::int64_t classes = job_.network.classes();
+        const std::int64_t row = (member - 2 * job_.pairs.begin) * job_.batch.size + first;
+        job_.engine.kernels().unpack(logits, rows, static_cast<int>(classes), outputs_ + row * classes, classes);
+    }
+
+   private:
+    const Job& job_;
+    float* outputs_;
+};
+
+}  // namespace
+
+float Population::weight_scale() const { return static_cast<float>(sigma * noise_unit(noise)); }
+
+float Population::rank_scale() const {
+    const double unit = noise_unit(noise);
+    return static_cast<float>(sigma * unit * unit / std::sqrt(static_cast<double>(rank)));
+}
+
+float Population::node_scale(const Layer& layer) const {
+    return static_cast<float>(sigma * noise_unit(noise) * layer.bias_factor);
+}
+
+std::size_t noise_scratch_size(std::int64_t n) {
+    constexpr std::size_t group = 128 * 16;  // the largest block times the most lanes: what one step draws
+    constexpr std::size_t panel = 32;        // read beyond the last element
+    return static_cast<std::size_t>(std::max<std::int64_t>(n, noise_strip)) + 2 * group + panel;
+}
+
+void run(const Job& job, Sink& sink) {
+    if (job.population.family == Family::full) {
+        run_full_rank(job, sink);
+    } else {
+        run_shared_weights(job, sink);
+    }
+}
+
+void evaluate(const Job& job, float* fitness, float* losses) {
+    LossSink sink(job, losses);
+    run(job, sink);
+    sink.finish(fitness);
+}
+
+void outputs(const Job& job, float* outputs) {
+    OutputSink sink(job, outputs);
+    run(job, sink);
+}
+
+}  // namespace fpes

@@ -1,0 +1,92 @@
+// Populations of perturbed networks: what they are, and what evaluating one takes and gives.
+#pragma once
+
+#include "network.hpp"
+
+namespace fpes {
+
+// The values are part of the interface with Python (fpes/perturbations.py).
+enum class Family : int {
+    full = 0,      // w' = fma(z, +-sigma unit, w): every weight has its own noise (OpenAI-ES)
+    low_rank = 1,  // w' = w +- sigma A B^T / sqrt(rank), never formed (EGGROLL)
+    node = 2,      // noise on the pre-activations, one draw for each member and sample
+};
+
+struct Population {
+    Family family;
+    int rank;  // of low_rank
+    NoiseKind noise;
+    PhiloxKey key;
+    std::uint32_t generation;
+    double sigma;
+
+    NoiseStream stream(int layer, NoiseRole role, std::int64_t pair) const {
+        return {key, noise_tensor(layer, role), static_cast<std::uint32_t>(pair), generation, noise};
+    }
+    // What a draw is multiplied by, for weights and biases, for the coefficients q of low rank, and for the
+    // pre-activations of a layer: computed in double, rounded once.
+    float weight_scale() const;
+    float rank_scale() const;
+    float node_scale(const Layer& layer) const;
+};
+
+// Pairs begin ... end - 1: members 2 begin ... 2 end - 1. Results are written for these members only, from index 0 on,
+// and don't depend on the rest of the population: it may be split anywhere.
+struct PairRange {
+    std::int64_t begin;
+    std::int64_t end;
+    std::int64_t count() const { return end - begin; }
+};
+
+// x[size, features], row-major; labels[size] where the loss needs them.
+struct Batch {
+    const float* x;
+    const std::int32_t* labels;
+    std::int64_t size;
+};
+
+// One evaluation: everything that is the same for all its threads.
+struct Job {
+    const Engine& engine;
+    int threads;
+    PackedNetwork& network;
+    const Population& population;
+    PairRange pairs;
+    Batch batch;
+};
+
+// What becomes of the logits [rows, classes] of one member on samples first ... first + rows - 1. Called by many
+// threads, for each (member, sample) once. `first` is a multiple of loss_block.
+class Sink {
+   public:
+    virtual ~Sink() = default;
+    virtual void take(std::int64_t member, std::int64_t first, int rows, Panels logits) = 0;
+};
+
+// Sums over a batch have one order, whatever the tiles: samples in blocks of this many, then the blocks.
+constexpr std::int64_t loss_block = 64;
+// Tiles of samples, multiples of loss_block.
+constexpr std::int64_t full_tile = 128;   // each drawn weight serves this many samples
+constexpr std::int64_t shared_tile = 64;  // weights are not drawn: small enough for the cache is all that counts
+
+// Run a job: each family in its own file.
+void run_full_rank(const Job& job, Sink& sink);
+void run_shared_weights(const Job& job, Sink& sink);
+void run(const Job& job, Sink& sink);
+
+// fitness[2 pairs]: minus the mean cross-entropy over the batch. losses[2 pairs, batch] too, unless it is null.
+void evaluate(const Job& job, float* fitness, float* losses);
+
+// outputs[2 pairs, batch, classes].
+void outputs(const Job& job, float* outputs);
+
+// theta[parameters] of one member of a full-rank or low-rank population. Full rank: the bits that run() uses. Low rank:
+// the product a b^T added to the weights in float32, which run() never does.
+void member(const Engine& engine, PackedNetwork& network, const Population& population, std::int64_t member,
+            float* theta);
+
+// out[count] = noise elements first, first + 1, ... of a stream.
+void draw_noise(const Kernels& kernels, int threads, const NoiseStream& stream, std::uint64_t first, std::int64_t count,
+                float* out);
+
+}  // namespace fpes

@@ -1,0 +1,21 @@
+// The primitives of the network, one call each: what fpes.gemm, fpes.bias_add and fpes.multiply run.
+#pragma once
+
+#include <cstdint>
+
+#include "engine.hpp"
+
+namespace fpes {
+
+// c[m, n] = a[m, k] b[k, n], all row-major.
+void gemm(const Engine& engine, int threads, const float* a, const float* b, float* c, std::int64_t m, std::int64_t n,
+          std::int64_t k);
+
+// out[rows, n] = v[rows, n] + bias[n].
+void bias_add(const Engine& engine, int threads, const float* v, const float* bias, float* out, std::int64_t rows,
+              std::int64_t n);
+
+// out[count] = v[count] * factor.
+void multiply(const Engine& engine, int threads, const float* v, float factor, float* out, std::int64_t count);
+
+}  // namespace fpes

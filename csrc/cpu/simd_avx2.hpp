@@ -1,0 +1,131 @@
+// The vector concept of common/scalar.hpp for AVX2 with FMA: 8 lanes.
+//
+// Flushing is the hardware's: MXCSR's FTZ and DAZ bits apply to every operation here (see fp_mode.hpp), so the same
+// type serves both modes.
+#pragma once
+
+#include "../common/scalar.hpp"
+
+FPES_NAMESPACE_BEGIN
+
+struct F32x8 {
+    __m256 v;
+};
+struct U32x8 {
+    __m256i v;
+};
+struct Mask8 {
+    __m256 v;  // all bits of a lane set, or none
+};
+
+template <>
+struct VectorTraits<F32x8> {
+    static constexpr int lanes = 8;
+    using U = U32x8;
+    using Mask = Mask8;
+};
+
+// The vector types that the kernels are instantiated for.
+using F32Ieee = F32x8;
+using F32Ftz = F32x8;
+constexpr int max_tile_rows = 6;  // 6 x 2 accumulators, 2 panel vectors, 1 broadcast: 15 of 16 registers
+
+template <>
+FPES_INLINE F32x8 splat<F32x8>(float x) {
+    return {_mm256_set1_ps(x)};
+}
+template <>
+FPES_INLINE U32x8 splat<U32x8>(std::uint32_t x) {
+    return {_mm256_set1_epi32(static_cast<int>(x))};
+}
+template <class V>
+FPES_INLINE V load(const float* p);
+template <>
+FPES_INLINE F32x8 load<F32x8>(const float* p) {
+    return {_mm256_loadu_ps(p)};
+}
+FPES_INLINE void store(float* p, F32x8 a) { _mm256_storeu_ps(p, a.v); }
+template <class V>
+FPES_INLINE V load_u32(const std::uint32_t* p);
+template <>
+FPES_INLINE U32x8 load_u32<U32x8>(const std::uint32_t* p) {
+    return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))};
+}
+// Lane i from p[i * stride].
+template <class V>
+FPES_INLINE V gather(const float* p, int stride);
+template <>
+FPES_INLINE F32x8 gather<F32x8>(const float* p, int stride) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return {_mm256_i32gather_ps(p, _mm256_mullo_epi32(lane, _mm256_set1_epi32(stride)), 4)};
+}
+// 8 signed bytes, widened to float.
+template <class V>
+FPES_INLINE V load_int8(const std::int8_t* p);
+template <>
+FPES_INLINE F32x8 load_int8<F32x8>(const std::int8_t* p) {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes))};
+}
+
+FPES_INLINE F32x8 add(F32x8 a, F32x8 b) { return {_mm256_add_ps(a.v, b.v)}; }
+FPES_INLINE F32x8 sub(F32x8 a, F32x8 b) { return {_mm256_sub_ps(a.v, b.v)}; }
+FPES_INLINE F32x8 mul(F32x8 a, F32x8 b) { return {_mm256_mul_ps(a.v, b.v)}; }
+FPES_INLINE F32x8 div(F32x8 a, F32x8 b) { return {_mm256_div_ps(a.v, b.v)}; }
+FPES_INLINE F32x8 sqrt(F32x8 a) { return {_mm256_sqrt_ps(a.v)}; }
+FPES_INLINE F32x8 fma(F32x8 a, F32x8 b, F32x8 c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+
+FPES_INLINE Mask8 less(F32x8 a, F32x8 b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ)}; }
+FPES_INLINE Mask8 equal(F32x8 a, F32x8 b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_EQ_OQ)}; }
+FPES_INLINE F32x8 select(Mask8 mask, F32x8 if_true, F32x8 if_false) {
+    return {_mm256_blendv_ps(if_false.v, if_true.v, mask.v)};
+}
+FPES_INLINE U32x8 as_u32(F32x8 a) { return {_mm256_castps_si256(a.v)}; }
+FPES_INLINE F32x8 as_f32(U32x8 a) { return {_mm256_castsi256_ps(a.v)}; }
+FPES_INLINE F32x8 int_to_f32(U32x8 a) { return {_mm256_cvtepi32_ps(a.v)}; }
+
+FPES_INLINE U32x8 add(U32x8 a, U32x8 b) { return {_mm256_add_epi32(a.v, b.v)}; }
+FPES_INLINE U32x8 sub(U32x8 a, U32x8 b) { return {_mm256_sub_epi32(a.v, b.v)}; }
+FPES_INLINE U32x8 bit_and(U32x8 a, U32x8 b) { return {_mm256_and_si256(a.v, b.v)}; }
+FPES_INLINE U32x8 bit_or(U32x8 a, U32x8 b) { return {_mm256_or_si256(a.v, b.v)}; }
+FPES_INLINE U32x8 bit_xor(U32x8 a, U32x8 b) { return {_mm256_xor_si256(a.v, b.v)}; }
+template <int n>
+FPES_INLINE U32x8 shift_left(U32x8 a) {
+    return {_mm256_slli_epi32(a.v, n)};
+}
+template <int n>
+FPES_INLINE U32x8 shift_right(U32x8 a) {
+    return {_mm256_srli_epi32(a.v, n)};
+}
+// The multiplier takes the even lanes only; the odd ones are brought down, multiplied, and the halves put back.
+FPES_INLINE void multiply_wide(U32x8 a, std::uint32_t factor, U32x8& high, U32x8& low) {
+    const __m256i f = _mm256_set1_epi32(static_cast<int>(factor));
+    const __m256i even = _mm256_mul_epu32(a.v, f);
+    const __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64(a.v, 32), f);
+    high.v = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
+    low.v = _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA);
+}
+
+// Ones in each 16-bit half of each lane: a table of nibbles, then the two bytes of the half added.
+FPES_INLINE U32x8 popcount_halves(U32x8 a) {
+    const __m256i table = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
+    const __m256i nibble = _mm256_set1_epi8(15);
+    const __m256i low = _mm256_shuffle_epi8(table, _mm256_and_si256(a.v, nibble));
+    const __m256i high = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(a.v, 4), nibble));
+    return {_mm256_maddubs_epi16(_mm256_add_epi8(low, high), _mm256_set1_epi8(1))};
+}
+// Eight small numbers of each lane's block, in the 16-bit halves of four vectors, as consecutive signed bytes:
+// p[8 * lane + 2 * word + half].
+FPES_INLINE void store_halves_as_bytes(std::int8_t* p, U32x8 w0, U32x8 w1, U32x8 w2, U32x8 w3) {
+    // Within a lane, bytes stand as (w0 low, w1 low, w0 high, w1 high); the shuffle swaps the middle ones.
+    const __m256i swap =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15));
+    const __m256i first = _mm256_shuffle_epi8(_mm256_or_si256(w0.v, _mm256_slli_epi16(w1.v, 8)), swap);
+    const __m256i second = _mm256_shuffle_epi8(_mm256_or_si256(w2.v, _mm256_slli_epi16(w3.v, 8)), swap);
+    const __m256i lower = _mm256_unpacklo_epi32(first, second);  // lanes 0, 1 and 4, 5
+    const __m256i upper = _mm256_unpackhi_epi32(first, second);  // lanes 2, 3 and 6, 7
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute2x128_si256(lower, upper, 0x20));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 32), _mm256_permute2x128_si256(lower, upper, 0x31));
+}
+
+FPES_NAMESPACE_END

@@ -1,0 +1,130 @@
+// The vector concept of common/scalar.hpp for AVX-512 (F, BW, DQ, VL): 16 lanes.
+//
+// Flushing is the hardware's: MXCSR's FTZ and DAZ bits apply to every operation here (see fp_mode.hpp), so the same
+// type serves both modes.
+#pragma once
+
+#include "../common/scalar.hpp"
+
+FPES_NAMESPACE_BEGIN
+
+struct F32x16 {
+    __m512 v;
+};
+struct U32x16 {
+    __m512i v;
+};
+struct Mask16 {
+    __mmask16 v;
+};
+
+template <>
+struct VectorTraits<F32x16> {
+    static constexpr int lanes = 16;
+    using U = U32x16;
+    using Mask = Mask16;
+};
+
+// The vector types that the kernels are instantiated for.
+using F32Ieee = F32x16;
+using F32Ftz = F32x16;
+constexpr int max_tile_rows = 12;  // 12 x 2 accumulators, 2 panel vectors, 1 broadcast: 27 of 32 registers
+
+template <>
+FPES_INLINE F32x16 splat<F32x16>(float x) {
+    return {_mm512_set1_ps(x)};
+}
+template <>
+FPES_INLINE U32x16 splat<U32x16>(std::uint32_t x) {
+    return {_mm512_set1_epi32(static_cast<int>(x))};
+}
+template <class V>
+FPES_INLINE V load(const float* p);
+template <>
+FPES_INLINE F32x16 load<F32x16>(const float* p) {
+    return {_mm512_loadu_ps(p)};
+}
+FPES_INLINE void store(float* p, F32x16 a) { _mm512_storeu_ps(p, a.v); }
+template <class V>
+FPES_INLINE V load_u32(const std::uint32_t* p);
+template <>
+FPES_INLINE U32x16 load_u32<U32x16>(const std::uint32_t* p) {
+    return {_mm512_loadu_si512(p)};
+}
+// Lane i from p[i * stride].
+template <class V>
+FPES_INLINE V gather(const float* p, int stride);
+template <>
+FPES_INLINE F32x16 gather<F32x16>(const float* p, int stride) {
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return {_mm512_i32gather_ps(_mm512_mullo_epi32(lane, _mm512_set1_epi32(stride)), p, 4)};
+}
+// 16 signed bytes, widened to float.
+template <class V>
+FPES_INLINE V load_int8(const std::int8_t* p);
+template <>
+FPES_INLINE F32x16 load_int8<F32x16>(const std::int8_t* p) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))};
+}
+
+FPES_INLINE F32x16 add(F32x16 a, F32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }
+FPES_INLINE F32x16 sub(F32x16 a, F32x16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
+FPES_INLINE F32x16 mul(F32x16 a, F32x16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+FPES_INLINE F32x16 div(F32x16 a, F32x16 b) { return {_mm512_div_ps(a.v, b.v)}; }
+FPES_INLINE F32x16 sqrt(F32x16 a) { return {_mm512_sqrt_ps(a.v)}; }
+FPES_INLINE F32x16 fma(F32x16 a, F32x16 b, F32x16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+
+FPES_INLINE Mask16 less(F32x16 a, F32x16 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ)}; }
+FPES_INLINE Mask16 equal(F32x16 a, F32x16 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ)}; }
+FPES_INLINE F32x16 select(Mask16 mask, F32x16 if_true, F32x16 if_false) {
+    return {_mm512_mask_blend_ps(mask.v, if_false.v, if_true.v)};
+}
+FPES_INLINE U32x16 as_u32(F32x16 a) { return {_mm512_castps_si512(a.v)}; }
+FPES_INLINE F32x16 as_f32(U32x16 a) { return {_mm512_castsi512_ps(a.v)}; }
+FPES_INLINE F32x16 int_to_f32(U32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
+
+FPES_INLINE U32x16 add(U32x16 a, U32x16 b) { return {_mm512_add_epi32(a.v, b.v)}; }
+FPES_INLINE U32x16 sub(U32x16 a, U32x16 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+FPES_INLINE U32x16 bit_and(U32x16 a, U32x16 b) { return {_mm512_and_si512(a.v, b.v)}; }
+FPES_INLINE U32x16 bit_or(U32x16 a, U32x16 b) { return {_mm512_or_si512(a.v, b.v)}; }
+FPES_INLINE U32x16 bit_xor(U32x16 a, U32x16 b) { return {_mm512_xor_si512(a.v, b.v)}; }
+template <int n>
+FPES_INLINE U32x16 shift_left(U32x16 a) {
+    return {_mm512_slli_epi32(a.v, n)};
+}
+template <int n>
+FPES_INLINE U32x16 shift_right(U32x16 a) {
+    return {_mm512_srli_epi32(a.v, n)};
+}
+// The multiplier takes the even lanes only; the odd ones are brought down, multiplied, and the halves put back.
+FPES_INLINE void multiply_wide(U32x16 a, std::uint32_t factor, U32x16& high, U32x16& low) {
+    const __m512i f = _mm512_set1_epi32(static_cast<int>(factor));
+    const __m512i even = _mm512_mul_epu32(a.v, f);
+    const __m512i odd = _mm512_mul_epu32(_mm512_srli_epi64(a.v, 32), f);
+    high.v = _mm512_mask_shuffle_epi32(odd, 0x5555, even, _MM_PERM_DDBB);
+    low.v = _mm512_mask_shuffle_epi32(even, 0xAAAA, odd, _MM_PERM_CCAA);
+}
+
+// Ones in each 16-bit half of each lane: a table of nibbles, then the two bytes of the half added.
+FPES_INLINE U32x16 popcount_halves(U32x16 a) {
+    const __m512i table = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
+    const __m512i nibble = _mm512_set1_epi8(15);
+    const __m512i low = _mm512_shuffle_epi8(table, _mm512_and_si512(a.v, nibble));
+    const __m512i high = _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(a.v, 4), nibble));
+    return {_mm512_maddubs_epi16(_mm512_add_epi8(low, high), _mm512_set1_epi8(1))};
+}
+// Eight small numbers of each lane's block, in the 16-bit halves of four vectors, as consecutive signed bytes:
+// p[8 * lane + 2 * word + half].
+FPES_INLINE void store_halves_as_bytes(std::int8_t* p, U32x16 w0, U32x16 w1, U32x16 w2, U32x16 w3) {
+    // Within a lane, bytes stand as (w0 low, w1 low, w0 high, w1 high); the shuffle swaps the middle ones.
+    const __m512i swap = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15));
+    const __m512i first = _mm512_shuffle_epi8(_mm512_or_si512(w0.v, _mm512_slli_epi16(w1.v, 8)), swap);
+    const __m512i second = _mm512_shuffle_epi8(_mm512_or_si512(w2.v, _mm512_slli_epi16(w3.v, 8)), swap);
+    const __m512i lower = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const __m512i upper = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    _mm512_storeu_si512(p, _mm512_permutex2var_epi32(first, lower, second));
+    _mm512_storeu_si512(p + 64, _mm512_permutex2var_epi32(first, upper, second));
+}
+
+FPES_NAMESPACE_END

@@ -1,0 +1,33 @@
+"""Classification tasks as plain NumPy arrays: MNIST, the UCI digits and two spirals."""
+
+from __future__ import annotations
+
+import os
+
+from .dataset import Dataset
+from .digits import load_digits
+from .mnist import load_mnist
+from .spirals import two_spirals
+
+__all__ = ["Dataset", "load", "load_digits", "load_mnist", "two_spirals"]
+
+
+def load(name: str, *, data_dir: str | os.PathLike[str] | None = None, seed: int = 0) -> Dataset:
+    """Load a data set by its name, with the defaults of its own function.
+
+    Args:
+        name: ``"digits"``, ``"mnist"`` or ``"spirals"``.
+        data_dir: folder of the MNIST files; the other two need no files.
+        seed: chooses the split of the digits and the points of the spirals; the split of MNIST is fixed.
+
+    Raises:
+        ValueError: the name is not one of the three.
+    """
+    loaders = {
+        "digits": lambda: load_digits(seed=seed),
+        "mnist": lambda: load_mnist(data_dir),
+        "spirals": lambda: two_spirals(seed=seed),
+    }
+    if name not in loaders:
+        raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(sorted(loaders))}")
+    return loaders[name]()

@@ -1,0 +1,185 @@
+"""MNIST from its four original files: found in a folder, or downloaded once into the user's cache."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from .dataset import Dataset
+from .idx import read_idx
+
+_LOGGER = logging.getLogger(__name__)
+
+_CLASSES = 10
+
+
+@dataclass(frozen=True)
+class _Original:
+    """One original file: the shape of its content, and the SHA-256 of the ``.gz`` file on the mirrors.
+
+    A file that was compressed anew has the same content but another hash, so only downloads must match it.
+    """
+
+    shape: tuple[int, ...]
+    sha256: str
+
+
+_MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+)
+_ORIGINALS = {
+    "train-images-idx3-ubyte": _Original(
+        (60000, 28, 28), "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"
+    ),
+    "train-labels-idx1-ubyte": _Original(
+        (60000,), "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"
+    ),
+    "t10k-images-idx3-ubyte": _Original(
+        (10000, 28, 28), "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"
+    ),
+    "t10k-labels-idx1-ubyte": _Original(
+        (10000,), "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"
+    ),
+}
+_BY_HAND = (
+    f"To get them by hand, put the four files {', '.join(f'{name}.gz' for name in _ORIGINALS)} into a folder "
+    "and name it with data_dir (--data-dir on the command line) or the environment variable FPES_DATA."
+)
+
+
+def load_mnist(data_dir: str | os.PathLike[str] | None = None, download: bool = True) -> Dataset:
+    """Load MNIST: 60,000 training and 10,000 test images of 28x28 pixels.
+
+    The four original files, gzipped or not, are looked for in ``data_dir``, else in the folder that the
+    environment variable ``FPES_DATA`` names, and in the subfolder ``mnist`` of either. If ``FPES_DATA`` is
+    not set or has not all of them, ``mnist`` in the user's cache (``pooch.os_cache("fpes")``) serves, filled
+    by a download if need be. A ``data_dir`` is taken at its word: where it lacks files, nothing is
+    downloaded, there or elsewhere.
+
+    Args:
+        data_dir: folder that holds the files, or holds ``mnist``.
+        download: whether files that the cache lacks may be downloaded.
+
+    Returns:
+        ``Dataset`` with 784 features, pixels in [0, 1], and 10 classes.
+
+    Raises:
+        FileNotFoundError: files are missing in ``data_dir``, or anywhere without leave to download.
+        ValueError: a file is damaged, or its content has not the shape or the labels of MNIST.
+        ConnectionError: no mirror could serve the files; the message has the reason of each.
+        ImportError: the cache is needed, and pooch is not installed.
+    """
+    folder = _find_folder(data_dir, download)
+    x_train, y_train = _read_part(folder, "train")
+    x_test, y_test = _read_part(folder, "t10k")
+    return Dataset("mnist", x_train, y_train, x_test, y_test, _CLASSES)
+
+
+def _find_folder(data_dir: str | os.PathLike[str] | None, download: bool) -> Path:
+    if data_dir is not None:
+        candidates = _candidates(data_dir)
+        folder = _first_complete(candidates)
+        if folder is None:
+            raise FileNotFoundError(_describe_missing(candidates))
+        return folder
+
+    from_environment = os.environ.get("FPES_DATA")
+    candidates = _candidates(from_environment) if from_environment else []
+    folder = _first_complete(candidates)
+    if folder is not None:
+        return folder
+
+    cache = _cache_folder()
+    if download:
+        _download(cache)
+    elif _missing(cache):
+        raise FileNotFoundError(_describe_missing([*candidates, cache]))
+    return cache
+
+
+def _candidates(base: str | os.PathLike[str]) -> list[Path]:
+    folder = Path(base).expanduser()
+    return [folder, folder / "mnist"]
+
+
+def _first_complete(candidates: list[Path]) -> Path | None:
+    return next((folder for folder in candidates if not _missing(folder)), None)
+
+
+def _find_file(folder: Path, name: str) -> Path | None:
+    return next((path for path in (folder / f"{name}.gz", folder / name) if path.is_file()), None)
+
+
+def _missing(folder: Path) -> list[str]:
+    return [name for name in _ORIGINALS if _find_file(folder, name) is None]
+
+
+def _describe_missing(candidates: list[Path]) -> str:
+    lists = "; ".join(f"{folder} lacks {', '.join(_missing(folder))}" for folder in candidates)
+    return f"MNIST files are missing (each with or without .gz): {lists}. {_BY_HAND}"
+
+
+def _cache_folder() -> Path:
+    try:
+        import pooch
+    except ImportError as error:
+        raise ImportError(
+            f'the download and the cache of MNIST need pooch: pip install "fpes[cli]". {_BY_HAND}'
+        ) from error
+    return Path(pooch.os_cache("fpes")) / "mnist"
+
+
+def _download(cache: Path) -> None:
+    """Fill ``cache`` from the first mirror that serves what is still missing or damaged there."""
+    from requests import RequestException
+
+    failures = []
+    for mirror in _MIRRORS:
+        try:
+            _download_from(mirror, cache)
+        # What a mirror can get wrong: not answering, and (ValueError, by pooch) serving a file of another
+        # hash. A full disk or a read-only cache is not the mirror's fault and passes through.
+        except (RequestException, ValueError) as error:
+            _LOGGER.warning("MNIST mirror %s failed: %s", mirror, error)
+            failures.append(f"  {mirror}: {error}")
+        else:
+            return
+    raise ConnectionError("\n".join(["no mirror could serve the MNIST files:", *failures, _BY_HAND]))
+
+
+def _download_from(mirror: str, cache: Path) -> None:
+    import pooch
+
+    # Streaming would leave the connection open after an HTTP error; the files are small enough to do without.
+    downloader = pooch.HTTPDownloader(stream=False)
+    for name, original in _ORIGINALS.items():
+        file_name = f"{name}.gz"
+        # pooch leaves a file with the right hash alone, and writes a new one under a temporary name until its
+        # hash is checked.
+        pooch.retrieve(mirror + file_name, original.sha256, file_name, cache, downloader=downloader)
+
+
+def _read_part(folder: Path, part: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+    images = _read_original(folder, f"{part}-images-idx3-ubyte")
+    labels = _read_original(folder, f"{part}-labels-idx1-ubyte")
+    x = images.reshape(len(images), -1).astype(np.float32)
+    x /= np.float32(255)
+    return x, labels.astype(np.int32)
+
+
+def _read_original(folder: Path, name: str) -> npt.NDArray[np.uint8]:
+    # A file that vanished since the folder was searched is reported by the reader.
+    path = _find_file(folder, name) or folder / name
+    array = read_idx(path)
+    expected = _ORIGINALS[name].shape
+    if array.shape != expected:
+        raise ValueError(f"{path}: expected an array of shape {expected}, found {array.shape}")
+    if len(expected) == 1 and array.max() >= _CLASSES:
+        raise ValueError(f"{path}: expected labels in [0, {_CLASSES}), found {array.max()}")
+    return array
