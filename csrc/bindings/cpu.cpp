@@ -1,6 +1,6 @@
 // The CPU backend as a Python module: raw pointers and shapes in, exceptions out.
 //
-// fpes/_backends/cpu.py is the only caller. It has checked shapes, types, ranges and contiguity, and it keeps the arrays
+// The modules of the package that call this have checked shapes, types, ranges and contiguity, and they keep the arrays
 // alive; nothing is checked twice. The GIL is released for the length of every call that computes.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -33,7 +33,8 @@ class NetworkCall {
    public:
     NetworkCall(const Execution& execution, Flush flush, const std::vector<std::int64_t>& sizes, float scaling,
                 Address theta)
-        : threads(execution.threads), engine(kernels_for(execution.isa), flush),
+        : threads(execution.threads),
+          engine(kernels_for(execution.isa), flush),
           network(engine, threads, make_layers(sizes, scaling), pointer<const float>(theta)) {}
 
     int threads;
@@ -106,24 +107,24 @@ PYBIND11_MODULE(_cpu, m) {
                      pointer<float>(out), rows, columns);
         });
     });
-    m.def("multiply", [](const Execution& execution, Flush flush, Address v, float factor, Address out,
-                         std::int64_t count) {
-        const Engine engine(kernels_for(execution.isa), flush);
-        without_gil([&] {
-            multiply(engine, execution.threads, pointer<const float>(v), factor, pointer<float>(out), count);
-        });
-    });
+    m.def("multiply",
+          [](const Execution& execution, Flush flush, Address v, float factor, Address out, std::int64_t count) {
+              const Engine engine(kernels_for(execution.isa), flush);
+              without_gil([&] {
+                  multiply(engine, execution.threads, pointer<const float>(v), factor, pointer<float>(out), count);
+              });
+          });
 
-    m.def("noise", [](const Execution& execution, NoiseKind kind, std::uint64_t seed, int layer, NoiseRole role,
-                      std::uint32_t pair, std::uint32_t generation, std::uint64_t first, std::int64_t count,
-                      Address out) {
-        const Kernels& kernels = kernels_for(execution.isa);
-        without_gil([&] {
-            const PhiloxKey key{{static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)}};
-            const NoiseStream stream{key, noise_tensor(layer, role), pair, generation, kind};
-            draw_noise(kernels, execution.threads, stream, first, count, pointer<float>(out));
-        });
-    });
+    m.def("noise",
+          [](const Execution& execution, NoiseKind kind, std::uint64_t seed, int layer, NoiseRole role,
+             std::uint32_t pair, std::uint32_t generation, std::uint64_t first, std::int64_t count, Address out) {
+              const Kernels& kernels = kernels_for(execution.isa);
+              without_gil([&] {
+                  const PhiloxKey key{{static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)}};
+                  const NoiseStream stream{key, noise_tensor(layer, role), pair, generation, kind};
+                  draw_noise(kernels, execution.threads, stream, first, count, pointer<float>(out));
+              });
+          });
 
     m.def("forward", [](const Execution& execution, Flush flush, const std::vector<std::int64_t>& sizes, float scaling,
                         Address theta, Address x, std::int64_t batch, Address outputs) {
@@ -138,22 +139,25 @@ PYBIND11_MODULE(_cpu, m) {
              Address labels, std::int64_t batch, Address fitness, Address losses) {
               without_gil([&] {
                   NetworkCall call(execution, flush, sizes, scaling, theta);
-                  const Job job{call.engine, call.threads, call.network, population, {first_pair, end_pair},
+                  const Job job{call.engine,
+                                call.threads,
+                                call.network,
+                                population,
+                                {first_pair, end_pair},
                                 {pointer<const float>(x), pointer<const std::int32_t>(labels), batch}};
                   evaluate(job, pointer<float>(fitness), pointer<float>(losses));
               });
           });
-    m.def("population_forward",
-          [](const Execution& execution, Flush flush, const std::vector<std::int64_t>& sizes, float scaling,
-             Address theta, const Population& population, std::int64_t first_pair, std::int64_t end_pair, Address x,
-             std::int64_t batch, Address out) {
-              without_gil([&] {
-                  NetworkCall call(execution, flush, sizes, scaling, theta);
-                  const Job job{call.engine, call.threads, call.network, population, {first_pair, end_pair},
-                                {pointer<const float>(x), nullptr, batch}};
-                  outputs(job, pointer<float>(out));
-              });
-          });
+    m.def("population_forward", [](const Execution& execution, Flush flush, const std::vector<std::int64_t>& sizes,
+                                   float scaling, Address theta, const Population& population, std::int64_t first_pair,
+                                   std::int64_t end_pair, Address x, std::int64_t batch, Address out) {
+        without_gil([&] {
+            NetworkCall call(execution, flush, sizes, scaling, theta);
+            const Job job{call.engine, call.threads,           call.network,
+                          population,  {first_pair, end_pair}, {pointer<const float>(x), nullptr, batch}};
+            outputs(job, pointer<float>(out));
+        });
+    });
     m.def("population_member",
           [](const Execution& execution, Flush flush, const std::vector<std::int64_t>& sizes, float scaling,
              Address theta, const Population& population, std::int64_t index, Address out) {
@@ -172,28 +176,28 @@ PYBIND11_MODULE(_cpu, m) {
                   gradient(engine, execution.threads, make_layers(sizes, 1.0f), population, pairs, pointer<float>(out));
               });
           });
-    m.def("node_gradient",
-          [](const Execution& execution, Flush flush, const std::vector<std::int64_t>& sizes, float scaling,
-             Address theta, const Population& population, std::int64_t pairs, Address x, std::int64_t batch,
-             Address weights, bool per_sample, Address out) {
-              without_gil([&] {
-                  NetworkCall call(execution, flush, sizes, scaling, theta);
-                  const Job job{call.engine, call.threads, call.network, population, {0, pairs},
-                                {pointer<const float>(x), nullptr, batch}};
-                  node_gradient(job, pointer<const float>(weights), per_sample, pointer<float>(out));
-              });
-          });
-
-    // For the tests: the shared elementary functions, and the mode of the calling thread.
-    m.def("elementary", [](const std::string& name, const std::string& isa, bool ftz, Address x, Address out,
-                           std::int64_t count) {
-        const Engine engine(kernels_for(isa), ftz ? Flush::always : Flush::never);
-        if (name != "exp" && name != "log") throw std::invalid_argument("name is '" + name + "', expected exp or log");
+    m.def("node_gradient", [](const Execution& execution, Flush flush, const std::vector<std::int64_t>& sizes,
+                              float scaling, Address theta, const Population& population, std::int64_t pairs, Address x,
+                              std::int64_t batch, Address weights, bool per_sample, Address out) {
         without_gil([&] {
-            engine.elementwise(name == "exp" ? &ModeKernels::exp : &ModeKernels::log, pointer<const float>(x), count,
-                               pointer<float>(out));
+            NetworkCall call(execution, flush, sizes, scaling, theta);
+            const Job job{call.engine, call.threads, call.network,
+                          population,  {0, pairs},   {pointer<const float>(x), nullptr, batch}};
+            node_gradient(job, pointer<const float>(weights), per_sample, pointer<float>(out));
         });
     });
+
+    // For the tests: the shared elementary functions, and the mode of the calling thread.
+    m.def("elementary",
+          [](const std::string& name, const std::string& isa, bool ftz, Address x, Address out, std::int64_t count) {
+              const Engine engine(kernels_for(isa), ftz ? Flush::always : Flush::never);
+              if (name != "exp" && name != "log")
+                  throw std::invalid_argument("name is '" + name + "', expected exp or log");
+              without_gil([&] {
+                  engine.elementwise(name == "exp" ? &ModeKernels::exp : &ModeKernels::log, pointer<const float>(x),
+                                     count, pointer<float>(out));
+              });
+          });
     m.def("normal_pair", [](const std::string& isa, bool ftz, Address bits0, Address bits1, Address z0, Address z1,
                             std::int64_t count) {
         const Engine engine(kernels_for(isa), ftz ? Flush::always : Flush::never);
@@ -202,7 +206,8 @@ PYBIND11_MODULE(_cpu, m) {
                                pointer<const std::uint32_t>(bits1), count, pointer<float>(z0), pointer<float>(z1));
         });
     });
-    m.def("set_flush_bits", [](bool on) { FpMode::set_flush_bits(on); },
-          "Set or clear FTZ and DAZ in the calling thread, as careless libraries do.");
+    m.def(
+        "set_flush_bits", [](bool on) { FpMode::set_flush_bits(on); },
+        "Set or clear FTZ and DAZ in the calling thread, as careless libraries do.");
     m.def("flush_bits", [] { return FpMode::flush_bits_set(); });
 }

@@ -54,8 +54,7 @@ FPES_INLINE F exp(F x) {
     const F r = fma(k, splat<F>(-ln2_low), r_high);
 
     // q(r) = (e^r - 1 - r) / r^2 for |r| < 0.3475; it costs e^r a relative error of 1.0e-10.
-    const F q =
-        polynomial(r, 0.5f, 0x1.555554p-3f, 0x1.5554e6p-5f, 0x1.1113p-7f, 0x1.6d4f3cp-10f, 0x1.9e1b5cp-13f);
+    const F q = polynomial(r, 0.5f, 0x1.555554p-3f, 0x1.5554e6p-5f, 0x1.1113p-7f, 0x1.6d4f3cp-10f, 0x1.9e1b5cp-13f);
     const F high = add(one, r_high);
     const F lost = add(sub(one, high), r_high);  // exact
     const F low = fma(mul(r, r), q, fma(k, splat<F>(-ln2_low), lost));
@@ -82,8 +81,8 @@ FPES_INLINE void split_exponent(F x, F& e, F& f) {
 template <class F>
 FPES_INLINE F log_of_split(F e, F f) {
     // q(f) = (log(1 + f) - f) / f^2; it costs log(1 + f) a relative error of 4.6e-9.
-    const F q = polynomial(f, -0.5f, 0x1.555506p-2f, -0x1.fffefcp-3f, 0x1.99d044p-3f, -0x1.559c46p-3f,
-                           0x1.1ed662p-3f, -0x1.f332a6p-4f, 0x1.1e678cp-3f, -0x1.07c964p-3f);
+    const F q = polynomial(f, -0.5f, 0x1.555506p-2f, -0x1.fffefcp-3f, 0x1.99d044p-3f, -0x1.559c46p-3f, 0x1.1ed662p-3f,
+                           -0x1.f332a6p-4f, 0x1.1e678cp-3f, -0x1.07c964p-3f);
     const F high = fma(e, splat<F>(ln2_high), f);
     const F lost = sub(f, fma(e, splat<F>(-ln2_high), high));  // exact, since e = 0 or |e ln 2| > |f|
     return add(high, fma(mul(f, f), q, fma(e, splat<F>(ln2_low), lost)));

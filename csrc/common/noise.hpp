@@ -57,8 +57,8 @@ constexpr std::uint32_t noise_tensor(int layer, NoiseRole role) {
 // Blocks first_block, first_block + 1, ... of a stream, one in each lane.
 template <class U>
 FPES_INLINE PhiloxBlock<U> noise_blocks(const NoiseStream& stream, U block) {
-    return philox4x32_7<U>(
-        {{block, splat<U>(stream.tensor), splat<U>(stream.pair), splat<U>(stream.generation)}}, stream.key);
+    return philox4x32_7<U>({{block, splat<U>(stream.tensor), splat<U>(stream.pair), splat<U>(stream.generation)}},
+                           stream.key);
 }
 
 FPES_NAMESPACE_END

@@ -15,7 +15,8 @@ namespace fpes {
 
 class FpMode {
    public:
-    // ftz: flush subnormal results (FTZ) and operands (DAZ). Otherwise IEEE 754. Always: round to nearest even, no traps.
+    // ftz: flush subnormal results (FTZ) and operands (DAZ). Otherwise IEEE 754. Always: round to nearest even, no
+    // traps.
     explicit FpMode(bool ftz) : caller_(read()) { write(ftz ? plain | flush_bits : plain); }
     ~FpMode() { write(caller_); }
     FpMode(const FpMode&) = delete;

@@ -24,10 +24,15 @@ constexpr std::int64_t block_weights = 1 << 16;
 class FullRankWorker {
    public:
     FullRankWorker(const Job& job, Sink& sink, std::int64_t tile)
-        : job_(job), sink_(sink), engine_(job.engine), network_(job.network),
+        : job_(job),
+          sink_(sink),
+          engine_(job.engine),
+          network_(job.network),
           input_(engine_.matrix(tile, network_.features())),
           hidden_{{hidden(tile), hidden(tile)}, {hidden(tile), hidden(tile)}},
-          weights_{block(), block()}, biases_{bias(), bias()}, scaled_bias_(bias()),
+          weights_{block(), block()},
+          biases_{bias(), bias()},
+          scaled_bias_(bias()),
           scratch_(noise_scratch_size(network_.widest_output())) {}
 
     void run(std::int64_t pair, std::int64_t sample, int rows) {
@@ -56,9 +61,7 @@ class FullRankWorker {
         }
         return Buffer<float>(static_cast<std::size_t>(largest));
     }
-    std::int64_t padded(std::int64_t n) const {
-        return (n + engine_.width() - 1) / engine_.width() * engine_.width();
-    }
+    std::int64_t padded(std::int64_t n) const { return (n + engine_.width() - 1) / engine_.width() * engine_.width(); }
     // Rows of weights in a block: a multiple of the panel's width, for the activations are cut there too.
     std::int64_t block_rows(const Layer& layer) const {
         const std::int64_t width = engine_.width();
@@ -76,8 +79,9 @@ class FullRankWorker {
             const int depth = static_cast<int>(std::min(step, layer.fan_in - k));
             Panels weight = network_.weight(l);
             weight.data += k * width;
-            engine_.in_product(&ModeKernels::perturb, stream, static_cast<std::uint64_t>(k * n), job_.population.weight_scale(),
-                               depth, n, weight, weight, drawn[0], drawn[1], scratch_.data());
+            engine_.in_product(&ModeKernels::perturb, stream, static_cast<std::uint64_t>(k * n),
+                               job_.population.weight_scale(), depth, n, weight, weight, drawn[0], drawn[1],
+                               scratch_.data());
             for (int sign = 0; sign < 2; ++sign) {
                 Panels left = in[sign];
                 left.data += k / width * left.stride;
@@ -91,8 +95,8 @@ class FullRankWorker {
         const Layer& layer = network_.layer(l);
         const Panels bias = network_.bias(l);
         engine_.in_product(&ModeKernels::perturb, job_.population.stream(l, NoiseRole::bias, pair), std::uint64_t{0},
-                           job_.population.weight_scale(), 1, static_cast<int>(layer.fan_out), bias, bias, biases_[0].view(),
-                           biases_[1].view(), scratch_.data());
+                           job_.population.weight_scale(), 1, static_cast<int>(layer.fan_out), bias, bias,
+                           biases_[0].view(), biases_[1].view(), scratch_.data());
         for (int sign = 0; sign < 2; ++sign) {
             cross_boundary(engine_, layer, out[sign], rows, biases_[sign].view(), scaled_bias_.view());
         }

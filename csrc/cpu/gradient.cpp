@@ -47,8 +47,13 @@ class GradientSum {
    public:
     GradientSum(const Engine& engine, int threads, const std::vector<Layer>& layers, const Population& population,
                 const PairWeights& weights, float* gradient)
-        : engine_(engine), threads_(threads), layers_(layers), population_(population), weights_(weights),
-          gradient_(gradient), pairs_(static_cast<std::int64_t>(weights.difference.size())) {}
+        : engine_(engine),
+          threads_(threads),
+          layers_(layers),
+          population_(population),
+          weights_(weights),
+          gradient_(gradient),
+          pairs_(static_cast<std::int64_t>(weights.difference.size())) {}
 
     void run() {
         for (const Layer& layer : layers_) {
@@ -85,7 +90,8 @@ class GradientSum {
                 for (std::int64_t pair = 0; pair < pairs_;) {
                     const std::int64_t end = integers ? exact_run(weights_, pair, largest, pairs_) : pairs_;
                     for (; pair < end; ++pair) {
-                        engine_.outside(&ModeKernels::accumulate_noise, population_.stream(tensor.layer, tensor.role, pair),
+                        engine_.outside(&ModeKernels::accumulate_noise,
+                                        population_.stream(tensor.layer, tensor.role, pair),
                                         static_cast<std::uint64_t>(first), weights_.difference[pair],
                                         static_cast<int>(count), sum.data(), scratch.data());
                     }
@@ -118,14 +124,13 @@ class GradientSum {
                 std::fill(total.data(), total.data() + rows * n, 0.0);
                 bool started = false;
                 for (std::int64_t pair = 0; pair < pairs_;) {
-                    const std::int64_t end = integers ? exact_run(weights_, pair, largest_term, most)
-                                                      : std::min(pairs_, pair + most);
+                    const std::int64_t end =
+                        integers ? exact_run(weights_, pair, largest_term, most) : std::min(pairs_, pair + most);
                     const auto depth = static_cast<int>((end - pair) * population_.rank);
                     draw_terms(layer, pair, end, first, rows, left_rows, right, scratch.data());
                     engine_.kernels().transpose(left_rows.view(), static_cast<int>(rows), depth, left.view());
-                    engine_.outside(&ModeKernels::product, left.view(), right.view(),
-                                    started ? sum.view() : Panels{}, sum.view(), static_cast<int>(rows),
-                                    static_cast<int>(n), depth);
+                    engine_.outside(&ModeKernels::product, left.view(), right.view(), started ? sum.view() : Panels{},
+                                    sum.view(), static_cast<int>(rows), static_cast<int>(n), depth);
                     pair = end;
                     started = !integers;
                     if (integers || pair == pairs_) {

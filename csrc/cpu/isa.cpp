@@ -15,9 +15,10 @@ std::vector<Candidate> candidates() {
         {true, baseline_kernels},
 #if defined(__x86_64__)
         // These ask the operating system too: whether it saves the wide registers.
-        {__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2"), avx2_kernels},
-        {__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("bmi2"),
+        {__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2"),
+         avx2_kernels},
+        {__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("bmi2"),
          avx512_kernels},
 #endif
     };

@@ -31,15 +31,9 @@ constexpr ModeKernels mode_kernels() {
 
 constexpr Kernels kernel_set(const char* name, bool hardware_flush) {
     return {
-        name,
-        lanes_of<F32Ieee>,
-        panel_width<F32Ieee>,
-        hardware_flush,
-        mode_kernels<F32Ieee>(),
-        mode_kernels<F32Ftz>(),
-        pack<F32Ieee>,
-        unpack<F32Ieee>,
-        transpose<F32Ieee>,
+        name,           lanes_of<F32Ieee>,       panel_width<F32Ieee>,
+        hardware_flush, mode_kernels<F32Ieee>(), mode_kernels<F32Ftz>(),
+        pack<F32Ieee>,  unpack<F32Ieee>,         transpose<F32Ieee>,
         noise<F32Ieee>,
     };
 }

@@ -31,8 +31,8 @@ struct ModeKernels {
     // c[m, n] = init + a[m, k] b[k, n]: one accumulator an element, fused multiply-adds over k in order. Starts at +0
     // where init.data is null; init may be c.
     void (*product)(Panels a, Panels b, Panels init, Panels c, int m, int n, int k);
-    // plus = fma(z, scale, in_plus), minus = fma(z, -scale, in_minus) for a [rows, n] tensor of noise, of which row 0 here
-    // starts at element `first`. scratch: see noise_scratch_size.
+    // plus = fma(z, scale, in_plus), minus = fma(z, -scale, in_minus) for a [rows, n] tensor of noise, of which row 0
+    // here starts at element `first`. scratch: see noise_scratch_size.
     void (*perturb)(const NoiseStream& stream, std::uint64_t first, float scale, int rows, int n, Panels in_plus,
                     Panels in_minus, Panels plus, Panels minus, float* scratch);
     // sum[i] = fma(weight, z[first + i], sum[i]).
@@ -46,8 +46,8 @@ struct ModeKernels {
     void (*scale_rows)(Panels v, int rows, int n, const float* factor, Panels out);
     // out = (a + b) * factor.
     void (*add_and_scale)(Panels a, Panels b, int rows, int n, float factor, Panels out);
-    // losses[i] = log(sum_j exp(logits[i, j])) - logits[i, label[i]], in natural units. The rows up to the next multiple
-    // of `lanes` are read and written too.
+    // losses[i] = log(sum_j exp(logits[i, j])) - logits[i, label[i]], in natural units. The rows up to the next
+    // multiple of `lanes` are read and written too.
     void (*cross_entropy)(Panels logits, int rows, int classes, const std::int32_t* labels, float* losses);
 
     // The primitives, on row-major arrays without gaps.

@@ -88,9 +88,8 @@ void bias_add(const float* v, const float* bias, std::int64_t rows, std::int64_t
 template <class F>
 void multiply(const float* v, float factor, std::int64_t count, float* out) {
     const F by = splat<F>(factor);
-    for_each_part<F>(count, [&](std::int64_t i, int part) {
-        store_part(out + i, mul(load_part<F>(v + i, part), by), part);
-    });
+    for_each_part<F>(count,
+                     [&](std::int64_t i, int part) { store_part(out + i, mul(load_part<F>(v + i, part), by), part); });
 }
 
 struct ExpOf {
@@ -107,9 +106,8 @@ struct LogOf {
 };
 template <class F, class Function>
 void map(const float* x, std::int64_t count, float* out) {
-    for_each_part<F>(count, [&](std::int64_t i, int part) {
-        store_part(out + i, Function::of(load_part<F>(x + i, part)), part);
-    });
+    for_each_part<F>(
+        count, [&](std::int64_t i, int part) { store_part(out + i, Function::of(load_part<F>(x + i, part)), part); });
 }
 
 FPES_NAMESPACE_END

@@ -13,8 +13,13 @@ class MemberWriter {
    public:
     MemberWriter(const Engine& engine, PackedNetwork& network, const Population& population, std::int64_t member,
                  float* theta)
-        : engine_(engine), network_(network), population_(population), pair_(member / 2), minus_(member % 2 != 0),
-          theta_(theta), written_{block(), block()},
+        : engine_(engine),
+          network_(network),
+          population_(population),
+          pair_(member / 2),
+          minus_(member % 2 != 0),
+          theta_(theta),
+          written_{block(), block()},
           scratch_(noise_scratch_size(network.widest() * std::max(1, population.rank))) {}
 
     void run() {

@@ -112,8 +112,8 @@ class NodeGradient {
                                    n, k);
             }
             engine_.in_product(&ModeKernels::perturb, job_.population.stream(l, NoiseRole::node, tile.pair),
-                               static_cast<std::uint64_t>(tile.sample) * n, job_.population.node_scale(layer), tile.rows, n,
-                               out[0], out[1], out[0], out[1], scratch);
+                               static_cast<std::uint64_t>(tile.sample) * n, job_.population.node_scale(layer),
+                               tile.rows, n, out[0], out[1], out[0], out[1], scratch);
             for (int sign = 0; sign < 2; ++sign) {
                 cross_boundary(engine_, layer, out[sign], tile.rows, network_.bias(l), scaled_bias.view());
                 in[sign] = out[sign];
@@ -170,8 +170,8 @@ class NodeGradient {
         inputs.data += row / engine_.width() * inputs.stride;
         engine_.kernels().transpose(inputs, rows, terms, left.view());
         const Panels sum = sums_[layer.index].from_row(row);
-        engine_.outside(&ModeKernels::product, left.view(), terms_[layer.index].noise.view(),
-                        started_ ? sum : Panels{}, sum, rows, static_cast<int>(layer.fan_out), terms);
+        engine_.outside(&ModeKernels::product, left.view(), terms_[layer.index].noise.view(), started_ ? sum : Panels{},
+                        sum, rows, static_cast<int>(layer.fan_out), terms);
     }
 
     // A bias that the boundary flushes to zero has no influence, so its gradient is zero.

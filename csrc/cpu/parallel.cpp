@@ -25,7 +25,8 @@ void parallel(int threads, std::int64_t count, const std::function<void(WorkQueu
             if (!failure) failure = std::current_exception();
         }
     };
-    const auto helpers = static_cast<std::size_t>(std::max<std::int64_t>(0, std::min<std::int64_t>(threads, count) - 1));
+    const auto helpers =
+        static_cast<std::size_t>(std::max<std::int64_t>(0, std::min<std::int64_t>(threads, count) - 1));
     std::vector<std::thread> started;
     started.reserve(helpers);
     try {

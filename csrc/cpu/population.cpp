@@ -12,7 +12,9 @@ namespace {
 class LossSink final : public Sink {
    public:
     LossSink(const Job& job, float* losses)
-        : job_(job), losses_(losses), blocks_((job.batch.size + loss_block - 1) / loss_block),
+        : job_(job),
+          losses_(losses),
+          blocks_((job.batch.size + loss_block - 1) / loss_block),
           sums_(2 * job.pairs.count() * blocks_) {}
 
     void take(std::int64_t member, std::int64_t first, int rows, Panels logits) override {

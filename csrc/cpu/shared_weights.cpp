@@ -27,12 +27,17 @@ constexpr std::int64_t group_rows = 128;
 class SharedWeightsWorker {
    public:
     SharedWeightsWorker(const Job& job, Sink& sink, std::int64_t tile, std::int64_t group)
-        : job_(job), sink_(sink), engine_(job.engine), network_(job.network), group_(group),
+        : job_(job),
+          sink_(sink),
+          engine_(job.engine),
+          network_(job.network),
+          group_(group),
           input_(engine_.matrix(tile, network_.features())),
           first_product_(engine_.matrix(tile, network_.layer(0).fan_out)),
           hidden_{engine_.matrix(2 * tile * group, network_.widest_output()),
                   engine_.matrix(2 * tile * group, network_.widest_output())},
-          biases_{bias(), bias()}, scaled_bias_(bias()),
+          biases_{bias(), bias()},
+          scaled_bias_(bias()),
           factor_rows_(engine_.matrix(job.population.rank, network_.widest())),
           factor_(engine_.matrix(network_.widest(), job.population.rank)),
           coefficients_(engine_.matrix(2 * tile, job.population.rank)),
@@ -104,9 +109,9 @@ class SharedWeightsWorker {
         }
         draw_factor(layer.index, NoiseRole::factor_b, pair, n);
         const Panels bias = network_.bias(layer.index);
-        engine_.in_product(&ModeKernels::perturb, job_.population.stream(layer.index, NoiseRole::bias, pair), std::uint64_t{0},
-                           job_.population.weight_scale(), 1, n, bias, bias, biases_[0].view(), biases_[1].view(),
-                           scratch_.data());
+        engine_.in_product(&ModeKernels::perturb, job_.population.stream(layer.index, NoiseRole::bias, pair),
+                           std::uint64_t{0}, job_.population.weight_scale(), 1, n, bias, bias, biases_[0].view(),
+                           biases_[1].view(), scratch_.data());
         for (int sign = 0; sign < 2; ++sign) {
             engine_.in_product(&ModeKernels::product, coefficients[sign], factor_rows_.view(), sums[sign],
                                results[sign], rows_, n, rank);
@@ -125,8 +130,8 @@ class SharedWeightsWorker {
     void node(const Layer& layer, std::int64_t pair, const Panels sums[2], const Panels results[2]) {
         const int n = static_cast<int>(layer.fan_out);
         engine_.in_product(&ModeKernels::perturb, job_.population.stream(layer.index, NoiseRole::node, pair),
-                           static_cast<std::uint64_t>(sample_) * n, job_.population.node_scale(layer), rows_, n, sums[0], sums[1],
-                           results[0], results[1], scratch_.data());
+                           static_cast<std::uint64_t>(sample_) * n, job_.population.node_scale(layer), rows_, n,
+                           sums[0], sums[1], results[0], results[1], scratch_.data());
         for (int sign = 0; sign < 2; ++sign) {
             cross_boundary(engine_, layer, results[sign], rows_, network_.bias(layer.index), scaled_bias_.view());
         }

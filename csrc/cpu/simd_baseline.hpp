@@ -203,15 +203,25 @@ FPES_INLINE F32x4<ftz> int_to_f32(U32x4<ftz> a) {
 }
 
 template <bool ftz>
-FPES_INLINE U32x4<ftz> add(U32x4<ftz> a, U32x4<ftz> b) { return {a.v + b.v}; }
+FPES_INLINE U32x4<ftz> add(U32x4<ftz> a, U32x4<ftz> b) {
+    return {a.v + b.v};
+}
 template <bool ftz>
-FPES_INLINE U32x4<ftz> sub(U32x4<ftz> a, U32x4<ftz> b) { return {a.v - b.v}; }
+FPES_INLINE U32x4<ftz> sub(U32x4<ftz> a, U32x4<ftz> b) {
+    return {a.v - b.v};
+}
 template <bool ftz>
-FPES_INLINE U32x4<ftz> bit_and(U32x4<ftz> a, U32x4<ftz> b) { return {a.v & b.v}; }
+FPES_INLINE U32x4<ftz> bit_and(U32x4<ftz> a, U32x4<ftz> b) {
+    return {a.v & b.v};
+}
 template <bool ftz>
-FPES_INLINE U32x4<ftz> bit_or(U32x4<ftz> a, U32x4<ftz> b) { return {a.v | b.v}; }
+FPES_INLINE U32x4<ftz> bit_or(U32x4<ftz> a, U32x4<ftz> b) {
+    return {a.v | b.v};
+}
 template <bool ftz>
-FPES_INLINE U32x4<ftz> bit_xor(U32x4<ftz> a, U32x4<ftz> b) { return {a.v ^ b.v}; }
+FPES_INLINE U32x4<ftz> bit_xor(U32x4<ftz> a, U32x4<ftz> b) {
+    return {a.v ^ b.v};
+}
 template <int n, bool ftz>
 FPES_INLINE U32x4<ftz> shift_left(U32x4<ftz> a) {
     return {a.v << n};

@@ -1,0 +1,69 @@
+# The two commands of the README, and what a developer needs. Everything happens in .venv; nothing else is touched.
+#
+#   make run      install fpes into .venv and train the flush-to-zero network on real digits (about a minute)
+#   make test     install what the tests need too, and run them all
+#   make lint     ruff, mypy, clang-format and gersemi, as pre-commit runs them
+#   make format   apply the formatters
+#   make wheel    build a wheel into dist/
+#   make clean    remove everything that the targets above made
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc fpes -type f -not -name '*.pyc' -not -name '*.so' 2>/dev/null)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format wheel clean check
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+# Says what is missing before pip fails on it a hundred lines later.
+check:
+	@command -v $(PYTHON) >/dev/null || { echo "fpes needs Python 3.10 or newer: '$(PYTHON)' was not found. Try: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "fpes needs Python 3.10 or newer; $$($(PYTHON) --version) was found. Try: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv is missing. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@command -v "$${CXX:-c++}" >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null || { echo "fpes needs a C++17 compiler. On Debian and Ubuntu: apt install g++"; exit 1; }
+	@$(PYTHON) -c 'import sysconfig, os, sys; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' || { echo "Python's headers are missing. On Debian and Ubuntu: apt install python3-dev"; exit 1; }
+
+$(BIN)/python: | check
+	$(PYTHON) -m venv $(VENV)
+
+# A stamp for each set of extras; sources newer than it mean that the package is built again.
+$(VENV)/.installed-cli: $(BIN)/python $(SOURCES)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check ".[cli]"
+	@touch $@
+
+$(VENV)/.installed-test: $(BIN)/python $(SOURCES)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check ".[test]"
+	@touch $@ $(VENV)/.installed-cli
+
+$(VENV)/.installed-dev: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check ".[dev]"
+	@touch $@
+
+run: check $(VENV)/.installed-cli
+	$(BIN)/fpes train
+
+test: check $(VENV)/.installed-test
+	$(BIN)/pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $$(find csrc -name '*.hpp' -o -name '*.cpp')
+	$(BIN)/gersemi --check CMakeLists.txt
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $$(find csrc -name '*.hpp' -o -name '*.cpp')
+	$(BIN)/gersemi -i CMakeLists.txt
+
+wheel: check $(BIN)/python
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis runs
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

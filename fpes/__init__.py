@@ -1,0 +1,39 @@
+"""fpes: floating-point evolution strategies.
+
+Many perturbed networks evaluated together, with float32 underflow as the only nonlinearity, and the same bits on every
+instruction set and for any number of threads.
+"""
+
+from fpes import datasets
+from fpes._build import build_config
+from fpes._settings import get_isa, get_threads, set_isa, set_threads, supported_isas
+from fpes._version import __version__
+from fpes.es import ES
+from fpes.network import LinearNetwork
+from fpes.noise import noise
+from fpes.perturbations import FullRank, LowRank, NodePerturbation
+from fpes.population import Population
+from fpes.primitives import bias_add, gemm, multiply
+from fpes.shaping import centred_ranks
+
+__all__ = [
+    "ES",
+    "FullRank",
+    "LinearNetwork",
+    "LowRank",
+    "NodePerturbation",
+    "Population",
+    "__version__",
+    "bias_add",
+    "build_config",
+    "centred_ranks",
+    "datasets",
+    "gemm",
+    "get_isa",
+    "get_threads",
+    "multiply",
+    "noise",
+    "set_isa",
+    "set_threads",
+    "supported_isas",
+]

@@ -1,0 +1,137 @@
+"""Checks at the edge: what comes from a user is right, or an exception says what came and what was expected."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int32]
+
+FLUSH_MODES = ("never", "boundary", "always")
+LARGEST_INDEX = 2**31 - 1  # extents travel through the kernels as 32-bit integers
+
+
+def flush_mode(flush: str) -> str:
+    """`flush`, if it is one of the three modes."""
+    if flush not in FLUSH_MODES:
+        raise ValueError(f"flush is {flush!r}, expected one of {', '.join(map(repr, FLUSH_MODES))}")
+    return flush
+
+
+def float_array(name: str, value: Any, shape: tuple[int | str, ...] | None = None) -> FloatArray:
+    """`value` as a C-contiguous float32 array: copied if it has gaps, refused if it has another dtype.
+
+    `shape` holds a number where an extent must be exactly that, and a word where it may be anything from 1 on.
+    """
+    _refuse_gpu(name, value)
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{name} is a {type(value).__name__}, expected a NumPy array of dtype float32")
+    if value.dtype != np.float32:
+        raise TypeError(
+            f"{name} has dtype {value.dtype}, expected float32: convert it with {name}.astype(numpy.float32)"
+        )
+    if shape is not None:
+        check_shape(name, value.shape, shape)
+    for extent in value.shape:
+        if extent > LARGEST_INDEX:
+            raise ValueError(f"{name} has shape {value.shape}, expected extents of at most {LARGEST_INDEX}")
+    return np.ascontiguousarray(value)
+
+
+def check_shape(name: str, actual: tuple[int, ...], expected: tuple[int | str, ...]) -> None:
+    """Refuse another rank, another extent where one is given, and an extent of 0."""
+    fits = len(actual) == len(expected) and all(
+        extent == wanted if isinstance(wanted, int) else extent > 0
+        for extent, wanted in zip(actual, expected, strict=True)
+    )
+    if not fits:
+        words = ", ".join(str(extent) for extent in expected)
+        raise ValueError(f"{name} has shape {actual}, expected [{words}] without an empty axis")
+
+
+def finite_array(name: str, value: Any, shape: tuple[int | str, ...]) -> FloatArray:
+    """A :func:`float_array` without NaN and infinity."""
+    array = float_array(name, value, shape)
+    bad = np.flatnonzero(~np.isfinite(array))
+    if bad.size:
+        first = int(bad[0])
+        raise ValueError(
+            f"{name} has {bad.size} values that are NaN or infinite, the first {array.flat[first]} at index "
+            f"{first}; expected finite numbers"
+        )
+    return array
+
+
+def labels(name: str, value: Any, batch: int, classes: int) -> IntArray:
+    """`value` as int32 class labels [batch], each in 0 ... classes - 1."""
+    _refuse_gpu(name, value)
+    array = np.asarray(value)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} has dtype {array.dtype}, expected integer labels")
+    check_shape(name, array.shape, (batch,))
+    lowest, highest = int(array.min()), int(array.max())
+    if lowest < 0 or highest >= classes:
+        raise ValueError(f"{name} has labels from {lowest} to {highest}, expected 0 to {classes - 1}")
+    return np.ascontiguousarray(array, dtype=np.int32)
+
+
+def integer(name: str, value: Any, lowest: int, highest: int) -> int:
+    """`value` as an int from `lowest` to `highest`."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}, expected an integer") from None
+    if not lowest <= number <= highest:
+        raise ValueError(f"{name} is {number}, expected {lowest} to {highest}")
+    return number
+
+
+def positive(name: str, value: Any) -> float:
+    """`value` as a finite float above 0."""
+    number = real(name, value)
+    if not number > 0.0:
+        raise ValueError(f"{name} is {value!r}, expected a number above 0")
+    return number
+
+
+def not_negative(name: str, value: Any) -> float:
+    """`value` as a finite float, 0 or above."""
+    number = real(name, value)
+    if number < 0.0:
+        raise ValueError(f"{name} is {value!r}, expected 0 or above")
+    return number
+
+
+def real(name: str, value: Any) -> float:
+    """`value` as a finite float."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} is {value!r}, expected a number") from None
+    if not math.isfinite(number):
+        raise ValueError(f"{name} is {number}, expected a finite number")
+    return number
+
+
+def power_of_two(name: str, value: Any) -> float:
+    """`value` as a power of two whose inverse is a normal float32 too: 2^-126 ... 2^126."""
+    number = positive(name, value)
+    mantissa, exponent = math.frexp(number)
+    if mantissa != 0.5 or not -126 <= exponent - 1 <= 126:
+        raise ValueError(
+            f"{name} is {number!r}, expected a power of two from 2**-126 to 2**126, so that scaling is exact"
+        )
+    return number
+
+
+def _refuse_gpu(name: str, value: Any) -> None:
+    if hasattr(value, "__cuda_array_interface__"):
+        raise TypeError(
+            f"{name} is on a GPU ({type(value).__module__}.{type(value).__name__}), and this version of fpes has "
+            "no CUDA backend: move it to the host, with cupy.asnumpy() for instance"
+        )

@@ -1,0 +1,134 @@
+from collections.abc import Sequence
+from enum import Enum
+
+class Flush(Enum):
+    never = 0
+    boundary = 1
+    always = 2
+
+class NoiseKind(Enum):
+    binomial = 0
+    rademacher = 1
+    gaussian = 2
+
+class NoiseRole(Enum):
+    weight = 0
+    bias = 1
+    factor_a = 2
+    factor_b = 3
+    node = 4
+    positions = 5
+    init = 7
+
+class Family(Enum):
+    full = 0
+    low_rank = 1
+    node = 2
+
+class Execution:
+    def __init__(self, isa: str, threads: int) -> None: ...
+
+class Population:
+    def __init__(
+        self, *, family: Family, rank: int, noise: NoiseKind, seed: int, generation: int, sigma: float
+    ) -> None: ...
+
+def supported_isas() -> list[str]: ...
+def lanes(isa: str, /) -> int: ...
+def gemm(e: Execution, f: Flush, a: int, b: int, c: int, rows: int, columns: int, depth: int, /) -> None: ...
+def bias_add(e: Execution, f: Flush, v: int, bias: int, out: int, rows: int, columns: int, /) -> None: ...
+def multiply(e: Execution, f: Flush, v: int, factor: float, out: int, count: int, /) -> None: ...
+def noise(
+    e: Execution,
+    kind: NoiseKind,
+    seed: int,
+    layer: int,
+    role: NoiseRole,
+    pair: int,
+    generation: int,
+    first: int,
+    count: int,
+    out: int,
+    /,
+) -> None: ...
+def forward(
+    e: Execution,
+    f: Flush,
+    sizes: Sequence[int],
+    scaling: float,
+    theta: int,
+    x: int,
+    batch: int,
+    out: int,
+    /,
+) -> None: ...
+def population_evaluate(
+    e: Execution,
+    f: Flush,
+    sizes: Sequence[int],
+    scaling: float,
+    theta: int,
+    population: Population,
+    first_pair: int,
+    end_pair: int,
+    x: int,
+    labels: int,
+    batch: int,
+    fitness: int,
+    losses: int,
+    /,
+) -> None: ...
+def population_forward(
+    e: Execution,
+    f: Flush,
+    sizes: Sequence[int],
+    scaling: float,
+    theta: int,
+    population: Population,
+    first_pair: int,
+    end_pair: int,
+    x: int,
+    batch: int,
+    out: int,
+    /,
+) -> None: ...
+def population_member(
+    e: Execution,
+    f: Flush,
+    sizes: Sequence[int],
+    scaling: float,
+    theta: int,
+    population: Population,
+    index: int,
+    out: int,
+    /,
+) -> None: ...
+def population_gradient(
+    e: Execution,
+    sizes: Sequence[int],
+    population: Population,
+    weights: int,
+    integers: bool,
+    members: int,
+    out: int,
+    /,
+) -> None: ...
+def node_gradient(
+    e: Execution,
+    f: Flush,
+    sizes: Sequence[int],
+    scaling: float,
+    theta: int,
+    population: Population,
+    pairs: int,
+    x: int,
+    batch: int,
+    weights: int,
+    per_sample: bool,
+    out: int,
+    /,
+) -> None: ...
+def elementary(name: str, isa: str, ftz: bool, x: int, out: int, count: int, /) -> None: ...
+def normal_pair(isa: str, ftz: bool, bits0: int, bits1: int, z0: int, z1: int, count: int, /) -> None: ...
+def set_flush_bits(on: bool, /) -> None: ...
+def flush_bits() -> bool: ...

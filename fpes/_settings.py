@@ -1,0 +1,80 @@
+"""How the CPU backend computes: which instruction set, how many threads. Results never depend on either."""
+
+from __future__ import annotations
+
+import os
+
+from fpes import _cpu
+
+_MOST_THREADS = 1024
+
+
+def supported_isas() -> list[str]:
+    """Instruction sets that this machine can run, slowest first: "baseline", "avx2", "avx512"."""
+    return list(_cpu.supported_isas())
+
+
+def set_isa(name: str | None) -> None:
+    """Use one of :func:`supported_isas`; ``None`` means the best. Also set by the environment variable FPES_ISA.
+
+    Raises:
+        ValueError: the machine doesn't run it.
+    """
+    global _isa  # noqa: PLW0603 - the one place where this process-wide choice lives
+    _isa = _checked_isa(name, "isa")
+
+
+def get_isa() -> str:
+    """The instruction set in use."""
+    return _isa
+
+
+def set_threads(count: int | None) -> None:
+    """Use `count` threads a call; ``None`` means one for each CPU that the process may use. Also: FPES_THREADS.
+
+    Raises:
+        ValueError: not in 1 ... 1024.
+    """
+    global _threads  # noqa: PLW0603 - the one place where this process-wide choice lives
+    _threads = _checked_threads(count, "count")
+
+
+def get_threads() -> int:
+    """The number of threads in use."""
+    return _threads
+
+
+def execution() -> _cpu.Execution:
+    """The present choice, as the C++ module takes it."""
+    return _cpu.Execution(_isa, _threads)
+
+
+def _checked_isa(name: str | None, source: str) -> str:
+    choices = supported_isas()
+    if name is None:
+        return choices[-1]
+    if name not in choices:
+        raise ValueError(f"{source} is {name!r}, expected one that this machine runs: {', '.join(choices)}")
+    return name
+
+
+def _checked_threads(count: int | str | None, source: str) -> int:
+    if count is None:
+        return _available_cpus()
+    try:
+        number = int(count)
+    except ValueError:
+        number = 0
+    if isinstance(count, float) or not 1 <= number <= _MOST_THREADS:
+        raise ValueError(f"{source} is {count!r}, expected a whole number from 1 to {_MOST_THREADS}")
+    return number
+
+
+def _available_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return min(len(os.sched_getaffinity(0)), _MOST_THREADS)
+    return min(os.cpu_count() or 1, _MOST_THREADS)
+
+
+_isa = _checked_isa(os.environ.get("FPES_ISA") or None, "environment variable FPES_ISA")
+_threads = _checked_threads(os.environ.get("FPES_THREADS") or None, "environment variable FPES_THREADS")

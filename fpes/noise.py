@@ -1,0 +1,77 @@
+"""Counter-based noise, to look at: what a population draws while it is evaluated."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fpes import _checks, _cpu, _settings
+from fpes._checks import FloatArray
+
+NOISE_KINDS = ("binomial", "rademacher", "gaussian")
+NOISE_ROLES = ("weight", "bias", "factor_a", "factor_b", "node", "positions", "init")
+
+LARGEST_SEED = 2**64 - 1
+LARGEST_WORD = 2**32 - 1
+_ELEMENTS_PER_BLOCK = {"binomial": 8, "rademacher": 128, "gaussian": 4}
+
+
+def noise(
+    kind: str,
+    seed: int,
+    *,
+    layer: int,
+    role: str,
+    pair: int = 0,
+    generation: int = 0,
+    count: int,
+    first: int = 0,
+) -> FloatArray:
+    """Elements first ... first + count - 1 of one tensor of noise, of one pair in one generation.
+
+    Philox4x32-7 (Salmon et al., SC 2011) with key = seed and counter = (block, tensor, pair, generation); a block gives
+    8 "binomial" draws (popcount of 16 bits, minus 8: variance 4), 128 "rademacher" draws (+1 or -1) or 4 "gaussian"
+    ones (Box-Muller). Nothing is stored, so any part can be drawn at any time, with the same bits everywhere.
+
+    Args:
+        kind: "binomial", "rademacher" or "gaussian".
+        seed: 0 ... 2**64 - 1.
+        layer: layer of the network, from 0.
+        role: which of the layer's tensors: "weight", "bias", "factor_a", "factor_b", "node", "positions", "init".
+        pair: 0 ... 2**32 - 1.
+        generation: 0 ... 2**32 - 1.
+        count: how many elements.
+        first: the first of them, in row-major order of the tensor.
+
+    Returns:
+        float32 [count].
+
+    Raises:
+        ValueError: an unknown kind or role, or a number out of range.
+    """
+    if role not in NOISE_ROLES:
+        raise ValueError(f"role is {role!r}, expected one of {', '.join(map(repr, NOISE_ROLES))}")
+    checked = check_kind(kind)
+    elements = _ELEMENTS_PER_BLOCK[checked] * 2**32
+    start = _checks.integer("first", first, 0, elements - 1)
+    size = _checks.integer("count", count, 1, elements - start)
+    draws = np.empty(size, np.float32)
+    _cpu.noise(
+        _settings.execution(),
+        _cpu.NoiseKind.__members__[checked],
+        _checks.integer("seed", seed, 0, LARGEST_SEED),
+        _checks.integer("layer", layer, 0, 2**28),
+        _cpu.NoiseRole.__members__[role],
+        _checks.integer("pair", pair, 0, LARGEST_WORD),
+        _checks.integer("generation", generation, 0, LARGEST_WORD),
+        start,
+        size,
+        draws.ctypes.data,
+    )
+    return draws
+
+
+def check_kind(kind: str) -> str:
+    """`kind`, if there is such noise."""
+    if kind not in NOISE_KINDS:
+        raise ValueError(f"noise is {kind!r}, expected one of {', '.join(map(repr, NOISE_KINDS))}")
+    return kind

@@ -1,0 +1,275 @@
+"""Populations: many perturbed copies of one network, evaluated together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from fpes import _checks, _cpu, _settings
+from fpes._checks import FloatArray
+from fpes.network import LinearNetwork
+from fpes.noise import LARGEST_SEED, LARGEST_WORD
+from fpes.perturbations import FullRank, LowRank, NodePerturbation, Perturbation
+
+_FAMILIES = {
+    FullRank: _cpu.Family.full,
+    LowRank: _cpu.Family.low_rank,
+    NodePerturbation: _cpu.Family.node,
+}
+# The largest integer weights whose products with integer noise a float holds exactly (24 bits).
+_LARGEST_WEIGHT = {FullRank: 2**20, LowRank: 2**17}
+# Multiply-adds in one call of the C++ module: a second or so on one core, after which Ctrl-C is heard.
+_CALL_MULTIPLY_ADDS = 2**35
+
+
+class Population:
+    """Members 0 ... size - 1 around theta; members 2p and 2p + 1 are the antithetic pair p, with +noise and -noise.
+
+    Noise is drawn from (seed, generation) whenever it is needed and never stored, so a population costs no memory, and
+    a member is the same whatever the size of the population around it.
+
+    Args:
+        net: the network.
+        theta: its parameters, float32 [net.parameters], finite. Not copied.
+        size: members, an even number.
+        sigma: standard deviation of the perturbation, above 0.
+        perturbation: FullRank(), LowRank(rank) or NodePerturbation().
+        seed: 0 ... 2**64 - 1.
+        generation: 0 ... 2**32 - 1; every generation has noise of its own.
+
+    Raises:
+        TypeError: an argument of the wrong type, theta not float32.
+        ValueError: an odd or empty population, sigma not above 0, NaN or infinity in theta, a number out of range.
+    """
+
+    def __init__(
+        self,
+        net: LinearNetwork,
+        theta: FloatArray,
+        *,
+        size: int,
+        sigma: float,
+        perturbation: Perturbation | None = None,
+        seed: int = 0,
+        generation: int = 0,
+    ) -> None:
+        if not isinstance(net, LinearNetwork):
+            raise TypeError(f"net is a {type(net).__name__}, expected a LinearNetwork")
+        self.net = net
+        self.theta = _checks.finite_array("theta", theta, (net.parameters,))
+        self.size = _checked_size(size)
+        self.sigma = _checks.positive("sigma", sigma)
+        self.perturbation = FullRank() if perturbation is None else perturbation
+        if type(self.perturbation) not in _FAMILIES:
+            raise TypeError(
+                f"perturbation is {perturbation!r}, expected a FullRank, LowRank or NodePerturbation"
+            )
+        self.seed = _checks.integer("seed", seed, 0, LARGEST_SEED)
+        self.generation = _checks.integer("generation", generation, 0, LARGEST_WORD)
+        self._batch: FloatArray | None = None  # the last one: node perturbation's gradient depends on it
+
+    def __repr__(self) -> str:
+        return (
+            f"Population({self.net!r}, size={self.size}, sigma={self.sigma}, perturbation={self.perturbation!r}, "
+            f"seed={self.seed}, generation={self.generation})"
+        )
+
+    def evaluate(
+        self, x: FloatArray, y: Any, loss: str = "cross_entropy", *, per_sample: bool = False
+    ) -> FloatArray:
+        """Fitness of every member: minus its mean loss over the batch; higher is better.
+
+        Args:
+            x: float32 [batch, features], the same for all members.
+            y: integer labels [batch], each in 0 ... classes - 1.
+            loss: "cross_entropy", in natural units.
+            per_sample: don't average over the batch.
+
+        Returns:
+            float32 [size], or [size, batch] where per_sample.
+
+        Raises:
+            TypeError: x isn't float32, y not integer.
+            ValueError: wrong shapes, an empty batch, labels outside the classes, unknown loss.
+        """
+        if loss != "cross_entropy":
+            raise ValueError(f"loss is {loss!r}, expected 'cross_entropy'; for others use forward()")
+        inputs = self._checked_batch(x)
+        batch = inputs.shape[0]
+        labels = _checks.labels("y", y, batch, self.net.classes)
+        fitness = np.empty(self.size, np.float32)
+        losses = np.empty((self.size, batch), np.float32) if per_sample else None
+        for begin, end in self._calls(batch):
+            _cpu.population_evaluate(
+                *self._description,
+                self._native,
+                begin,
+                end,
+                inputs.ctypes.data,
+                labels.ctypes.data,
+                batch,
+                fitness[2 * begin :].ctypes.data,
+                0 if losses is None else losses[2 * begin :].ctypes.data,
+            )
+        return fitness if losses is None else -losses
+
+    def forward(self, x: FloatArray) -> FloatArray:
+        """Outputs of every member.
+
+        Args:
+            x: float32 [batch, features].
+
+        Returns:
+            float32 [size, batch, classes].
+
+        Raises:
+            TypeError: x isn't float32.
+            ValueError: wrong shape, an empty batch.
+        """
+        inputs = self._checked_batch(x)
+        outputs = np.empty((self.size, inputs.shape[0], self.net.classes), np.float32)
+        for begin, end in self._calls(inputs.shape[0]):
+            _cpu.population_forward(
+                *self._description,
+                self._native,
+                begin,
+                end,
+                inputs.ctypes.data,
+                inputs.shape[0],
+                outputs[2 * begin :].ctypes.data,
+            )
+        return outputs
+
+    def member(self, i: int) -> FloatArray:
+        """Parameters of member i.
+
+        Full rank: evaluating them gives the same bits as the population gives. Low rank: it doesn't quite, for the
+        population adds the perturbation to the product and not to the weights, so the two round differently; biases
+        have the same bits. (In flush mode "always" even a small difference of rounding can decide what is flushed.)
+
+        Returns:
+            float32 [parameters].
+
+        Raises:
+            ValueError: i outside the population; node perturbation, whose members differ by noise on each sample.
+        """
+        index = _checks.integer("i", i, 0, self.size - 1)
+        if isinstance(self.perturbation, NodePerturbation):
+            raise ValueError(
+                "a member of node perturbation has no parameters of its own: its noise differs for each sample"
+            )
+        theta = np.empty(self.net.parameters, np.float32)
+        _cpu.population_member(*self._description, self._native, index, theta.ctypes.data)
+        return theta
+
+    def gradient(self, weights: Any) -> FloatArray:
+        """The ES estimate of the gradient: 1 / (size sigma) times the sum of weight times perturbation.
+
+        With weights = fitness it estimates the gradient of the mean fitness (Salimans et al. 2017, equation 1). Integer
+        weights, such as centred ranks, with integer noise give the correctly rounded exact sum; float weights are
+        summed in float32, pairs in order. Either way the bits are the same for any number of threads.
+
+        Node perturbation: for each layer the sum over samples of weight times (mean of the pair's inputs) (x) noise, on
+        the batch last evaluated; a bias that the boundary flushes to zero has gradient zero.
+
+        Args:
+            weights: [size], int32 or float32. For node perturbation float32 [size], or [size, batch] to weight each
+                sample by itself, as evaluate(per_sample=True) gives it: much the better estimate.
+
+        Returns:
+            float32 [parameters].
+
+        Raises:
+            TypeError: weights neither integer nor float32.
+            ValueError: wrong shape, NaN or infinity, integers too large, node perturbation before any evaluation.
+        """
+        if isinstance(self.perturbation, NodePerturbation):
+            return self._node_gradient(weights)
+        checked = self._checked_weights(weights)
+        result = np.empty(self.net.parameters, np.float32)
+        _cpu.population_gradient(
+            _settings.execution(),
+            self.net.sizes,
+            self._native,
+            checked.ctypes.data,
+            checked.dtype == np.int32,
+            self.size,
+            result.ctypes.data,
+        )
+        return result
+
+    def _node_gradient(self, weights: Any) -> FloatArray:
+        if self._batch is None:
+            raise ValueError(
+                "the gradient of node perturbation needs a batch: call evaluate() or forward() first"
+            )
+        batch = self._batch.shape[0]
+        per_sample = np.ndim(weights) == 2
+        checked = _checks.finite_array("weights", weights, (self.size, batch) if per_sample else (self.size,))
+        result = np.empty(self.net.parameters, np.float32)
+        _cpu.node_gradient(
+            *self._description,
+            self._native,
+            self.size // 2,
+            self._batch.ctypes.data,
+            batch,
+            checked.ctypes.data,
+            per_sample,
+            result.ctypes.data,
+        )
+        return result
+
+    def _checked_weights(self, weights: Any) -> Any:
+        if not (isinstance(weights, np.ndarray) and weights.dtype.kind in "iu"):
+            return _checks.finite_array("weights", weights, (self.size,))
+        _checks.check_shape("weights", weights.shape, (self.size,))
+        limit = _LARGEST_WEIGHT[type(self.perturbation)]
+        largest = max(abs(int(weights.max())), abs(int(weights.min())))
+        if largest > limit:
+            raise ValueError(
+                f"weights has integers up to {largest} in magnitude, expected at most {limit} for an exact sum: "
+                "convert them to float32 to have them summed in float32"
+            )
+        return np.ascontiguousarray(weights, dtype=np.int32)
+
+    def _checked_batch(self, x: FloatArray) -> FloatArray:
+        inputs = _checks.float_array("x", x, ("batch", self.net.features))
+        widest = max(self.net.sizes[1:])
+        if inputs.shape[0] * widest >= 2**34:
+            raise ValueError(
+                f"x has {inputs.shape[0]} samples, too many for layers {widest} wide: split the batch"
+            )
+        self._batch = inputs
+        return inputs
+
+    def _calls(self, batch: int) -> Iterator[tuple[int, int]]:
+        """Ranges of pairs, each short enough that an interrupt is heard soon."""
+        pairs = self.size // 2
+        step = max(16, _CALL_MULTIPLY_ADDS // (2 * batch * self.net.parameters))
+        for begin in range(0, pairs, step):
+            yield begin, min(begin + step, pairs)
+
+    @property
+    def _description(self) -> tuple[Any, ...]:
+        """The network as the C++ module takes it."""
+        return (_settings.execution(), *self.net._description, self.theta.ctypes.data)
+
+    @property
+    def _native(self) -> _cpu.Population:
+        return _cpu.Population(
+            family=_FAMILIES[type(self.perturbation)],
+            rank=self.perturbation.rank if isinstance(self.perturbation, LowRank) else 1,
+            noise=_cpu.NoiseKind.__members__[self.perturbation.noise],
+            seed=self.seed,
+            generation=self.generation,
+            sigma=self.sigma,
+        )
+
+
+def _checked_size(size: int) -> int:
+    members = _checks.integer("size", size, 2, 2 * LARGEST_WORD)
+    if members % 2:
+        raise ValueError(f"size is {members}, expected an even number: members come in antithetic pairs")
+    return members
