@@ -54,9 +54,7 @@ class ES:
         seed: int = 0,
     ) -> None:
         if isinstance(perturbation, NodePerturbation):
-            raise ValueError(
-                "ES ranks members, and node perturbation wants fitness for each sample: use Population"
-            )
+            raise ValueError("ES ranks members, and node perturbation wants fitness for each sample: use Population")
         self.net = net
         self.size = size
         self.sigma = sigma

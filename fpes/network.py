@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -98,12 +99,10 @@ class LinearNetwork:
         """
         _checks.float_array("theta", theta, (self.parameters,))
         if not theta.flags.c_contiguous:
-            raise ValueError(
-                "theta is not contiguous, expected numpy.ascontiguousarray(theta): views are returned"
-            )
+            raise ValueError("theta is not contiguous, expected numpy.ascontiguousarray(theta): views are returned")
         layers = []
         offset = 0
-        for fan_in, fan_out in zip(self.sizes, self.sizes[1:], strict=False):
+        for fan_in, fan_out in itertools.pairwise(self.sizes):
             bias_offset = offset + fan_in * fan_out
             weight = theta[offset:bias_offset].reshape(fan_in, fan_out)
             offset = bias_offset + fan_out
@@ -144,9 +143,7 @@ class LinearNetwork:
 
 
 def _checked_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
-    checked = tuple(
-        _checks.integer(f"sizes[{i}]", size, 1, _checks.LARGEST_INDEX) for i, size in enumerate(sizes)
-    )
+    checked = tuple(_checks.integer(f"sizes[{i}]", size, 1, _checks.LARGEST_INDEX) for i, size in enumerate(sizes))
     if not 2 <= len(checked) <= _LARGEST_DEPTH:
         raise ValueError(
             f"sizes has {len(checked)} numbers, expected inputs, widths and outputs: 2 to {_LARGEST_DEPTH}"
@@ -159,4 +156,4 @@ def _checked_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
 
 
 def _parameters(sizes: Sequence[int]) -> int:
-    return sum((fan_in + 1) * fan_out for fan_in, fan_out in zip(sizes, sizes[1:], strict=False))
+    return sum((fan_in + 1) * fan_out for fan_in, fan_out in itertools.pairwise(sizes))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,9 +63,7 @@ class Population:
         self.sigma = _checks.positive("sigma", sigma)
         self.perturbation = FullRank() if perturbation is None else perturbation
         if type(self.perturbation) not in _FAMILIES:
-            raise TypeError(
-                f"perturbation is {perturbation!r}, expected a FullRank, LowRank or NodePerturbation"
-            )
+            raise TypeError(f"perturbation is {perturbation!r}, expected a FullRank, LowRank or NodePerturbation")
         self.seed = _checks.integer("seed", seed, 0, LARGEST_SEED)
         self.generation = _checks.integer("generation", generation, 0, LARGEST_WORD)
         self._batch: FloatArray | None = None  # the last one: node perturbation's gradient depends on it
@@ -76,9 +74,7 @@ class Population:
             f"seed={self.seed}, generation={self.generation})"
         )
 
-    def evaluate(
-        self, x: FloatArray, y: Any, loss: str = "cross_entropy", *, per_sample: bool = False
-    ) -> FloatArray:
+    def evaluate(self, x: FloatArray, y: Any, loss: str = "cross_entropy", *, per_sample: bool = False) -> FloatArray:
         """Fitness of every member: minus its mean loss over the batch; higher is better.
 
         Args:
@@ -202,9 +198,7 @@ class Population:
 
     def _node_gradient(self, weights: Any) -> FloatArray:
         if self._batch is None:
-            raise ValueError(
-                "the gradient of node perturbation needs a batch: call evaluate() or forward() first"
-            )
+            raise ValueError("the gradient of node perturbation needs a batch: call evaluate() or forward() first")
         batch = self._batch.shape[0]
         per_sample = np.ndim(weights) == 2
         checked = _checks.finite_array("weights", weights, (self.size, batch) if per_sample else (self.size,))
@@ -238,9 +232,7 @@ class Population:
         inputs = _checks.float_array("x", x, ("batch", self.net.features))
         widest = max(self.net.sizes[1:])
         if inputs.shape[0] * widest >= 2**34:
-            raise ValueError(
-                f"x has {inputs.shape[0]} samples, too many for layers {widest} wide: split the batch"
-            )
+            raise ValueError(f"x has {inputs.shape[0]} samples, too many for layers {widest} wide: split the batch")
         self._batch = inputs
         return inputs
 
@@ -252,7 +244,7 @@ class Population:
             yield begin, min(begin + step, pairs)
 
     @property
-    def _description(self) -> tuple[Any, ...]:
+    def _description(self) -> tuple[_cpu.Execution, _cpu.Flush, Sequence[int], float, int]:
         """The network as the C++ module takes it."""
         return (_settings.execution(), *self.net._description, self.theta.ctypes.data)
 

@@ -37,15 +37,11 @@ _ORIGINALS = {
     "train-images-idx3-ubyte": _Original(
         (60000, 28, 28), "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"
     ),
-    "train-labels-idx1-ubyte": _Original(
-        (60000,), "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"
-    ),
+    "train-labels-idx1-ubyte": _Original((60000,), "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"),
     "t10k-images-idx3-ubyte": _Original(
         (10000, 28, 28), "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"
     ),
-    "t10k-labels-idx1-ubyte": _Original(
-        (10000,), "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"
-    ),
+    "t10k-labels-idx1-ubyte": _Original((10000,), "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
 }
 _BY_HAND = (
     f"To get them by hand, put the four files {', '.join(f'{name}.gz' for name in _ORIGINALS)} into a folder "

@@ -33,8 +33,7 @@ def two_spirals(samples: int = 1000, turns: float = 1.5, noise: float = 0.02, se
         raise ValueError(f"noise must be at least 0 and finite, got {noise}")
     labels = np.arange(samples, dtype=np.int32) % 2
     x_train, x_test = (
-        _points(labels, turns, noise, np.random.default_rng(stream))
-        for stream in np.random.SeedSequence(seed).spawn(2)
+        _points(labels, turns, noise, np.random.default_rng(stream)) for stream in np.random.SeedSequence(seed).spawn(2)
     )
     return Dataset("spirals", x_train, labels, x_test, labels.copy(), classes=2)
 
