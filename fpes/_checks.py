@@ -40,7 +40,7 @@ def float_array(name: str, value: Any, shape: tuple[int | str, ...] | None = Non
     for extent in value.shape:
         if extent > LARGEST_INDEX:
             raise ValueError(f"{name} has shape {value.shape}, expected extents of at most {LARGEST_INDEX}")
-    return np.ascontiguousarray(value)
+    return np.asarray(value, order="C")
 
 
 def check_shape(name: str, actual: tuple[int, ...], expected: tuple[int | str, ...]) -> None:

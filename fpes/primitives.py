@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -104,7 +105,15 @@ def _flush(flush: str) -> _cpu.Flush:
 
 
 def _factor(s: Any) -> float:
-    factor = _checks.real("s", s)
-    if abs(factor) > float(np.finfo(np.float32).max):
+    """The value of s as a double, which can hold it exactly."""
+    if isinstance(s, np.float32) and not int(s.view(np.uint32)) & 0x7F800000:
+        # A zero or subnormal: float() would lose it in a thread whose mode flushes.
+        bits = int(s.view(np.uint32))
+        return math.copysign(math.ldexp(bits & 0x7FFFFF, -149), -1.0 if bits >> 31 else 1.0)
+    try:
+        factor = float(s)
+    except (TypeError, ValueError):
+        raise TypeError(f"s is {s!r}, expected a number") from None
+    if math.isfinite(factor) and abs(factor) > float(np.finfo(np.float32).max):
         raise ValueError(f"s is {factor!r}, expected a number that float32 can hold")
     return factor

@@ -33,7 +33,6 @@ def with_value(array, value):
         (lambda: fpes.gemm(X[:0], X.T), ValueError, r"a has shape \(0, 4\).*empty"),
         (lambda: fpes.gemm(X, X.T, flush="sometimes"), ValueError, "flush is 'sometimes'.*'boundary'"),
         (lambda: fpes.bias_add(X, X[0, :3]), ValueError, r"b has shape \(3,\), expected \[4\]"),
-        (lambda: fpes.multiply(X, float("nan")), ValueError, "s is nan"),
         (lambda: fpes.multiply(X, 1e39), ValueError, r"s is 1e\+39.*float32"),
         (lambda: fpes.multiply(X, "much"), TypeError, "s is 'much'"),
         (lambda: fpes.multiply(X[:0], 1.0), ValueError, r"v has shape \(0, 4\)"),

@@ -108,10 +108,13 @@ PYBIND11_MODULE(_cpu, m) {
         });
     });
     m.def("multiply",
-          [](const Execution& execution, Flush flush, Address v, float factor, Address out, std::int64_t count) {
+          [](const Execution& execution, Flush flush, Address v, double factor, Address out, std::int64_t count) {
               const Engine engine(kernels_for(execution.isa), flush);
+              // Rounded to float in IEEE mode, not in the caller's: volatile keeps it behind the change of mode.
+              const volatile double exact = factor;
               without_gil([&] {
-                  multiply(engine, execution.threads, pointer<const float>(v), factor, pointer<float>(out), count);
+                  multiply(engine, execution.threads, pointer<const float>(v), static_cast<float>(exact),
+                           pointer<float>(out), count);
               });
           });
 

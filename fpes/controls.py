@@ -1,0 +1,67 @@
+"""Controls: the very weights that ES found, run in other arithmetics.
+
+If underflow is what computes, then taking it away must take the accuracy away too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fpes._checks import FloatArray, IntArray
+from fpes.datasets import Dataset
+from fpes.network import LinearNetwork
+
+DoubleArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Fractions of samples whose largest logit is the right one."""
+
+    name: str
+    train: float
+    test: float
+
+
+def accuracy(logits: npt.NDArray[np.floating], labels: IntArray) -> float:
+    """The fraction of rows of logits [batch, classes] whose first largest element is at the label."""
+    return float(np.mean(np.argmax(logits, axis=1) == labels))
+
+
+def evaluate_controls(net: LinearNetwork, theta: FloatArray, data: Dataset) -> list[Accuracy]:
+    """Accuracies of theta under flush "never" and "always", in float64, and collapsed into one matrix in float64."""
+    controls = [
+        _measured(f'flush "{flush}"', lambda x, flush=flush: net.with_flush(flush)(theta, x), data)
+        for flush in ("never", "always")
+    ]
+    controls.append(_measured("float64", lambda x: _layer_by_layer(net, theta, x), data))
+    matrix, bias = collapse(net, theta)
+    controls.append(_measured("one matrix", lambda x: x.astype(np.float64) @ matrix + bias, data))
+    return controls
+
+
+def collapse(net: LinearNetwork, theta: FloatArray) -> tuple[DoubleArray, DoubleArray]:
+    """The affine map that the network is in real arithmetic: matrix [features, classes] and bias [classes], float64."""
+    matrix: DoubleArray = np.eye(net.features)
+    bias: DoubleArray = np.zeros(net.features)
+    for weight, layer_bias in net.unpack(theta):
+        wide = weight.astype(np.float64)
+        matrix, bias = matrix @ wide, bias @ wide + layer_bias
+    return matrix, bias
+
+
+def _measured(name: str, logits, data: Dataset) -> Accuracy:  # type: ignore[no-untyped-def]
+    return Accuracy(name, accuracy(logits(data.x_train), data.y_train), accuracy(logits(data.x_test), data.y_test))
+
+
+def _layer_by_layer(net: LinearNetwork, theta: FloatArray, x: FloatArray) -> DoubleArray:
+    """The network's own formula in float64, where nothing underflows."""
+    layers = net.unpack(theta)
+    weight, bias = layers[0]
+    h: DoubleArray = (x.astype(np.float64) @ weight + bias) / net.scaling
+    for weight, bias in layers[1:]:
+        h = h @ weight.astype(np.float64) + bias.astype(np.float64) / net.scaling
+    return h * net.scaling

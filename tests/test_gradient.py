@@ -1,0 +1,215 @@
+"""The gradient estimate: exact integers, fixed-order floats, and the estimator of node perturbation."""
+
+from __future__ import annotations
+
+import numpy as np
+import oracle
+import pytest
+from test_population import FAMILIES, SMALL, SMALL_BATCH, population, reference, setting
+
+import fpes
+
+SIZES, BATCH = (33, 70, 9), 9
+WEIGHT_FAMILIES = [name for name in FAMILIES if name != "node"]
+each_weight_family = pytest.mark.parametrize("family", WEIGHT_FAMILIES)
+each_kind = pytest.mark.parametrize("kind", ["binomial", "rademacher"])
+
+
+def integer_weights(size: int, largest: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(-largest, largest + 1, size).astype(np.int32)
+
+
+def check(weights, family, kind="binomial", sizes=SIZES, what="gradient"):
+    got = population(sizes, BATCH, family, kind, size=weights.size).gradient(weights)
+    want = reference(sizes, BATCH, family, kind, size=weights.size).gradient(weights)
+    oracle.assert_bitwise_equal(got, want, f"{what}: {family}, {kind}, {weights.size} members")
+
+
+@each_weight_family
+@each_kind
+def test_centred_ranks(isa, family, kind):
+    for size in (2, 6, 34):
+        values = np.random.default_rng(size).standard_normal(size).astype(np.float32)
+        check(oracle.centred_ranks(values).astype(np.int32), family, kind)
+
+
+@each_weight_family
+@pytest.mark.parametrize("bits", [10, 16, 18])
+def test_integers_that_need_more_than_a_float(isa, family, bits):
+    """The exact sum passes 2^24, so a float accumulator has to be emptied in time."""
+    largest = 2 ** (bits - 1) // FAMILIES[family][1]  # the difference of two, times 64 rank, is at most 2^24
+    weights = integer_weights(64, largest, bits)
+    weights[::2], weights[1::2] = np.abs(weights[::2]), -np.abs(weights[1::2])
+    check(weights, family, sizes=(17, 33, 5))
+
+
+@each_weight_family
+@pytest.mark.parametrize("bits", [20, 22, 25, 30, 31])
+def test_integers_of_any_size(isa, family, bits):
+    """One difference times one noise value may pass 2^24 alone; it is exact or refused, never silently wrong."""
+    weights = integer_weights(10, 2**bits - 1, bits) | 1
+    weights[1] ^= 2
+    weights[::2], weights[1::2] = np.abs(weights[::2]), -np.abs(weights[1::2])
+    weights[2:4] = weights[3], weights[3] + 1  # and a small difference of large ones
+    weights[3] += 1 if weights[3] == weights[2] else 0
+    try:
+        got = population((17, 33, 5), BATCH, family, size=10).gradient(weights)
+    except (ValueError, OverflowError):
+        return
+    want = reference((17, 33, 5), BATCH, family, size=10).gradient(weights)
+    oracle.assert_bitwise_equal(got, want, f"{family}, weights up to 2^{bits}")
+
+
+@each_weight_family
+@each_kind
+def test_floats(isa, family, kind):
+    for size in (2, 34):
+        weights = np.random.default_rng(size).standard_normal(size).astype(np.float32)
+        weights[0] = 1e-40
+        check(weights, family, kind)
+
+
+@each_weight_family
+def test_many_pairs(isa, family):
+    """More (pair, rank) terms than any block holds."""
+    size = 700
+    check(integer_weights(size, 300), family, sizes=(9, 7, 3))
+    check(np.random.default_rng(1).standard_normal(size).astype(np.float32), family, sizes=(9, 7, 3))
+
+
+def test_more_rows_and_elements_than_a_block(isa):
+    weights = integer_weights(4, 100)
+    check(weights, "lowrank3", sizes=(401, 33, 2))
+    check(weights, "full", sizes=(401, 33, 2))
+    floats = weights.astype(np.float32) / 3
+    check(floats, "lowrank1", sizes=(401, 33, 2))
+    check(floats, "full", sizes=(401, 33, 2))
+
+
+@each_weight_family
+def test_nothing_depends_on_threads_or_mode(isa, threads, family):
+    for weights in (integer_weights(34, 1000), integer_weights(34, 1000) / np.float32(7)):
+        got = [population((257, 33, 5), BATCH, family, flush=f, size=34).gradient(weights) for f in oracle.FLUSH_MODES]
+        fpes.set_threads(1)
+        want = population((257, 33, 5), BATCH, family, size=34).gradient(weights)
+        fpes.set_threads(threads)
+        for one in got:
+            oracle.assert_bitwise_equal(one, want, f"{threads} threads, {isa}")
+
+
+@each_weight_family
+def test_gaussian(isa, family):
+    rank = FAMILIES[family][1]
+    size, sizes = 12, (17, 33, 5)
+    weights = np.random.default_rng(2).standard_normal(size).astype(np.float32)
+    pop, network = population(sizes, BATCH, family, "gaussian", size=size), oracle.Network(sizes)
+    want = np.zeros(network.parameters)
+    for layer, (weight, bias) in enumerate(network.unpack(want)):
+        fan_in, fan_out = network.shape(layer)
+        for pair in range(size // 2):
+            d = (float(weights[2 * pair]) - float(weights[2 * pair + 1])) / (size * 0.3)
+
+            def draw(role, *shape, layer=layer, pair=pair):
+                count = int(np.prod(shape))
+                seed, generation = 0xFEDCBA9876543210, 5
+                z = fpes.noise("gaussian", seed, layer=layer, role=role, pair=pair, generation=generation, count=count)
+                return z.astype(float).reshape(shape)
+
+            bias += d * draw("bias", fan_out)
+            if family == "full":
+                weight += d * draw("weight", fan_in, fan_out)
+            else:
+                weight += d * draw("factor_a", rank, fan_in).T @ draw("factor_b", rank, fan_out) / np.sqrt(rank)
+    got = pop.gradient(weights)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
+    # Integer weights mean the same numbers.
+    whole = np.rint(weights * 100).astype(np.int32)
+    np.testing.assert_allclose(
+        pop.gradient(whole), pop.gradient(whole.astype(np.float32)), rtol=1e-5, atol=1e-5 * np.abs(want).max() * 100
+    )
+    fpes.set_isa("baseline")
+    oracle.assert_bitwise_equal(got, pop.gradient(weights), isa)
+
+
+def node_gradient(flush: str, kind: str, weights: np.ndarray) -> np.ndarray:
+    """The estimator in float64, from the oracle's activations: [parameters]."""
+    size = weights.shape[0]
+    ref = reference(SMALL, SMALL_BATCH, "node", kind, flush, size=size)
+    network, x = ref.network, setting(SMALL, SMALL_BATCH)[1]
+    unit = {"binomial": 0.5, "rademacher": 1.0}[kind]
+    wide = weights.astype(float)
+    total = np.zeros(network.parameters)
+    for pair in range(size // 2):
+        seen = {}
+        for member in (2 * pair, 2 * pair + 1):
+
+            def perturb(layer, inputs, acc, member=member):
+                seen[member % 2, layer] = oracle.widen(inputs)
+                return ref._add_node_noise(member, layer, inputs, acc)
+
+            oracle.forward(network, ref.theta, x, perturb)
+        difference = wide[2 * pair] - wide[2 * pair + 1]
+        for layer, (weight, bias) in enumerate(network.unpack(total)):
+            scale = 1.0 if layer == 0 else network.scaling
+            z = ref.draw(layer, 4, pair, (SMALL_BATCH, network.shape(layer)[1]))
+            signal = z * (difference[:, None] if weights.ndim == 2 else difference)
+            weight += (seen[0, layer] + seen[1, layer]).T / 2 * scale @ signal
+            bias += signal.sum(axis=0)
+    total *= unit / (size * ref.sigma * (SMALL_BATCH if weights.ndim == 2 else 1))
+    for layer, ((_, bias), (_, value)) in enumerate(zip(network.unpack(total), network.unpack(ref.theta), strict=True)):
+        if layer > 0 and flush != "never":
+            bias[np.abs(value) < 0.5] = 0.0
+    return total
+
+
+class TestNode:
+    @pytest.mark.parametrize("flush", oracle.FLUSH_MODES)
+    @each_kind
+    @pytest.mark.parametrize("shape", [(8,), (8, SMALL_BATCH)], ids=["members", "samples"])
+    def test_estimator(self, isa, flush, kind, shape):
+        _, x, _ = setting(SMALL, SMALL_BATCH)
+        weights = np.random.default_rng(4).standard_normal(shape).astype(np.float32)
+        pop = population(SMALL, SMALL_BATCH, "node", kind, flush, size=8)
+        pop.forward(x)
+        got, want = pop.gradient(weights), node_gradient(flush, kind, weights)
+        network = oracle.Network(SMALL)
+        for layer, ((weight, bias), (w, b)) in enumerate(zip(network.unpack(got), network.unpack(want), strict=True)):
+            np.testing.assert_allclose(weight, w, rtol=1e-4, atol=1e-5 * np.abs(w).max(), err_msg=f"layer {layer}")
+            np.testing.assert_allclose(bias, b, rtol=1e-4, atol=1e-5 * np.abs(b).max(), err_msg=f"layer {layer}")
+            if layer > 0:
+                assert np.any(bias == 0) == (flush != "never")
+
+    def test_after_evaluate(self, isa):
+        _, x, y = setting(SMALL, SMALL_BATCH)
+        pop = population(SMALL, SMALL_BATCH, "node", size=8)
+        weights = pop.evaluate(x, y, per_sample=True)
+        got = pop.gradient(weights)
+        pop.forward(x)
+        oracle.assert_bitwise_equal(pop.gradient(weights), got)
+
+    def test_the_same_in_every_instruction_set_and_with_any_threads(self, isa, threads):
+        _, x, y = setting(SMALL, SMALL_BATCH)
+        pop = population(SMALL, SMALL_BATCH, "node", size=80)  # several runs of the terms that are kept at a time
+        weights = pop.evaluate(x, y, per_sample=True)
+        got = pop.gradient(weights), pop.gradient(pop.evaluate(x, y))
+        fpes.set_isa("baseline")
+        fpes.set_threads(1)
+        oracle.assert_bitwise_equal(got[0], pop.gradient(weights), f"{isa}, {threads} threads")
+        oracle.assert_bitwise_equal(got[1], pop.gradient(pop.evaluate(x, y)), f"{isa}, {threads} threads")
+
+    def test_it_needs_a_batch(self):
+        with pytest.raises((ValueError, RuntimeError), match="batch|evaluate|forward"):
+            population(SMALL, SMALL_BATCH, "node").gradient(np.ones(6, np.float32))
+
+
+class TestRefusals:
+    def test_shapes(self):
+        pop = population(SIZES, BATCH, "full", size=6)
+        for shape in [(5,), (7,), (6, 1), ()]:
+            with pytest.raises(ValueError, match=r"6|shape|weights"):
+                pop.gradient(np.zeros(shape, np.float32))
+
+    @pytest.mark.parametrize("dtype", [np.float64, np.float16, np.complex64])
+    def test_types(self, dtype):
+        with pytest.raises(TypeError, match=np.dtype(dtype).name):
+            population(SIZES, BATCH, "full", size=6).gradient(np.zeros(6, dtype))

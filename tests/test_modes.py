@@ -1,0 +1,160 @@
+"""The caller's floating-point mode: neither changed by a call nor felt by one."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import oracle
+import pytest
+from test_population import FAMILIES, SMALL, SMALL_BATCH, population, setting
+
+import fpes
+from fpes import _cpu
+
+TINY = np.float32(1e-40)
+
+
+@contextlib.contextmanager
+def flush_bits(on: bool):
+    _cpu.set_flush_bits(on)
+    try:
+        yield
+    finally:
+        _cpu.set_flush_bits(False)
+
+
+def numpy_keeps_subnormals() -> bool:
+    """By integers: the comparison itself must not depend on the mode."""
+    products = np.full(64, TINY) * np.float32(1)
+    return bool((products.view(np.uint32) == TINY.view(np.uint32)).all())
+
+
+def calls():
+    """(name, function) of every call of the API that computes; each returns an array."""
+    theta, x, y = setting(SMALL, SMALL_BATCH)
+    tiny = np.full((40, 40), TINY)
+    yield "noise", lambda: fpes.noise("gaussian", 1, layer=0, role="weight", pair=0, generation=0, count=1000)
+    yield "init", lambda: fpes.LinearNetwork(SMALL).init(0)
+    for flush in oracle.FLUSH_MODES:
+        net = fpes.LinearNetwork(SMALL, flush=flush)
+        yield f"gemm {flush}", lambda flush=flush: fpes.gemm(tiny, np.ones_like(tiny), flush=flush)
+        yield f"bias_add {flush}", lambda flush=flush: fpes.bias_add(tiny, tiny[0], flush=flush)
+        yield f"multiply {flush}", lambda flush=flush: fpes.multiply(tiny, 3.0, flush=flush)
+        yield f"multiply by subnormal {flush}", lambda flush=flush: fpes.multiply(x, TINY, flush=flush)
+        yield f"network {flush}", lambda net=net: net(theta, x)
+        for family in FAMILIES:
+            pop = population(SMALL, SMALL_BATCH, family, flush=flush)
+            weights = np.linspace(-1, 1, 6, dtype=np.float32)
+            weights[0] = TINY
+            pop.forward(x)
+            name = f"{family} {flush}"
+            yield f"forward {name}", lambda pop=pop: pop.forward(x)
+            yield f"evaluate {name}", lambda pop=pop: pop.evaluate(x, y)
+            yield f"evaluate samples {name}", lambda pop=pop: pop.evaluate(x, y, per_sample=True)
+            yield f"gradient {name}", lambda pop=pop, weights=weights: pop.gradient(weights)
+            if family != "node":
+                integers = np.array([5, -3, 1, 7, -900, 900], np.int32)
+                yield f"integer gradient {name}", lambda pop=pop, integers=integers: pop.gradient(integers)
+                yield f"member {name}", lambda pop=pop: pop.member(3)
+
+
+@pytest.mark.parametrize("on", [False, True], ids=["ieee caller", "flushing caller"])
+def test_no_call_changes_the_mode_of_its_caller(isa, on):
+    for name, call in calls():
+        with flush_bits(on):
+            call()
+            assert _cpu.flush_bits() == on, name
+
+
+def test_no_result_depends_on_the_mode_of_the_caller(isa):
+    for name, call in calls():
+        want = call()
+        with flush_bits(True):
+            got = call()
+        oracle.assert_bitwise_equal(got, want, name)
+
+
+def test_objects_made_by_a_flushing_caller(isa):
+    """A scale that is computed on construction is computed in the caller's thread."""
+    theta, x, _ = setting(SMALL, SMALL_BATCH)
+    for family in FAMILIES:
+        want = population(SMALL, SMALL_BATCH, family, flush="never", sigma=1e-3).forward(x)
+        with flush_bits(True):
+            got = population(SMALL, SMALL_BATCH, family, flush="never", sigma=1e-3).forward(x)
+        oracle.assert_bitwise_equal(got, want, family)
+    with flush_bits(True):
+        got = fpes.LinearNetwork(SMALL, flush="never")(theta, x)
+    oracle.assert_bitwise_equal(got, fpes.LinearNetwork(SMALL, flush="never")(theta, x))
+
+
+def test_numpy_keeps_its_subnormals(isa):
+    for name, call in calls():
+        call()
+        assert numpy_keeps_subnormals(), name
+    with ThreadPoolExecutor(3) as pool:
+        assert all(pool.map(lambda _: numpy_keeps_subnormals(), range(12)))
+
+
+def test_the_check_of_numpy_can_fail():
+    with flush_bits(True):
+        kept = numpy_keeps_subnormals()
+    assert not kept
+
+
+def test_a_worker_of_another_mode_does_not_matter(isa, threads):
+    """Threads of the pool may have been born in any mode: a flushing caller comes first, then one that isn't."""
+    theta, x, _ = setting(SMALL, SMALL_BATCH)
+    net = fpes.LinearNetwork(SMALL, flush="never")
+    want = oracle.forward(oracle.Network(SMALL, flush="never"), theta, x)
+    for on in (True, False, True):
+        with flush_bits(on):
+            got = net(theta, x)
+            doubled = fpes.multiply(np.full(100_000, TINY), 2.0, flush="never")
+            flushed = fpes.multiply(np.full(100_000, TINY), 2.0, flush="always")
+        oracle.assert_bitwise_equal(got, want, f"{threads} threads")
+        assert (doubled.view(np.uint32) == 2 * TINY.view(np.uint32)).all()
+        assert not flushed.view(np.uint32).any()
+
+
+def test_errors_restore_the_mode(isa):
+    for on in (False, True):
+        with flush_bits(on):
+            with pytest.raises(ValueError, match=r"."):
+                fpes.gemm(np.ones((2, 3), np.float32), np.ones((2, 3), np.float32))
+            assert _cpu.flush_bits() == on
+
+
+def test_calls_from_several_threads_at_once(isa):
+    """Each in another flush mode and from a caller of another mode: no one disturbs the others."""
+    work = list(calls())
+    want = [call() for _, call in work]
+    workers = 4
+    start = threading.Barrier(workers)
+    failures = []
+
+    def run(worker: int) -> None:
+        on = worker % 2 == 1
+        _cpu.set_flush_bits(on)
+        start.wait()
+        for step in range(len(work)):
+            index = (step + worker * len(work) // workers) % len(work)
+            name, call = work[index]
+            try:
+                oracle.assert_bitwise_equal(call(), want[index], name)
+                assert _cpu.flush_bits() == on, name
+                assert numpy_keeps_subnormals() != on, name
+            except Exception as error:
+                failures.append((name, error))
+            except AssertionError as error:
+                failures.append((name, error))
+
+    callers = [threading.Thread(target=run, args=(worker,)) for worker in range(workers)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert not failures
+    assert numpy_keeps_subnormals()
