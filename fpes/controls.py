@@ -5,7 +5,9 @@ If underflow is what computes, then taking it away must take the accuracy away t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,7 @@ from fpes.datasets import Dataset
 from fpes.network import LinearNetwork
 
 DoubleArray = npt.NDArray[np.float64]
+Logits = npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Accuracy:
     test: float
 
 
-def accuracy(logits: npt.NDArray[np.floating], labels: IntArray) -> float:
+def accuracy(logits: Logits, labels: IntArray) -> float:
     """The fraction of rows of logits [batch, classes] whose first largest element is at the label."""
     return float(np.mean(np.argmax(logits, axis=1) == labels))
 
@@ -34,8 +37,7 @@ def accuracy(logits: npt.NDArray[np.floating], labels: IntArray) -> float:
 def evaluate_controls(net: LinearNetwork, theta: FloatArray, data: Dataset) -> list[Accuracy]:
     """Accuracies of theta under flush "never" and "always", in float64, and collapsed into one matrix in float64."""
     controls = [
-        _measured(f'flush "{flush}"', lambda x, flush=flush: net.with_flush(flush)(theta, x), data)
-        for flush in ("never", "always")
+        _measured(f'flush "{flush}"', partial(net.with_flush(flush), theta), data) for flush in ("never", "always")
     ]
     controls.append(_measured("float64", lambda x: _layer_by_layer(net, theta, x), data))
     matrix, bias = collapse(net, theta)
@@ -53,7 +55,7 @@ def collapse(net: LinearNetwork, theta: FloatArray) -> tuple[DoubleArray, Double
     return matrix, bias
 
 
-def _measured(name: str, logits, data: Dataset) -> Accuracy:  # type: ignore[no-untyped-def]
+def _measured(name: str, logits: Callable[[FloatArray], Logits], data: Dataset) -> Accuracy:
     return Accuracy(name, accuracy(logits(data.x_train), data.y_train), accuracy(logits(data.x_test), data.y_test))
 
 

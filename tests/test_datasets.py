@@ -335,9 +335,7 @@ def test_real_mnist(real_data: Path) -> None:
     np.testing.assert_array_equal(
         np.bincount(mnist.y_train), [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     )
-    np.testing.assert_array_equal(
-        np.bincount(mnist.y_test), [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
-    )
+    np.testing.assert_array_equal(np.bincount(mnist.y_test), [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009])
     assert (mnist.x_train.min(), mnist.x_train.max()) == (0, 1)
     assert mnist.x_train.mean(dtype=np.float64) == pytest.approx(0.1307, abs=5e-5)
 

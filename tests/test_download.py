@@ -194,9 +194,7 @@ def test_without_leave_to_download_the_cache_serves(cache: Path) -> None:
         ("t10k-labels-idx1-ubyte", np.array([1, 2, 10, 3], np.uint8), r"labels in \[0, 10\), found 10"),
     ],
 )
-def test_content_that_is_not_mnist_is_refused(
-    tmp_path: Path, name: str, array: np.ndarray, message: str
-) -> None:
+def test_content_that_is_not_mnist_is_refused(tmp_path: Path, name: str, array: np.ndarray, message: str) -> None:
     base = write_files(tmp_path / "data")
     (base / f"{name}.gz").write_bytes(gzip.compress(encode_idx(array)))
     with pytest.raises(ValueError, match=rf"{name}\.gz: expected .*{message}"):

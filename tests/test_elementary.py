@@ -59,14 +59,10 @@ def edge_floats() -> np.ndarray:
     exponents = np.arange(256, dtype=np.uint32)[:, None] << 23
     around_powers = (exponents + np.array([-2, -1, 0, 1, 2], np.int64)).ravel()
     around_powers = around_powers[(around_powers >= 0) & (around_powers < 2**31)].astype(np.uint32)
-    around_ends = np.float32([88.72284, 87.33655, 103.97208, 103.2789, 2 / 3, 4 / 3, 0.5, 1.0]).view(
-        np.uint32
-    )
+    around_ends = np.float32([88.72284, 87.33655, 103.97208, 103.2789, 2 / 3, 4 / 3, 0.5, 1.0]).view(np.uint32)
     around_ends = (around_ends[:, None] + np.arange(-64, 65)).ravel().astype(np.uint32)
     subnormals = np.uint32([1, 2, 3, 0x1234, 0x400000, 0x7FFFFF])
-    positive = np.concatenate(
-        [around_powers, around_ends, subnormals, np.uint32([0, 0x7F800000, 0x7FC00000])]
-    )
+    positive = np.concatenate([around_powers, around_ends, subnormals, np.uint32([0, 0x7F800000, 0x7FC00000])])
     return floats(np.concatenate([positive, positive | np.uint32(1 << 31)]))
 
 
@@ -131,17 +127,13 @@ def test_error_against_mpmath(isa, ftz, name, bound):
     compared = 0
     with mpmath.workprec(120):
         for argument, result in zip(x.tolist(), got.tolist(), strict=True):
-            in_domain = (
-                -87.3 < argument < 88.7 if name == "exp" else SMALLEST_NORMAL <= argument <= LARGEST_FLOAT
-            )
+            in_domain = -87.3 < argument < 88.7 if name == "exp" else SMALLEST_NORMAL <= argument <= LARGEST_FLOAT
             if not in_domain or (name == "log" and argument == 1.0):
                 continue
             exact = exact_function(mpmath.mpf(argument))
             _, exponent = mpmath.frexp(exact)
             error = abs(mpmath.mpf(result) - exact) / mpmath.ldexp(1, int(exponent) - 24)
-            assert error <= bound, (
-                f"{name}({argument.hex()}) = {result.hex()} is off by {float(error):.4f} ULP"
-            )
+            assert error <= bound, f"{name}({argument.hex()}) = {result.hex()} is off by {float(error):.4f} ULP"
             compared += 1
     assert compared > 3_000
 
@@ -150,9 +142,7 @@ def test_error_against_mpmath(isa, ftz, name, bound):
 @every_mode
 def test_special_values_of_exp(isa, ftz):
     inf, nan = np.inf, np.nan
-    x = np.float32(
-        [0.0, -0.0, 2.0**-149, -(2.0**-149), 2.0**-127, SMALLEST_NORMAL, -SMALLEST_NORMAL, inf, -inf, nan]
-    )
+    x = np.float32([0.0, -0.0, 2.0**-149, -(2.0**-149), 2.0**-127, SMALLEST_NORMAL, -SMALLEST_NORMAL, inf, -inf, nan])
     want = np.float32([1, 1, 1, 1, 1, 1, 1, inf, 0, nan])
     assert_same_bits(elementary("exp", isa, ftz, x), want, x)
     payloads = floats([0x7FC00001, 0x7FFFFFFF, 0xFFC00000, 0xFFC12345, 0xFFFFFFFF])
@@ -239,9 +229,7 @@ def edge_bits() -> np.ndarray:
     """The ends of both halves, all powers of two, the switch of the reduction at 2/3, eighths of a turn."""
     points = [0, 2**32, *(2**k for k in range(32)), *(2**32 - 2**k for k in range(32))]
     points += [2**32 * k // 3 for k in (1, 2)] + [2**29 * k for k in range(1, 8)]
-    near = np.array(points, np.int64)[:, None] + np.array(
-        [-129, -64, -33, -3, -2, -1, 0, 1, 2, 3, 33, 64, 129]
-    )
+    near = np.array(points, np.int64)[:, None] + np.array([-129, -64, -33, -3, -2, -1, 0, 1, 2, 3, 33, 64, 129])
     return np.unique(near % 2**32).astype(np.uint32)
 
 
@@ -285,9 +273,7 @@ def test_normals_against_double(isa, ftz):
     edges = edge_bits()
     some0, some1 = random_bits(edges.size)
     for bits0, bits1 in (all_pairs(edges, edges), (edges, some1), (some0, edges), random_bits(2_000_000)):
-        for got, exact in zip(
-            normal_pair(isa, ftz, bits0, bits1), normals_in_double(bits0, bits1), strict=True
-        ):
+        for got, exact in zip(normal_pair(isa, ftz, bits0, bits1), normals_in_double(bits0, bits1), strict=True):
             assert_close_to(got, exact, bits0, bits1)
             assert np.abs(got).max() <= LARGEST_NORMAL
 
@@ -332,10 +318,7 @@ def test_quarter_turns_are_exact(isa):
 def test_radius_falls_as_the_bits_rise(isa):
     rng = np.random.default_rng(5)
     everywhere = [rng.integers(0, 2**32, 500_000, dtype=np.uint32), edge_bits()]
-    runs = [
-        np.arange(start, start + 100_000, dtype=np.int64)
-        for start in (0, 2**31 - 50_000, 2**33 // 3 - 50_000)
-    ]
+    runs = [np.arange(start, start + 100_000, dtype=np.int64) for start in (0, 2**31 - 50_000, 2**33 // 3 - 50_000)]
     bits0 = np.sort(np.concatenate([*everywhere, *(run.astype(np.uint32) for run in runs)]))
     radius, _ = normal_pair(isa, False, bits0, np.zeros_like(bits0))
     assert (np.diff(radius) <= 0).all()

@@ -167,9 +167,7 @@ def test_cpu_agrees_on_mul_add_and_div(rng):
 
 
 @needs_mxcsr
-@pytest.mark.skipif(
-    not IS_X86_LINUX or " fma " not in Path("/proc/cpuinfo").read_text(), reason="this CPU has no FMA"
-)
+@pytest.mark.skipif(not IS_X86_LINUX or " fma " not in Path("/proc/cpuinfo").read_text(), reason="this CPU has no FMA")
 def test_cpu_agrees_on_fma(rng):
     fmaf = ctypes.CDLL(ctypes.util.find_library("m")).fmaf
     fmaf.restype = ctypes.c_float
@@ -417,14 +415,10 @@ def test_scalings_without_normal_reciprocal_are_refused(scaling):
 # ---- population --------------------------------------------------------------------------------------------
 
 
-def population(
-    rng, perturbation, flush="boundary", kind="binomial", sizes=(5, 4, 3), scaling=2.0**125, **options
-):
+def population(rng, perturbation, flush="boundary", kind="binomial", sizes=(5, 4, 3), scaling=2.0**125, **options):
     network = oracle.Network(sizes, scaling, flush)
     options = {"size": 4, "sigma": 0.1, "seed": 2**40 + 3, "generation": 6, **options}
-    return oracle.Population(
-        network, random_theta(rng, network), perturbation=perturbation, kind=kind, **options
-    )
+    return oracle.Population(network, random_theta(rng, network), perturbation=perturbation, kind=kind, **options)
 
 
 def test_tensor_ids():

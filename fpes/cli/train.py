@@ -170,7 +170,8 @@ def _save(options: Options, results: list[Result]) -> None:
     with written_whole(options.output / "result.json") as path:
         path.write_text(json.dumps(_summary(results), indent=2) + "\n")
     with written_whole(options.output / "theta.npz") as path:
-        np.savez(path, **{f"seed_{result.seed}": result.run.es.theta for result in results})
+        thetas: dict[str, Any] = {f"seed_{result.seed}": result.run.es.theta for result in results}
+        np.savez(path, **thetas)
     if options.plot:
         linear = float(np.mean([result.backprop.test for result in results]))
         with written_whole(options.output / "curve.png") as path:

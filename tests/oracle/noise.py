@@ -70,9 +70,7 @@ def blocks(seed: int, tensor: int, pair: int, generation: int, first: int, count
     return philox(counter, np.array([seed & 0xFFFFFFFF, seed >> 32], dtype=np.uint64))
 
 
-def integers(
-    kind: str, seed: int, tensor: int, pair: int, generation: int, count: int, start: int = 0
-) -> np.ndarray:
+def integers(kind: str, seed: int, tensor: int, pair: int, generation: int, count: int, start: int = 0) -> np.ndarray:
     """Noise values of elements start .. start + count - 1 of a tensor: int64 [count]."""
     _check_kind(kind)
     per_block = _VALUES_PER_BLOCK[kind]
