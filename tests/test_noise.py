@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import oracle
 import pytest
@@ -150,7 +152,7 @@ def test_neighbouring_streams_are_unrelated():
 
 
 class TestRefusals:
-    where = {"layer": 0, "role": "weight", "pair": 0, "generation": 0, "count": 8}
+    where: ClassVar = {"layer": 0, "role": "weight", "pair": 0, "generation": 0, "count": 8}
 
     @pytest.mark.parametrize(
         ("name", "value"),
