@@ -43,21 +43,26 @@ def test_integers_that_need_more_than_a_float(isa, family, bits):
     check(weights, family, sizes=(17, 33, 5))
 
 
-@each_weight_family
-@pytest.mark.parametrize("bits", [20, 22, 25, 30, 31])
-def test_integers_of_any_size(isa, family, bits):
-    """One difference times one noise value may pass 2^24 alone; it is exact or refused, never silently wrong."""
-    weights = integer_weights(10, 2**bits - 1, bits) | 1
-    weights[1] ^= 2
-    weights[::2], weights[1::2] = np.abs(weights[::2]), -np.abs(weights[1::2])
-    weights[2:4] = weights[3], weights[3] + 1  # and a small difference of large ones
-    weights[3] += 1 if weights[3] == weights[2] else 0
-    try:
-        got = population((17, 33, 5), BATCH, family, size=10).gradient(weights)
-    except (ValueError, OverflowError):
-        return
-    want = reference((17, 33, 5), BATCH, family, size=10).gradient(weights)
-    oracle.assert_bitwise_equal(got, want, f"{family}, weights up to 2^{bits}")
+@pytest.mark.parametrize(("family", "largest"), [("full", 2**20), ("lowrank1", 2**17), ("lowrank3", 2**17)])
+def test_the_largest_integers(isa, family, largest):
+    """One difference times the largest noise, 8 or 64, just fits 24 bits; anything larger is refused."""
+    weights = np.array([largest - 1, -largest, 3, largest, 1 - largest, largest, 5, -6], np.int32)
+    check(weights, family, sizes=(17, 33, 5))
+    weights[3] += 1
+    with pytest.raises(ValueError, match=f"{largest + 1}.*exact"):
+        population((17, 33, 5), BATCH, family, size=8).gradient(weights)
+
+
+@pytest.mark.parametrize("rank", [4, 16, 64])
+def test_the_largest_integers_of_high_rank(isa, rank):
+    """Each term fits 24 bits, and the sum of one pair's terms over the rank does not."""
+    sizes, largest = (40, 40), 2**17
+    theta = np.zeros(oracle.Network(sizes).parameters, np.float32)
+    weights = np.array([largest - 1, -largest, largest - 3, 2 - largest, 7, 1 - largest], np.int32)
+    low_rank = fpes.LowRank(rank=rank)
+    got = fpes.Population(fpes.LinearNetwork(sizes), theta, size=6, sigma=0.3, perturbation=low_rank).gradient(weights)
+    want = oracle.Population(oracle.Network(sizes), theta, 6, 0.3, perturbation="lowrank", rank=rank).gradient(weights)
+    oracle.assert_bitwise_equal(got, want, f"rank {rank}, {isa}")
 
 
 @each_weight_family
@@ -88,7 +93,7 @@ def test_more_rows_and_elements_than_a_block(isa):
 
 @each_weight_family
 def test_nothing_depends_on_threads_or_mode(isa, threads, family):
-    for weights in (integer_weights(34, 1000), integer_weights(34, 1000) / np.float32(7)):
+    for weights in (integer_weights(34, 1000), integer_weights(34, 1000).astype(np.float32) / 7):
         got = [population((257, 33, 5), BATCH, family, flush=f, size=34).gradient(weights) for f in oracle.FLUSH_MODES]
         fpes.set_threads(1)
         want = population((257, 33, 5), BATCH, family, size=34).gradient(weights)

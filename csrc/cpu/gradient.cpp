@@ -22,13 +22,15 @@ bool exact(const Population& population, const PairWeights& weights) {
     return weights.integers && population.noise != NoiseKind::gaussian;
 }
 
-// The pairs from `begin` on whose terms, each at most `largest_term` times its weight, fit one exact float sum.
-std::int64_t exact_run(const PairWeights& weights, std::int64_t begin, double largest_term, std::int64_t most) {
-    const auto pairs = static_cast<std::int64_t>(weights.difference.size());
+// The end of the run of terms, from `begin` on, that fit one exact float sum. A pair has `per_pair` terms in a row,
+// each at most `largest` times the pair's weight.
+std::int64_t exact_run(const PairWeights& weights, std::int64_t begin, int per_pair, double largest,
+                       std::int64_t most) {
+    const auto terms = static_cast<std::int64_t>(weights.difference.size()) * per_pair;
     double bound = 0.0;
     std::int64_t end = begin;
-    while (end < pairs && end - begin < most) {
-        bound += std::fabs(weights.difference[end]) * largest_term;
+    while (end < terms && end - begin < most) {
+        bound += std::fabs(weights.difference[end / per_pair]) * largest;
         if (bound > exact_limit && end > begin) break;
         ++end;
     }
@@ -88,7 +90,7 @@ class GradientSum {
                 std::fill(sum.data(), sum.data() + count, 0.0f);
                 std::fill(total.data(), total.data() + count, 0.0);
                 for (std::int64_t pair = 0; pair < pairs_;) {
-                    const std::int64_t end = integers ? exact_run(weights_, pair, largest, pairs_) : pairs_;
+                    const std::int64_t end = integers ? exact_run(weights_, pair, 1, largest, pairs_) : pairs_;
                     for (; pair < end; ++pair) {
                         engine_.outside(&ModeKernels::accumulate_noise,
                                         population_.stream(tensor.layer, tensor.role, pair),
@@ -108,13 +110,13 @@ class GradientSum {
         const bool integers = exact(population_, weights_);
         const double scale =
             unit() * unit() / (std::sqrt(static_cast<double>(population_.rank)) * members() * population_.sigma);
-        const double largest_term = std::pow(largest_integer(population_.noise), 2) * population_.rank;
-        const std::int64_t most = std::max<std::int64_t>(1, block_terms / population_.rank);
+        const double largest = std::pow(largest_integer(population_.noise), 2);
+        const std::int64_t terms = pairs_ * population_.rank;
         parallel(threads_, (layer.fan_in + block_rows - 1) / block_rows, [&](WorkQueue& queue) {
-            const std::int64_t terms = most * population_.rank;
             const std::int64_t n = layer.fan_out;
-            PanelMatrix left_rows = engine_.matrix(terms, block_rows), left = engine_.matrix(block_rows, terms);
-            PanelMatrix right = engine_.matrix(terms, n), sum = engine_.matrix(block_rows, n);
+            PanelMatrix left_rows = engine_.matrix(block_terms, block_rows);
+            PanelMatrix left = engine_.matrix(block_rows, block_terms);
+            PanelMatrix right = engine_.matrix(block_terms, n), sum = engine_.matrix(block_rows, n);
             Buffer<float> rows_of_sum(block_rows * n);
             Buffer<double> total(block_rows * n);
             Buffer<float> scratch(noise_scratch_size(std::max(block_rows, n)));
@@ -123,17 +125,18 @@ class GradientSum {
                 const std::int64_t rows = std::min(block_rows, layer.fan_in - first);
                 std::fill(total.data(), total.data() + rows * n, 0.0);
                 bool started = false;
-                for (std::int64_t pair = 0; pair < pairs_;) {
-                    const std::int64_t end =
-                        integers ? exact_run(weights_, pair, largest_term, most) : std::min(pairs_, pair + most);
-                    const auto depth = static_cast<int>((end - pair) * population_.rank);
-                    draw_terms(layer, pair, end, first, rows, left_rows, right, scratch.data());
+                for (std::int64_t term = 0; term < terms;) {
+                    const std::int64_t end = integers
+                                                 ? exact_run(weights_, term, population_.rank, largest, block_terms)
+                                                 : std::min(terms, term + block_terms);
+                    const auto depth = static_cast<int>(end - term);
+                    draw_terms(layer, term, end, first, rows, left_rows, right, scratch.data());
                     engine_.kernels().transpose(left_rows.view(), static_cast<int>(rows), depth, left.view());
                     engine_.outside(&ModeKernels::product, left.view(), right.view(), started ? sum.view() : Panels{},
                                     sum.view(), static_cast<int>(rows), static_cast<int>(n), depth);
-                    pair = end;
+                    term = end;
                     started = !integers;
-                    if (integers || pair == pairs_) {
+                    if (integers || term == terms) {
                         engine_.kernels().unpack(sum.view(), static_cast<int>(rows), static_cast<int>(n),
                                                  rows_of_sum.data(), n);
                         empty(rows_of_sum.data(), rows * n, total.data());
@@ -145,24 +148,23 @@ class GradientSum {
         });
     }
 
-    // Row t of left_rows: d A_r of the t-th (pair, rank), columns first ... first + rows - 1. Row t of right: B_r.
+    // Row t of left_rows: d A_r of the t-th (pair, rank) from `begin` on, columns first ... first + rows - 1. Row t of
+    // right: B_r.
     void draw_terms(const Layer& layer, std::int64_t begin, std::int64_t end, std::int64_t first, std::int64_t rows,
                     PanelMatrix& left_rows, PanelMatrix& right, float* scratch) const {
         const Kernels& kernels = engine_.kernels();
         const std::int64_t n = layer.fan_out;
-        std::int64_t term = 0;
-        for (std::int64_t pair = begin; pair < end; ++pair) {
-            for (int r = 0; r < population_.rank; ++r, ++term) {
-                const float* a = kernels.noise(population_.stream(layer.index, NoiseRole::factor_a, pair),
-                                               static_cast<std::uint64_t>(r * layer.fan_in + first),
-                                               static_cast<int>(rows), scratch);
-                const Panels row = left_rows.from_row(term);
-                kernels.pack(a, rows, 1, static_cast<int>(rows), row);
-                engine_.outside(&ModeKernels::scale, row, 1, static_cast<int>(rows), weights_.difference[pair], row);
-                const float* b = kernels.noise(population_.stream(layer.index, NoiseRole::factor_b, pair),
-                                               static_cast<std::uint64_t>(r * n), static_cast<int>(n), scratch);
-                kernels.pack(b, n, 1, static_cast<int>(n), right.from_row(term));
-            }
+        for (std::int64_t term = begin; term < end; ++term) {
+            const std::int64_t pair = term / population_.rank, r = term % population_.rank;
+            const float* a =
+                kernels.noise(population_.stream(layer.index, NoiseRole::factor_a, pair),
+                              static_cast<std::uint64_t>(r * layer.fan_in + first), static_cast<int>(rows), scratch);
+            const Panels row = left_rows.from_row(term - begin);
+            kernels.pack(a, rows, 1, static_cast<int>(rows), row);
+            engine_.outside(&ModeKernels::scale, row, 1, static_cast<int>(rows), weights_.difference[pair], row);
+            const float* b = kernels.noise(population_.stream(layer.index, NoiseRole::factor_b, pair),
+                                           static_cast<std::uint64_t>(r * n), static_cast<int>(n), scratch);
+            kernels.pack(b, n, 1, static_cast<int>(n), right.from_row(term - begin));
         }
     }
 
