@@ -114,8 +114,7 @@ class GradientSum {
         const std::int64_t terms = pairs_ * population_.rank;
         parallel(threads_, (layer.fan_in + block_rows - 1) / block_rows, [&](WorkQueue& queue) {
             const std::int64_t n = layer.fan_out;
-            PanelMatrix left_rows = engine_.matrix(block_terms, block_rows);
-            PanelMatrix left = engine_.matrix(block_rows, block_terms);
+            PanelMatrix left = engine_.matrix(block_terms, block_rows);
             PanelMatrix right = engine_.matrix(block_terms, n), sum = engine_.matrix(block_rows, n);
             Buffer<float> rows_of_sum(block_rows * n);
             Buffer<double> total(block_rows * n);
@@ -130,10 +129,10 @@ class GradientSum {
                                                  ? exact_run(weights_, term, population_.rank, largest, block_terms)
                                                  : std::min(terms, term + block_terms);
                     const auto depth = static_cast<int>(end - term);
-                    draw_terms(layer, term, end, first, rows, left_rows, right, scratch.data());
-                    engine_.kernels().transpose(left_rows.view(), static_cast<int>(rows), depth, left.view());
-                    engine_.outside(&ModeKernels::product, left.view(), right.view(), started ? sum.view() : Panels{},
-                                    sum.view(), static_cast<int>(rows), static_cast<int>(n), depth);
+                    draw_terms(layer, term, end, first, rows, left, right, scratch.data());
+                    engine_.outside(&ModeKernels::product_transposed, left.view(), right.view(),
+                                    started ? sum.view() : Panels{}, sum.view(), static_cast<int>(rows),
+                                    static_cast<int>(n), depth);
                     term = end;
                     started = !integers;
                     if (integers || term == terms) {
@@ -148,10 +147,10 @@ class GradientSum {
         });
     }
 
-    // Row t of left_rows: d A_r of the t-th (pair, rank) from `begin` on, columns first ... first + rows - 1. Row t of
+    // Row t of left: d A_r of the t-th (pair, rank) from `begin` on, columns first ... first + rows - 1. Row t of
     // right: B_r.
     void draw_terms(const Layer& layer, std::int64_t begin, std::int64_t end, std::int64_t first, std::int64_t rows,
-                    PanelMatrix& left_rows, PanelMatrix& right, float* scratch) const {
+                    PanelMatrix& left, PanelMatrix& right, float* scratch) const {
         const Kernels& kernels = engine_.kernels();
         const std::int64_t n = layer.fan_out;
         for (std::int64_t term = begin; term < end; ++term) {
@@ -159,7 +158,7 @@ class GradientSum {
             const float* a =
                 kernels.noise(population_.stream(layer.index, NoiseRole::factor_a, pair),
                               static_cast<std::uint64_t>(r * layer.fan_in + first), static_cast<int>(rows), scratch);
-            const Panels row = left_rows.from_row(term - begin);
+            const Panels row = left.from_row(term - begin);
             kernels.pack(a, rows, 1, static_cast<int>(rows), row);
             engine_.outside(&ModeKernels::scale, row, 1, static_cast<int>(rows), weights_.difference[pair], row);
             const float* b = kernels.noise(population_.stream(layer.index, NoiseRole::factor_b, pair),

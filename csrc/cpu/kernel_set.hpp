@@ -14,6 +14,7 @@ template <class F>
 constexpr ModeKernels mode_kernels() {
     return {
         /*product=*/product<F>,
+        /*product_transposed=*/product_transposed<F>,
         /*perturb=*/perturb<F>,
         /*accumulate_noise=*/accumulate_noise<F>,
         /*boundary=*/boundary<F>,

@@ -31,6 +31,8 @@ struct ModeKernels {
     // c[m, n] = init + a[m, k] b[k, n]: one accumulator an element, fused multiply-adds over k in order. Starts at +0
     // where init.data is null; init may be c.
     void (*product)(Panels a, Panels b, Panels init, Panels c, int m, int n, int k);
+    // The same with a transposed: a is [k, m].
+    void (*product_transposed)(Panels a, Panels b, Panels init, Panels c, int m, int n, int k);
     // plus = fma(z, scale, in_plus), minus = fma(z, -scale, in_minus) for a [rows, n] tensor of noise, of which row 0
     // here starts at element `first`. scratch: see noise_scratch_size.
     void (*perturb)(const NoiseStream& stream, std::uint64_t first, float scale, int rows, int n, Panels in_plus,

@@ -23,8 +23,12 @@
 
 FPES_NAMESPACE_BEGIN
 
-// One tile. `vectors` is 2, or 1 where the panel has no columns in its second vector.
-template <class F, int rows, int vectors>
+// How the left operand lies in memory: as it is multiplied, [m, k], or transposed, [k, m].
+enum class Left { rows, columns };
+
+// One tile. `vectors` is 2, or 1 where the panel has no columns in its second vector. a_stride: floats from one run of
+// `width` k's to the next.
+template <class F, int rows, int vectors, Left layout>
 void product_tile(const float* a, std::size_t a_stride, const float* b, const float* init, float* c, int k) {
     constexpr int lanes = lanes_of<F>, width = panel_width<F>;
     F sum[rows][vectors];
@@ -35,7 +39,7 @@ void product_tile(const float* a, std::size_t a_stride, const float* b, const fl
             sum[row][v] = init ? load<F>(init + row * width + v * lanes) : splat<F>(0.0f);
         }
     }
-    // The left operand is cut into panels too: within one, its rows lie `width` floats apart.
+    // The left operand is cut into panels too: within one, its rows lie `width` floats apart, or, transposed, its k's.
     for (int done = 0; done < k; done += width, a += a_stride) {
         const int depth = smaller(width, k - done);
         for (int i = 0; i < depth; ++i, b += width) {
@@ -44,7 +48,7 @@ void product_tile(const float* a, std::size_t a_stride, const float* b, const fl
             for (int v = 0; v < vectors; ++v) right[v] = load<F>(b + v * lanes);
 #pragma GCC unroll 16
             for (int row = 0; row < rows; ++row) {
-                const F left = splat<F>(a[row * width + i]);
+                const F left = splat<F>(layout == Left::rows ? a[row * width + i] : a[i * width + row]);
 #pragma GCC unroll 2
                 for (int v = 0; v < vectors; ++v) sum[row][v] = fma(left, right[v], sum[row][v]);
             }
@@ -58,18 +62,21 @@ void product_tile(const float* a, std::size_t a_stride, const float* b, const fl
 }
 
 // The tile of a height known only at run time.
-template <class F, int vectors, int rows = max_tile_rows>
+template <class F, int vectors, Left layout, int rows = max_tile_rows>
 void product_tile_of(int height, const float* a, std::size_t a_stride, const float* b, const float* init, float* c,
                      int k) {
     if (height == rows) {
-        product_tile<F, rows, vectors>(a, a_stride, b, init, c, k);
+        product_tile<F, rows, vectors, layout>(a, a_stride, b, init, c, k);
     } else if constexpr (rows > 1) {
-        product_tile_of<F, vectors, rows - 1>(height, a, a_stride, b, init, c, k);
+        product_tile_of<F, vectors, layout, rows - 1>(height, a, a_stride, b, init, c, k);
     }
 }
 
-template <class F>
-void product(Panels a, Panels b, Panels init, Panels c, int m, int n, int k) {
+// Rows first ... first + m - 1 of the result, whose part of the left operand begins at `a`, a row's `row_step` floats
+// after the one before.
+template <class F, Left layout>
+FPES_INLINE void product_rows(const float* a, std::size_t a_stride, int row_step, Panels b, Panels init, Panels c,
+                              int first, int m, int n, int k) {
     constexpr int width = panel_width<F>;
     // Tiles of nearly equal height rather than full ones and a flat rest, which would hide no latency.
     const int tiles = (m + max_tile_rows - 1) / max_tile_rows;
@@ -77,16 +84,31 @@ void product(Panels a, Panels b, Panels init, Panels c, int m, int n, int k) {
         const float* right = panel_row<F>(b, 0, j);
         for (int tile = 0, i = 0; tile < tiles; ++tile) {
             const int height = (m - i + tiles - tile - 1) / (tiles - tile);
-            const float* start = init.data ? panel_row<F>(init, i, j) : nullptr;
-            const float* left = panel_row<F>(a, i, 0);
-            float* to = panel_row<F>(c, i, j);
+            const float* start = init.data ? panel_row<F>(init, first + i, j) : nullptr;
+            const float* left = a + static_cast<std::size_t>(i) * row_step;
+            float* to = panel_row<F>(c, first + i, j);
             if (n - j > lanes_of<F>) {
-                product_tile_of<F, 2>(height, left, a.stride, right, start, to, k);
+                product_tile_of<F, 2, layout>(height, left, a_stride, right, start, to, k);
             } else {
-                product_tile_of<F, 1>(height, left, a.stride, right, start, to, k);
+                product_tile_of<F, 1, layout>(height, left, a_stride, right, start, to, k);
             }
             i += height;
         }
+    }
+}
+
+template <class F>
+void product(Panels a, Panels b, Panels init, Panels c, int m, int n, int k) {
+    product_rows<F, Left::rows>(a.data, a.stride, panel_width<F>, b, init, c, 0, m, n, k);
+}
+
+// A tile's rows are columns of `a` here, and lie side by side; so they must belong to one panel.
+template <class F>
+void product_transposed(Panels a, Panels b, Panels init, Panels c, int m, int n, int k) {
+    constexpr int width = panel_width<F>;
+    for (int i = 0; i < m; i += width) {
+        product_rows<F, Left::columns>(panel_row<F>(a, 0, i), width * width, 1, b, init, c, i, smaller(width, m - i), n,
+                                       k);
     }
 }
 

@@ -107,13 +107,15 @@ class NodeGradient {
             keep_noise(tile, layer, scratch);
             if (l + 1 == network_.depth()) break;  // what lies above the last layer's noise is the weight's concern
             const Panels out[2] = {hidden[0][l % 2].view(), hidden[1][l % 2].view()};
-            for (int sign = 0; sign < 2; ++sign) {
+            // Both members have the same inputs to the first layer.
+            const int different = l == 0 ? 1 : 2;
+            for (int sign = 0; sign < different; ++sign) {
                 engine_.in_product(&ModeKernels::product, in[sign], network_.weight(l), Panels{}, out[sign], tile.rows,
                                    n, k);
             }
             engine_.in_product(&ModeKernels::perturb, job_.population.stream(l, NoiseRole::node, tile.pair),
                                static_cast<std::uint64_t>(tile.sample) * n, job_.population.node_scale(layer),
-                               tile.rows, n, out[0], out[1], out[0], out[1], scratch);
+                               tile.rows, n, out[0], out[different - 1], out[0], out[1], scratch);
             for (int sign = 0; sign < 2; ++sign) {
                 cross_boundary(engine_, layer, out[sign], tile.rows, network_.bias(l), scaled_bias.view());
                 in[sign] = out[sign];
@@ -148,12 +150,11 @@ class NodeGradient {
             for (std::int64_t row = 0; row < network_.layer(l).fan_in; row += block_rows) blocks.push_back({l, row});
         }
         parallel(job_.threads, static_cast<std::int64_t>(blocks.size()), [&](WorkQueue& queue) {
-            PanelMatrix left = engine_.matrix(block_rows, kept_terms);
             PanelMatrix ones = engine_.matrix(1, kept_terms);
             std::fill(ones.view().data, ones.view().data + ones.view().stride * (kept_terms / engine_.width()), 1.0f);
             for (std::int64_t item; queue.take(item);) {
                 const Layer& layer = network_.layer(blocks[item].layer);
-                add_block(layer, blocks[item].row, static_cast<int>(terms), left);
+                add_block(layer, blocks[item].row, static_cast<int>(terms));
                 if (blocks[item].row == 0) {
                     Panels bias = bias_sums_[layer.index].view();
                     engine_.outside(&ModeKernels::product, ones.view(), terms_[layer.index].noise.view(),
@@ -164,14 +165,13 @@ class NodeGradient {
         });
     }
 
-    void add_block(const Layer& layer, std::int64_t row, int terms, PanelMatrix& left) {
+    void add_block(const Layer& layer, std::int64_t row, int terms) {
         const int rows = static_cast<int>(std::min(block_rows, layer.fan_in - row));
         Panels inputs = terms_[layer.index].inputs.view();
         inputs.data += row / engine_.width() * inputs.stride;
-        engine_.kernels().transpose(inputs, rows, terms, left.view());
         const Panels sum = sums_[layer.index].from_row(row);
-        engine_.outside(&ModeKernels::product, left.view(), terms_[layer.index].noise.view(), started_ ? sum : Panels{},
-                        sum, rows, static_cast<int>(layer.fan_out), terms);
+        engine_.outside(&ModeKernels::product_transposed, inputs, terms_[layer.index].noise.view(),
+                        started_ ? sum : Panels{}, sum, rows, static_cast<int>(layer.fan_out), terms);
     }
 
     // A bias that the boundary flushes to zero has no influence, so its gradient is zero.
