@@ -190,6 +190,13 @@ PYBIND11_MODULE(_cpu, m) {
         });
     });
 
+    // For the benchmarks: multiply-adds without memory, on every thread at once. Returns their number.
+    m.def("multiply_add_chains", [](const Execution& execution, bool ftz, std::int64_t steps) {
+        const Engine engine(kernels_for(execution.isa), ftz ? Flush::always : Flush::never);
+        without_gil([&] { multiply_add_chains(engine, execution.threads, steps); });
+        return steps * engine.kernels().peak_chains * engine.kernels().lanes * execution.threads;
+    });
+
     // For the tests: the shared elementary functions, and the mode of the calling thread.
     m.def("elementary",
           [](const std::string& name, const std::string& isa, bool ftz, Address x, Address out, std::int64_t count) {

@@ -6,6 +6,7 @@
 #include "kernels_loss.hpp"
 #include "kernels_noise.hpp"
 #include "kernels_panels.hpp"
+#include "kernels_peak.hpp"
 #include "kernels_product.hpp"
 
 FPES_NAMESPACE_BEGIN
@@ -22,6 +23,7 @@ constexpr ModeKernels mode_kernels() {
         /*scale_rows=*/scale_rows<F>,
         /*add_and_scale=*/add_and_scale<F>,
         /*cross_entropy=*/cross_entropy<F>,
+        /*multiply_add_chains=*/multiply_add_chains<F>,
         /*bias_add=*/bias_add<F>,
         /*multiply=*/multiply<F>,
         /*exp=*/map<F, ExpOf>,
@@ -32,7 +34,7 @@ constexpr ModeKernels mode_kernels() {
 
 constexpr Kernels kernel_set(const char* name, bool hardware_flush) {
     return {
-        name,           lanes_of<F32Ieee>,       panel_width<F32Ieee>,
+        name,           lanes_of<F32Ieee>,       panel_width<F32Ieee>,  peak_chains,
         hardware_flush, mode_kernels<F32Ieee>(), mode_kernels<F32Ftz>(),
         pack<F32Ieee>,  unpack<F32Ieee>,         transpose<F32Ieee>,
         noise<F32Ieee>,

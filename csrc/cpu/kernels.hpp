@@ -52,6 +52,9 @@ struct ModeKernels {
     // multiple of `lanes` are read and written too.
     void (*cross_entropy)(Panels logits, int rows, int classes, const std::int32_t* labels, float* losses);
 
+    // The peak: `steps` multiply-adds in each lane of `peak_chains` independent chains. out[lanes] is their sum.
+    void (*multiply_add_chains)(std::int64_t steps, float* out);
+
     // The primitives, on row-major arrays without gaps.
     void (*bias_add)(const float* v, const float* bias, std::int64_t rows, std::int64_t n, float* out);
     void (*multiply)(const float* v, float factor, std::int64_t count, float* out);
@@ -67,6 +70,7 @@ struct Kernels {
     const char* name;
     int lanes;            // floats in a vector
     int width;            // columns of a panel
+    int peak_chains;      // of multiply_add_chains
     bool hardware_flush;  // whether MXCSR decides the mode, rather than which ModeKernels is called
     ModeKernels ieee;
     ModeKernels ftz;

@@ -22,6 +22,18 @@ FPES_INLINE float* panel_row(Panels panels, int i, int j) {
 
 FPES_INLINE int smaller(int a, int b) { return a < b ? a : b; }
 
+// `columns` floats, at most a panel's width. Whole rows by vectors: compilers make of a short memcpy of unknown length a
+// string instruction, which takes longer to start than such a row to copy.
+template <class F>
+FPES_INLINE void copy_row(const float* from, int columns, float* to) {
+    constexpr int lanes = lanes_of<F>;
+    if (columns == panel_width<F>) {
+        for (int v = 0; v < panel_width<F>; v += lanes) store(to + v, load<F>(from + v));
+    } else {
+        for (int column = 0; column < columns; ++column) to[column] = from[column];
+    }
+}
+
 template <class F>
 void pack(const float* rows, std::size_t ld, int m, int n, Panels out) {
     constexpr int width = panel_width<F>;
@@ -29,7 +41,7 @@ void pack(const float* rows, std::size_t ld, int m, int n, Panels out) {
         const int columns = smaller(width, n - j);
         float* panel = panel_row<F>(out, 0, j);
         for (int i = 0; i < m; ++i, panel += width) {
-            std::memcpy(panel, rows + i * ld + j, sizeof(float) * columns);
+            copy_row<F>(rows + i * ld + j, columns, panel);
             // The padding must hold numbers: what is computed from it is thrown away, but it is computed.
             for (int column = columns; column < width; ++column) panel[column] = 0.0f;
         }
@@ -42,7 +54,7 @@ void unpack(Panels in, int m, int n, float* rows, std::size_t ld) {
     for (int j = 0; j < n; j += width) {
         const int columns = smaller(width, n - j);
         const float* panel = panel_row<F>(in, 0, j);
-        for (int i = 0; i < m; ++i, panel += width) std::memcpy(rows + i * ld + j, panel, sizeof(float) * columns);
+        for (int i = 0; i < m; ++i, panel += width) copy_row<F>(panel, columns, rows + i * ld + j);
     }
 }
 

@@ -23,6 +23,8 @@
 
 FPES_NAMESPACE_BEGIN
 
+constexpr int prefetch_rows = 8;
+
 // How the left operand lies in memory: as it is multiplied, [m, k], or transposed, [k, m].
 enum class Left { rows, columns };
 
@@ -45,7 +47,9 @@ void product_tile(const float* a, std::size_t a_stride, const float* b, const fl
         for (int i = 0; i < depth; ++i, b += width) {
             F right[vectors];
 #pragma GCC unroll 2
-            for (int v = 0; v < vectors; ++v) right[v] = load<F>(b + v * lanes);
+            for (int v = 0; v < vectors; ++v) {
+                right[v] = load<F>(b + v * lanes);
+            }
 #pragma GCC unroll 16
             for (int row = 0; row < rows; ++row) {
                 const F left = splat<F>(layout == Left::rows ? a[row * width + i] : a[i * width + row]);

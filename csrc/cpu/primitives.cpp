@@ -24,9 +24,9 @@ void gemm(const Engine& engine, int threads, const float* a, const float* b, flo
         panel.data += begin / width * panel.stride;
         kernels.pack(b + begin, n, static_cast<int>(k), static_cast<int>(end - begin), panel);
     });
-    // Small products are cut finer, so that every thread has work.
-    const std::int64_t share = (m + threads - 1) / threads;
-    const std::int64_t block = std::max<std::int64_t>(1, std::min(gemm_rows, share));
+    // Every thread gets as many rows as any other.
+    const std::int64_t rounds = (m + gemm_rows * threads - 1) / (gemm_rows * threads);
+    const std::int64_t block = (m + rounds * threads - 1) / (rounds * threads);
     parallel(threads, (m + block - 1) / block, [&](WorkQueue& queue) {
         PanelMatrix left = engine.matrix(block, k);
         PanelMatrix result = engine.matrix(block, width);
@@ -57,6 +57,15 @@ void bias_add(const Engine& engine, int threads, const float* v, const float* bi
 void multiply(const Engine& engine, int threads, const float* v, float factor, float* out, std::int64_t count) {
     parallel_ranges(threads, count, elementwise_grain, [&](std::int64_t begin, std::int64_t end) {
         engine.elementwise(&ModeKernels::multiply, v + begin, factor, end - begin, out + begin);
+    });
+}
+
+void multiply_add_chains(const Engine& engine, int threads, std::int64_t steps) {
+    parallel(threads, threads, [&](WorkQueue& queue) {
+        Buffer<float> out(engine.kernels().lanes);
+        for (std::int64_t item; queue.take(item);) {
+            engine.elementwise(&ModeKernels::multiply_add_chains, steps, out.data());
+        }
     });
 }
 

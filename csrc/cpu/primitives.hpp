@@ -18,4 +18,7 @@ void bias_add(const Engine& engine, int threads, const float* v, const float* bi
 // out[count] = v[count] * factor.
 void multiply(const Engine& engine, int threads, const float* v, float factor, float* out, std::int64_t count);
 
+// The peak that benchmarks divide by: `steps` multiply-adds in each lane of each chain, on every thread.
+void multiply_add_chains(const Engine& engine, int threads, std::int64_t steps);
+
 }  // namespace fpes
