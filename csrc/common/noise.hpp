@@ -54,11 +54,8 @@ constexpr std::uint32_t noise_tensor(int layer, NoiseRole role) {
     return 8u * static_cast<std::uint32_t>(layer) + static_cast<std::uint32_t>(role);
 }
 
-// Blocks first_block, first_block + 1, ... of a stream, one in each lane.
-template <class U>
-FPES_INLINE PhiloxBlock<U> noise_blocks(const NoiseStream& stream, U block) {
-    return philox4x32_7<U>({{block, splat<U>(stream.tensor), splat<U>(stream.pair), splat<U>(stream.generation)}},
-                           stream.key);
+FPES_INLINE PhiloxCounters counters_of(const NoiseStream& stream) {
+    return {stream.tensor, stream.pair, stream.generation, stream.key};
 }
 
 FPES_NAMESPACE_END

@@ -17,26 +17,68 @@ struct PhiloxKey {
 
 FPES_NAMESPACE_BEGIN
 
-// One 128-bit block in each lane of U: a counter on the way in, random bits on the way out.
+constexpr std::uint32_t philox_multiplier[2] = {0xD2511F53u, 0xCD9E8D57u};
+constexpr std::uint32_t philox_weyl[2] = {0x9E3779B9u, 0xBB67AE85u};  // golden ratio, sqrt(3) - 1
+
+FPES_INLINE PhiloxKey next_key(PhiloxKey key) {
+    return {{key.word[0] + philox_weyl[0], key.word[1] + philox_weyl[1]}};
+}
+
+// One 128-bit block in each lane of U.
 template <class U>
 struct PhiloxBlock {
     U word[4];
 };
 
+// A round on the words c, of which c[1] and c[3] come with their word of the key already added.
 template <class U>
-FPES_INLINE PhiloxBlock<U> philox4x32_7(PhiloxBlock<U> counter, PhiloxKey key) {
-    constexpr int rounds = 7;
-    constexpr std::uint32_t multiplier[2] = {0xD2511F53u, 0xCD9E8D57u};
-    constexpr std::uint32_t weyl[2] = {0x9E3779B9u, 0xBB67AE85u};  // golden ratio, sqrt(3) - 1
-    for (int round = 0; round < rounds; ++round) {
-        U high[2], low[2];
-        multiply_wide(counter.word[0], multiplier[0], high[0], low[0]);
-        multiply_wide(counter.word[2], multiplier[1], high[1], low[1]);
-        counter = {{bit_xor(bit_xor(high[1], counter.word[1]), splat<U>(key.word[0])), low[1],
-                    bit_xor(bit_xor(high[0], counter.word[3]), splat<U>(key.word[1])), low[0]}};
-        key = {{key.word[0] + weyl[0], key.word[1] + weyl[1]}};
+FPES_INLINE PhiloxBlock<U> philox_round(U c0, U c1_and_key, U c2, U c3_and_key) {
+    U high[2], low[2];
+    multiply_wide(c0, philox_multiplier[0], high[0], low[0]);
+    multiply_wide(c2, philox_multiplier[1], high[1], low[1]);
+    return {{bit_xor(high[1], c1_and_key), low[1], bit_xor(high[0], c3_and_key), low[0]}};
+}
+
+// The counters (n, tensor, pair, generation) for many n.
+//
+// Only the first word differs between them. It takes a round until that has reached half of the words and two more
+// until it has reached all, so what is left of the first two rounds, when the common part is done once, is one
+// multiplication each.
+struct PhiloxCounters {
+    PhiloxKey key;               // of the third round
+    std::uint32_t to_word2;      // after round 1, word 2 is high(n * m0) ^ to_word2, and word 3 is low(n * m0)
+    std::uint32_t to_word0;      // after round 2, word 0 is high(word 2 * m1) ^ to_word0, word 1 is low(word 2 * m1),
+    std::uint32_t to_new_word2;  // word 2 is word 3 ^ to_new_word2,
+    std::uint32_t word3;         // and word 3 this
+
+    FPES_INLINE PhiloxCounters(std::uint32_t tensor, std::uint32_t pair, std::uint32_t generation, PhiloxKey first) {
+        const PhiloxKey second = next_key(first);
+        std::uint32_t high, low;
+        multiply_wide(pair, philox_multiplier[1], high, low);
+        const std::uint32_t word0 = high ^ tensor ^ first.word[0], word1 = low;
+        to_word2 = generation ^ first.word[1];
+        multiply_wide(word0, philox_multiplier[0], high, low);
+        to_word0 = word1 ^ second.word[0];
+        to_new_word2 = high ^ second.word[1];
+        word3 = low;
+        key = next_key(second);
     }
-    return counter;
+};
+
+// The blocks with numbers n.
+template <class U>
+FPES_INLINE PhiloxBlock<U> philox4x32_7(const PhiloxCounters& counters, U n) {
+    U high, low, word0, word1;
+    multiply_wide(n, philox_multiplier[0], high, low);
+    multiply_wide(bit_xor(high, splat<U>(counters.to_word2)), philox_multiplier[1], word0, word1);
+    PhiloxBlock<U> c = {{bit_xor(word0, splat<U>(counters.to_word0)), word1,
+                         bit_xor(low, splat<U>(counters.to_new_word2)), splat<U>(counters.word3)}};
+    PhiloxKey key = counters.key;
+    for (int round = 3; round <= 7; ++round, key = next_key(key)) {
+        c = philox_round(c.word[0], bit_xor(c.word[1], splat<U>(key.word[0])), c.word[2],
+                         bit_xor(c.word[3], splat<U>(key.word[1])));
+    }
+    return c;
 }
 
 FPES_NAMESPACE_END

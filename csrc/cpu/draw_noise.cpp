@@ -1,6 +1,4 @@
 // Noise to look at, and to make initial weights from.
-#include <algorithm>
-
 #include "parallel.hpp"
 #include "population.hpp"
 
@@ -11,8 +9,7 @@ void draw_noise(const Kernels& kernels, int threads, const NoiseStream& stream, 
     constexpr std::int64_t grain = 1 << 14;
     parallel_ranges(threads, count, grain, [&](std::int64_t begin, std::int64_t end) {
         Buffer<float> scratch(noise_scratch_size(grain));
-        const float* z = kernels.noise(stream, first + begin, static_cast<int>(end - begin), scratch.data());
-        std::copy(z, z + (end - begin), out + begin);
+        kernels.noise(stream, first + begin, static_cast<int>(end - begin), out + begin, scratch.data());
     });
 }
 

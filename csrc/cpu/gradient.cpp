@@ -155,15 +155,14 @@ class GradientSum {
         const std::int64_t n = layer.fan_out;
         for (std::int64_t term = begin; term < end; ++term) {
             const std::int64_t pair = term / population_.rank, r = term % population_.rank;
-            const float* a =
-                kernels.noise(population_.stream(layer.index, NoiseRole::factor_a, pair),
-                              static_cast<std::uint64_t>(r * layer.fan_in + first), static_cast<int>(rows), scratch);
             const Panels row = left.from_row(term - begin);
-            kernels.pack(a, rows, 1, static_cast<int>(rows), row);
+            kernels.noise_panels(population_.stream(layer.index, NoiseRole::factor_a, pair),
+                                 static_cast<std::uint64_t>(r * layer.fan_in + first), 1, static_cast<int>(rows), row,
+                                 scratch);
             engine_.outside(&ModeKernels::scale, row, 1, static_cast<int>(rows), weights_.difference[pair], row);
-            const float* b = kernels.noise(population_.stream(layer.index, NoiseRole::factor_b, pair),
-                                           static_cast<std::uint64_t>(r * n), static_cast<int>(n), scratch);
-            kernels.pack(b, n, 1, static_cast<int>(n), right.from_row(term - begin));
+            kernels.noise_panels(population_.stream(layer.index, NoiseRole::factor_b, pair),
+                                 static_cast<std::uint64_t>(r * n), 1, static_cast<int>(n),
+                                 right.from_row(term - begin), scratch);
         }
     }
 

@@ -37,7 +37,7 @@ constexpr Kernels kernel_set(const char* name, bool hardware_flush) {
         name,           lanes_of<F32Ieee>,       panel_width<F32Ieee>,  peak_chains,
         hardware_flush, mode_kernels<F32Ieee>(), mode_kernels<F32Ftz>(),
         pack<F32Ieee>,  unpack<F32Ieee>,         transpose<F32Ieee>,
-        noise<F32Ieee>,
+        noise<F32Ieee>, noise_panels<F32Ieee>,
     };
 }
 

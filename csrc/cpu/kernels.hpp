@@ -79,15 +79,17 @@ struct Kernels {
     void (*unpack)(Panels in, int m, int n, float* rows, std::size_t ld);
     // out[i, j] = in[j, i], both panels; in is [n, m].
     void (*transpose)(Panels in, int m, int n, Panels out);
-    // z[i] = noise element first + i. Returns where in scratch z begins.
-    const float* (*noise)(const NoiseStream& stream, std::uint64_t first, int count, float* scratch);
+    // z[i] = noise element first + i.
+    void (*noise)(const NoiseStream& stream, std::uint64_t first, int count, float* z, float* scratch);
+    // The same for a [rows, n] tensor, of which row 0 here starts at element `first`, into panels.
+    void (*noise_panels)(const NoiseStream& stream, std::uint64_t first, int rows, int n, Panels z, float* scratch);
 };
 
-// Floats of scratch that noise() and perturb() need for tensors whose rows are `n` long.
+// Floats of scratch that kernels with noise need for strips of `n` elements, or tensors whose rows are `n` long.
 std::size_t noise_scratch_size(std::int64_t n);
 
 // How many rows of noise perturb() draws at a time: enough to fill vectors where rows are short.
-constexpr int noise_strip = 1024;
+constexpr int noise_strip = 4096;
 
 const Kernels& baseline_kernels();
 #if defined(__x86_64__)

@@ -3,6 +3,7 @@
 
 #include "../common/elementary.hpp"
 #include "../common/noise.hpp"
+#include "kernels_elementwise.hpp"
 #include "kernels_panels.hpp"
 
 FPES_NAMESPACE_BEGIN
@@ -10,109 +11,131 @@ FPES_NAMESPACE_BEGIN
 // Consecutive block numbers, one in each lane.
 template <class F>
 FPES_INLINE UintOf<F> block_numbers(std::uint64_t first) {
-    std::uint32_t block[lanes_of<F>];
-    for (int lane = 0; lane < lanes_of<F>; ++lane) block[lane] = static_cast<std::uint32_t>(first) + lane;
-    return load_u32<UintOf<F>>(block);
+    static constexpr std::uint32_t lane[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    return add(splat<UintOf<F>>(static_cast<std::uint32_t>(first)), load_u32<UintOf<F>>(lane));
 }
 
-// The elements of `lanes` blocks, as floats.
+// The elements of `lanes` blocks. Integers are kept as bytes: a quarter of the memory, and a load converts them.
 template <class F>
-FPES_INLINE void store_binomial(PhiloxBlock<UintOf<F>> bits, float* z) {
-    constexpr int lanes = lanes_of<F>;
-    std::int8_t ones[8 * lanes];
-    store_halves_as_bytes(ones, popcount_halves(bits.word[0]), popcount_halves(bits.word[1]),
-                          popcount_halves(bits.word[2]), popcount_halves(bits.word[3]));
-    const F mean = splat<F>(8.0f);
-    for (int i = 0; i < 8 * lanes; i += lanes) store(z + i, sub(load_int8<F>(ones + i), mean));
+FPES_INLINE void store_binomial(const PhiloxBlock<UintOf<F>>& bits, std::int8_t* z) {
+    store_halves_as_bytes(z, centred_popcount_halves(bits.word[0]), centred_popcount_halves(bits.word[1]),
+                          centred_popcount_halves(bits.word[2]), centred_popcount_halves(bits.word[3]));
 }
 
 // One after another the bits of a block become signs: bit b of word w is element 32 w + b.
 template <class F>
-FPES_INLINE void store_rademacher(PhiloxBlock<UintOf<F>> bits, float* z) {
-    using U = UintOf<F>;
+FPES_INLINE void store_rademacher(const PhiloxBlock<UintOf<F>>& bits, std::int8_t* z) {
     constexpr int lanes = lanes_of<F>;
-    std::uint32_t words[4 * lanes];
-    for (int word = 0; word < 4; ++word) {
-        float lane_of[lanes];
-        store(lane_of, as_f32(bits.word[word]));
-        for (int lane = 0; lane < lanes; ++lane) std::memcpy(&words[4 * lane + word], &lane_of[lane], sizeof(float));
-    }
-    std::uint32_t bit_of_lane[lanes];
-    for (int lane = 0; lane < lanes; ++lane) bit_of_lane[lane] = 1u << lane;
-    const U which = load_u32<U>(bit_of_lane);
-    for (int word = 0; word < 4 * lanes; ++word) {
-        for (int bit = 0; bit < 32; bit += lanes, z += lanes) {
-            const U chosen = bit_and(splat<U>(words[word] >> bit), which);
-            store(z, select(equal(int_to_f32(chosen), splat<F>(0.0f)), splat<F>(-1.0f), splat<F>(1.0f)));
-        }
+    float words[4 * lanes];
+    store_interleaved(words, as_f32(bits.word[0]), as_f32(bits.word[1]), as_f32(bits.word[2]), as_f32(bits.word[3]));
+    for (int i = 0; i < 4 * lanes; ++i) {
+        std::uint32_t word;
+        std::memcpy(&word, &words[i], sizeof word);
+        store_signs<F>(z + 32 * i, word);
     }
 }
 
 // Words 0 and 1 give elements 0 and 1 of a block, words 2 and 3 elements 2 and 3.
 template <class F>
-FPES_INLINE void store_gaussian(PhiloxBlock<UintOf<F>> bits, float* z) {
+FPES_INLINE void store_gaussian(const PhiloxBlock<UintOf<F>>& bits, float* z) {
+    F z0, z1, z2, z3;
+    normal_pair(bits.word[0], bits.word[1], z0, z1);
+    normal_pair(bits.word[2], bits.word[3], z2, z3);
+    store_interleaved(z, z0, z1, z2, z3);
+}
+
+// Draws whole groups of `lanes` blocks until elements first ... first + count - 1 are there, and returns where they
+// begin: a little after the start of scratch, which holds the beginning of a block.
+template <class F, int per_block, class Element>
+FPES_INLINE const Element* draw(const NoiseStream& stream, std::uint64_t first, int count, Element* scratch,
+                                void (*store_blocks)(const PhiloxBlock<UintOf<F>>&, Element*)) {
     constexpr int lanes = lanes_of<F>;
-    for (int word = 0; word < 4; word += 2) {
-        F z0, z1;
-        normal_pair(bits.word[word], bits.word[word + 1], z0, z1);
-        float first[lanes], second[lanes];
-        store(first, z0);
-        store(second, z1);
-        for (int lane = 0; lane < lanes; ++lane) {
-            z[4 * lane + word] = first[lane];
-            z[4 * lane + word + 1] = second[lane];
-        }
+    const PhiloxCounters counters = counters_of(stream);
+    const int skipped = static_cast<int>(first % per_block);
+    UintOf<F> block = block_numbers<F>(first / per_block);
+    for (int made = 0; made < skipped + count; made += lanes * per_block) {
+        store_blocks(philox4x32_7(counters, block), scratch + made);
+        block = add(block, splat<UintOf<F>>(std::uint32_t{lanes}));
+    }
+    return scratch + skipped;
+}
+
+// Elements of a strip of noise, by vectors: draws(i) is elements i, i + 1, ...
+template <class F>
+struct ByteDraws {
+    const std::int8_t* z;
+    FPES_INLINE F operator()(int i) const { return load_int8<F>(z + i); }
+};
+template <class F>
+struct FloatDraws {
+    const float* z;
+    FPES_INLINE F operator()(int i) const { return load<F>(z + i); }
+};
+
+// Calls use(draws) with elements first ... first + count - 1 of a stream.
+template <class F, class Use>
+FPES_INLINE void with_draws(const NoiseStream& stream, std::uint64_t first, int count, float* scratch, Use use) {
+    auto* bytes = reinterpret_cast<std::int8_t*>(scratch);
+    switch (stream.kind) {
+        case NoiseKind::binomial:
+            return use(ByteDraws<F>{
+                draw<F, elements_per_block(NoiseKind::binomial)>(stream, first, count, bytes, store_binomial<F>)});
+        case NoiseKind::rademacher:
+            return use(ByteDraws<F>{
+                draw<F, elements_per_block(NoiseKind::rademacher)>(stream, first, count, bytes, store_rademacher<F>)});
+        case NoiseKind::gaussian:
+            return use(FloatDraws<F>{
+                draw<F, elements_per_block(NoiseKind::gaussian)>(stream, first, count, scratch, store_gaussian<F>)});
     }
 }
 
-// Draws whole groups of `lanes` blocks until elements first ... first + count - 1 are there. The strip begins at a
-// block, so the wanted elements begin a little after the start of scratch.
 template <class F>
-const float* noise(const NoiseStream& stream, std::uint64_t first, int count, float* scratch) {
-    constexpr int lanes = lanes_of<F>;
-    const int per_block = elements_per_block(stream.kind);
-    const int skipped = static_cast<int>(first % per_block);
-    std::uint64_t block = first / per_block;
-    for (int made = 0; made < skipped + count; made += lanes * per_block, block += lanes) {
-        const PhiloxBlock<UintOf<F>> bits = noise_blocks(stream, block_numbers<F>(block));
-        switch (stream.kind) {
-            case NoiseKind::binomial: store_binomial<F>(bits, scratch + made); break;
-            case NoiseKind::rademacher: store_rademacher<F>(bits, scratch + made); break;
-            case NoiseKind::gaussian: store_gaussian<F>(bits, scratch + made); break;
-        }
+void noise(const NoiseStream& stream, std::uint64_t first, int count, float* z, float* scratch) {
+    with_draws<F>(stream, first, count, scratch, [&](auto draws) {
+        for_each_part<F>(count, [&](std::int64_t i, int part) { store_part(z + i, draws(static_cast<int>(i)), part); });
+    });
+}
+
+// Calls use(row, j, within, z) for each vector of a [rows, n] tensor of noise in panels, strip by strip.
+template <class F, class Use>
+FPES_INLINE void for_each_draw(const NoiseStream& stream, std::uint64_t first, int rows, int n, float* scratch, Use use) {
+    const int rows_per_strip = n < noise_strip ? noise_strip / n : 1;
+    for (int done = 0; done < rows; done += rows_per_strip) {
+        const int strip = smaller(rows_per_strip, rows - done);
+        with_draws<F>(stream, first + static_cast<std::uint64_t>(done) * n, strip * n, scratch, [&](auto draws) {
+            for_each_vector<F>(strip, n, [&](int row, int j, int within) {
+                use(done + row, j, within, draws(row * n + j + within));
+            });
+        });
     }
-    return scratch + skipped;
+}
+
+template <class F>
+void noise_panels(const NoiseStream& stream, std::uint64_t first, int rows, int n, Panels out, float* scratch) {
+    for_each_draw<F>(stream, first, rows, n, scratch, [&](int row, int j, int within, F z) {
+        store(panel_row<F>(out, row, j) + within, z);
+    });
 }
 
 template <class F>
 void perturb(const NoiseStream& stream, std::uint64_t first, float scale, int rows, int n, Panels in_plus,
              Panels in_minus, Panels plus, Panels minus, float* scratch) {
-    constexpr int lanes = lanes_of<F>, width = panel_width<F>;
     const F up = splat<F>(scale), down = splat<F>(-scale);
-    const int rows_per_strip = n < noise_strip ? noise_strip / n : 1;
-    for (int done = 0; done < rows; done += rows_per_strip) {
-        const int strip = smaller(rows_per_strip, rows - done);
-        const float* z = noise<F>(stream, first + static_cast<std::uint64_t>(done) * n, strip * n, scratch);
-        for (int j = 0; j < n; j += width) {
-            for (int row = 0; row < strip; ++row) {
-                for (int v = 0; v < width; v += lanes) {
-                    const F draw = load<F>(z + row * n + j + v);
-                    const F a = load<F>(panel_row<F>(in_plus, done + row, j) + v);
-                    const F b = load<F>(panel_row<F>(in_minus, done + row, j) + v);
-                    store(panel_row<F>(plus, done + row, j) + v, fma(draw, up, a));
-                    store(panel_row<F>(minus, done + row, j) + v, fma(draw, down, b));
-                }
-            }
-        }
-    }
+    for_each_draw<F>(stream, first, rows, n, scratch, [&](int row, int j, int within, F z) {
+        const F a = load<F>(panel_row<F>(in_plus, row, j) + within);
+        const F b = load<F>(panel_row<F>(in_minus, row, j) + within);
+        store(panel_row<F>(plus, row, j) + within, fma(z, up, a));
+        store(panel_row<F>(minus, row, j) + within, fma(z, down, b));
+    });
 }
 
 template <class F>
 void accumulate_noise(const NoiseStream& stream, std::uint64_t first, float weight, int count, float* sum,
                       float* scratch) {
-    const float* z = noise<F>(stream, first, count, scratch);
     const F factor = splat<F>(weight);
-    for (int i = 0; i < count; i += lanes_of<F>) store(sum + i, fma(factor, load<F>(z + i), load<F>(sum + i)));
+    with_draws<F>(stream, first, count, scratch, [&](auto draws) {
+        for (int i = 0; i < count; i += lanes_of<F>) store(sum + i, fma(factor, draws(i), load<F>(sum + i)));
+    });
 }
 
 template <class F>

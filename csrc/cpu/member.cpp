@@ -60,15 +60,14 @@ class MemberWriter {
         const Kernels& kernels = engine_.kernels();
         PanelMatrix a_rows = engine_.matrix(rank, rows), a = engine_.matrix(rows, rank), b = engine_.matrix(rank, n);
         for (int r = 0; r < rank; ++r) {
-            const float* z = kernels.noise(stream(layer.index, NoiseRole::factor_a),
-                                           static_cast<std::uint64_t>(r * layer.fan_in + row), m, scratch_.data());
-            kernels.pack(z, rows, 1, m, a_rows.from_row(r));
+            kernels.noise_panels(stream(layer.index, NoiseRole::factor_a),
+                                 static_cast<std::uint64_t>(r * layer.fan_in + row), 1, m, a_rows.from_row(r),
+                                 scratch_.data());
         }
         kernels.transpose(a_rows.view(), m, rank, a.view());
         const float scale = population_.rank_scale();
         engine_.in_product(&ModeKernels::scale, a.view(), m, rank, minus_ ? -scale : scale, a.view());
-        const float* z = kernels.noise(stream(layer.index, NoiseRole::factor_b), 0, rank * n, scratch_.data());
-        kernels.pack(z, n, rank, n, b.view());
+        kernels.noise_panels(stream(layer.index, NoiseRole::factor_b), 0, rank, n, b.view(), scratch_.data());
         engine_.in_product(&ModeKernels::product, a.view(), b.view(), weight, written_[0].view(), m, n, rank);
         kernels.unpack(written_[0].view(), m, n, theta_ + layer.weight_offset + row * n, n);
     }

@@ -125,10 +125,9 @@ class NodeGradient {
 
     void keep_noise(const Tile& tile, const Layer& layer, float* scratch) {
         const int n = static_cast<int>(layer.fan_out);
-        const float* z = engine_.kernels().noise(job_.population.stream(layer.index, NoiseRole::node, tile.pair),
-                                                 static_cast<std::uint64_t>(tile.sample) * n, tile.rows * n, scratch);
         const Panels noise = terms_[layer.index].noise.from_row(tile.term);
-        engine_.kernels().pack(z, n, tile.rows, n, noise);
+        engine_.kernels().noise_panels(job_.population.stream(layer.index, NoiseRole::node, tile.pair),
+                                       static_cast<std::uint64_t>(tile.sample) * n, tile.rows, n, noise, scratch);
         float difference[shared_tile];
         for (int i = 0; i < tile.rows; ++i) difference[i] = weight_difference(tile.pair, tile.sample + i);
         engine_.outside(&ModeKernels::scale_rows, noise, tile.rows, n, static_cast<const float*>(difference), noise);

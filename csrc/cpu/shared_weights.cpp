@@ -123,8 +123,7 @@ class SharedWeightsWorker {
     void draw_factor(int l, NoiseRole role, std::int64_t pair, int n) {
         const Kernels& kernels = engine_.kernels();
         const int rank = job_.population.rank;
-        const float* z = kernels.noise(job_.population.stream(l, role, pair), 0, rank * n, scratch_.data());
-        kernels.pack(z, n, rank, n, factor_rows_.view());
+        kernels.noise_panels(job_.population.stream(l, role, pair), 0, rank, n, factor_rows_.view(), scratch_.data());
     }
 
     void node(const Layer& layer, std::int64_t pair, const Panels sums[2], const Panels results[2]) {

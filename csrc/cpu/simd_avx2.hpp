@@ -106,26 +106,51 @@ FPES_INLINE void multiply_wide(U32x8 a, std::uint32_t factor, U32x8& high, U32x8
     low.v = _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA);
 }
 
-// Ones in each 16-bit half of each lane: a table of nibbles, then the two bytes of the half added.
-FPES_INLINE U32x8 popcount_halves(U32x8 a) {
-    const __m256i table = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
+// Ones in each 16-bit half of each lane, minus 8: a table of nibbles, then the two bytes of the half added.
+FPES_INLINE U32x8 centred_popcount_halves(U32x8 a) {
+    const __m256i table =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(-2, -1, -1, 0, -1, 0, 0, 1, -1, 0, 0, 1, 0, 1, 1, 2));
     const __m256i nibble = _mm256_set1_epi8(15);
     const __m256i low = _mm256_shuffle_epi8(table, _mm256_and_si256(a.v, nibble));
     const __m256i high = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(a.v, 4), nibble));
-    return {_mm256_maddubs_epi16(_mm256_add_epi8(low, high), _mm256_set1_epi8(1))};
+    return {_mm256_maddubs_epi16(_mm256_set1_epi8(1), _mm256_add_epi8(low, high))};
 }
 // Eight small numbers of each lane's block, in the 16-bit halves of four vectors, as consecutive signed bytes:
 // p[8 * lane + 2 * word + half].
 FPES_INLINE void store_halves_as_bytes(std::int8_t* p, U32x8 w0, U32x8 w1, U32x8 w2, U32x8 w3) {
-    // Within a lane, bytes stand as (w0 low, w1 low, w0 high, w1 high); the shuffle swaps the middle ones.
-    const __m256i swap =
-        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15));
-    const __m256i first = _mm256_shuffle_epi8(_mm256_or_si256(w0.v, _mm256_slli_epi16(w1.v, 8)), swap);
-    const __m256i second = _mm256_shuffle_epi8(_mm256_or_si256(w2.v, _mm256_slli_epi16(w3.v, 8)), swap);
-    const __m256i lower = _mm256_unpacklo_epi32(first, second);  // lanes 0, 1 and 4, 5
-    const __m256i upper = _mm256_unpackhi_epi32(first, second);  // lanes 2, 3 and 6, 7
+    // Packing leaves, in each half, four pairs of the one word before four pairs of the other.
+    const __m256i first = _mm256_packs_epi16(w0.v, w1.v), second = _mm256_packs_epi16(w2.v, w3.v);
+    const __m256i gather =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15));
+    const __m256i w01 = _mm256_shuffle_epi8(first, gather), w23 = _mm256_shuffle_epi8(second, gather);
+    const __m256i lower = _mm256_unpacklo_epi32(w01, w23);  // lanes 0, 1 and 4, 5
+    const __m256i upper = _mm256_unpackhi_epi32(w01, w23);  // lanes 2, 3 and 6, 7
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute2x128_si256(lower, upper, 0x20));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 32), _mm256_permute2x128_si256(lower, upper, 0x31));
+}
+// p[4 * lane + i] = a, b, c or d.
+FPES_INLINE void store_interleaved(float* p, F32x8 a, F32x8 b, F32x8 c, F32x8 d) {
+    const __m256 ab_low = _mm256_unpacklo_ps(a.v, b.v), ab_high = _mm256_unpackhi_ps(a.v, b.v);
+    const __m256 cd_low = _mm256_unpacklo_ps(c.v, d.v), cd_high = _mm256_unpackhi_ps(c.v, d.v);
+    // Lane 4 h + i is now in half h of the i-th of these.
+    const __m256 lane0 = _mm256_shuffle_ps(ab_low, cd_low, 0x44), lane1 = _mm256_shuffle_ps(ab_low, cd_low, 0xEE);
+    const __m256 lane2 = _mm256_shuffle_ps(ab_high, cd_high, 0x44), lane3 = _mm256_shuffle_ps(ab_high, cd_high, 0xEE);
+    _mm256_storeu_ps(p, _mm256_permute2f128_ps(lane0, lane1, 0x20));
+    _mm256_storeu_ps(p + 8, _mm256_permute2f128_ps(lane2, lane3, 0x20));
+    _mm256_storeu_ps(p + 16, _mm256_permute2f128_ps(lane0, lane1, 0x31));
+    _mm256_storeu_ps(p + 24, _mm256_permute2f128_ps(lane2, lane3, 0x31));
+}
+// 32 bytes: +1 for each bit that is set, else -1.
+template <class V>
+FPES_INLINE void store_signs(std::int8_t* p, std::uint32_t bits);
+template <>
+FPES_INLINE void store_signs<F32x8>(std::int8_t* p, std::uint32_t bits) {
+    const __m256i byte_of = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1,  //
+                                             2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
+    const __m256i bit_of = _mm256_set1_epi64x(static_cast<long long>(0x8040201008040201u));
+    const __m256i bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(static_cast<int>(bits)), byte_of);
+    const __m256i unset = _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit_of), _mm256_setzero_si256());  // -1 or 0
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_or_si256(unset, _mm256_set1_epi8(1)));
 }
 
 FPES_NAMESPACE_END

@@ -106,25 +106,49 @@ FPES_INLINE void multiply_wide(U32x16 a, std::uint32_t factor, U32x16& high, U32
     low.v = _mm512_mask_shuffle_epi32(even, 0xAAAA, odd, _MM_PERM_CCAA);
 }
 
-// Ones in each 16-bit half of each lane: a table of nibbles, then the two bytes of the half added.
-FPES_INLINE U32x16 popcount_halves(U32x16 a) {
-    const __m512i table = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
+// Ones in each 16-bit half of each lane, minus 8: a table of nibbles, then the two bytes of the half added.
+FPES_INLINE U32x16 centred_popcount_halves(U32x16 a) {
+    const __m512i table =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(-2, -1, -1, 0, -1, 0, 0, 1, -1, 0, 0, 1, 0, 1, 1, 2));
     const __m512i nibble = _mm512_set1_epi8(15);
     const __m512i low = _mm512_shuffle_epi8(table, _mm512_and_si512(a.v, nibble));
     const __m512i high = _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(a.v, 4), nibble));
-    return {_mm512_maddubs_epi16(_mm512_add_epi8(low, high), _mm512_set1_epi8(1))};
+    return {_mm512_maddubs_epi16(_mm512_set1_epi8(1), _mm512_add_epi8(low, high))};
 }
 // Eight small numbers of each lane's block, in the 16-bit halves of four vectors, as consecutive signed bytes:
 // p[8 * lane + 2 * word + half].
 FPES_INLINE void store_halves_as_bytes(std::int8_t* p, U32x16 w0, U32x16 w1, U32x16 w2, U32x16 w3) {
-    // Within a lane, bytes stand as (w0 low, w1 low, w0 high, w1 high); the shuffle swaps the middle ones.
-    const __m512i swap = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15));
-    const __m512i first = _mm512_shuffle_epi8(_mm512_or_si512(w0.v, _mm512_slli_epi16(w1.v, 8)), swap);
-    const __m512i second = _mm512_shuffle_epi8(_mm512_or_si512(w2.v, _mm512_slli_epi16(w3.v, 8)), swap);
-    const __m512i lower = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-    const __m512i upper = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-    _mm512_storeu_si512(p, _mm512_permutex2var_epi32(first, lower, second));
-    _mm512_storeu_si512(p + 64, _mm512_permutex2var_epi32(first, upper, second));
+    // Packing leaves, in each quarter, four pairs of the one word before four pairs of the other.
+    const __m512i first = _mm512_packs_epi16(w0.v, w1.v), second = _mm512_packs_epi16(w2.v, w3.v);
+    // A block's pairs: i and i + 4 of `first`, then of `second`, whose pairs count from 32.
+    const __m512i lower = _mm512_set_epi16(47, 43, 15, 11, 46, 42, 14, 10, 45, 41, 13, 9, 44, 40, 12, 8,  //
+                                           39, 35, 7, 3, 38, 34, 6, 2, 37, 33, 5, 1, 36, 32, 4, 0);
+    const __m512i upper = _mm512_add_epi16(lower, _mm512_set1_epi16(16));
+    _mm512_storeu_si512(p, _mm512_permutex2var_epi16(first, lower, second));
+    _mm512_storeu_si512(p + 64, _mm512_permutex2var_epi16(first, upper, second));
+}
+// p[4 * lane + i] = a, b, c or d.
+FPES_INLINE void store_interleaved(float* p, F32x16 a, F32x16 b, F32x16 c, F32x16 d) {
+    const __m512 ab_low = _mm512_unpacklo_ps(a.v, b.v), ab_high = _mm512_unpackhi_ps(a.v, b.v);
+    const __m512 cd_low = _mm512_unpacklo_ps(c.v, d.v), cd_high = _mm512_unpackhi_ps(c.v, d.v);
+    // Lane 4 q + i is now in quarter q of the i-th of these.
+    const __m512 lane[4] = {
+        _mm512_shuffle_ps(ab_low, cd_low, 0x44), _mm512_shuffle_ps(ab_low, cd_low, 0xEE),
+        _mm512_shuffle_ps(ab_high, cd_high, 0x44), _mm512_shuffle_ps(ab_high, cd_high, 0xEE)};
+    const __m512 even0 = _mm512_shuffle_f32x4(lane[0], lane[1], 0x44), odd0 = _mm512_shuffle_f32x4(lane[2], lane[3], 0x44);
+    const __m512 even1 = _mm512_shuffle_f32x4(lane[0], lane[1], 0xEE), odd1 = _mm512_shuffle_f32x4(lane[2], lane[3], 0xEE);
+    _mm512_storeu_ps(p, _mm512_shuffle_f32x4(even0, odd0, 0x88));
+    _mm512_storeu_ps(p + 16, _mm512_shuffle_f32x4(even0, odd0, 0xDD));
+    _mm512_storeu_ps(p + 32, _mm512_shuffle_f32x4(even1, odd1, 0x88));
+    _mm512_storeu_ps(p + 48, _mm512_shuffle_f32x4(even1, odd1, 0xDD));
+}
+// 32 bytes: +1 for each bit that is set, else -1.
+template <class V>
+FPES_INLINE void store_signs(std::int8_t* p, std::uint32_t bits);
+template <>
+FPES_INLINE void store_signs<F32x16>(std::int8_t* p, std::uint32_t bits) {
+    const __m256i signs = _mm256_mask_blend_epi8(bits, _mm256_set1_epi8(-1), _mm256_set1_epi8(1));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), signs);
 }
 
 FPES_NAMESPACE_END

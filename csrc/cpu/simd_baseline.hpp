@@ -239,14 +239,15 @@ FPES_INLINE void multiply_wide(U32x4<ftz> a, std::uint32_t factor, U32x4<ftz>& h
     }
 }
 
-// Ones in each 16-bit half of each lane: pairs, nibbles, bytes, halves added up in place.
+// Ones in each 16-bit half of each lane, minus 8.
 template <bool ftz>
-FPES_INLINE U32x4<ftz> popcount_halves(U32x4<ftz> a) {
+FPES_INLINE U32x4<ftz> centred_popcount_halves(U32x4<ftz> a) {
     Uint4 n = a.v;
     n = n - ((n >> 1) & 0x55555555u);
     n = (n & 0x33333333u) + ((n >> 2) & 0x33333333u);
     n = (n + (n >> 4)) & 0x0f0f0f0fu;
-    return {(n + (n >> 8)) & 0x00ff00ffu};
+    n = (n + (n >> 8)) & 0x00ff00ffu;
+    return {((n | 0x80008000u) - 0x00080008u) ^ 0x80008000u};  // each half by itself: nothing is borrowed
 }
 // Eight small numbers of each lane's block, in the 16-bit halves of four vectors, as consecutive signed bytes:
 // p[8 * lane + 2 * word + half].
@@ -255,10 +256,25 @@ FPES_INLINE void store_halves_as_bytes(std::int8_t* p, U32x4<ftz> w0, U32x4<ftz>
     const Uint4 words[4] = {w0.v, w1.v, w2.v, w3.v};
     for (int lane = 0; lane < 4; ++lane) {
         for (int word = 0; word < 4; ++word) {
-            p[8 * lane + 2 * word] = static_cast<std::int8_t>(words[word][lane] & 0xffff);
-            p[8 * lane + 2 * word + 1] = static_cast<std::int8_t>(words[word][lane] >> 16);
+            p[8 * lane + 2 * word] = static_cast<std::int8_t>(words[word][lane] & 0xff);
+            p[8 * lane + 2 * word + 1] = static_cast<std::int8_t>(words[word][lane] >> 16 & 0xff);
         }
     }
+}
+// p[4 * lane + i] = a, b, c or d.
+template <bool ftz>
+FPES_INLINE void store_interleaved(float* p, F32x4<ftz> a, F32x4<ftz> b, F32x4<ftz> c, F32x4<ftz> d) {
+    for (int lane = 0; lane < 4; ++lane) {
+        p[4 * lane] = a.v[lane];
+        p[4 * lane + 1] = b.v[lane];
+        p[4 * lane + 2] = c.v[lane];
+        p[4 * lane + 3] = d.v[lane];
+    }
+}
+// 32 bytes: +1 for each bit that is set, else -1.
+template <class V>
+FPES_INLINE void store_signs(std::int8_t* p, std::uint32_t bits) {
+    for (int bit = 0; bit < 32; ++bit) p[bit] = (bits >> bit & 1) != 0 ? 1 : -1;
 }
 
 FPES_NAMESPACE_END
