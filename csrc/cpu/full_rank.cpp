@@ -1,14 +1,17 @@
 // Full-rank perturbation: every member has weights of its own.
 //
 // They are never all there at once. A thread takes a pair of members and a tile of samples, and walks through the
-// weights of a layer in blocks of rows: it draws the noise of a block once, forms the block of both members' weights,
+// weights of a layer in blocks: it draws the noise of a block once, forms the block of both members' weights,
 // multiplies both members' activations by them, and forgets them.
 //
-//      z (drawn)        w + s z, w - s z           accumulators of both members
-//     +-----------+    +-----------+ +----+       +-----------+ +----+
-//   k | block     | -> | block     | |    |  ->   | += h+ . | | += h- |      k ascending: the blocks continue
-//     +-----------+    +-----------+ +----+       +-----------+ +----+      the same chains
+//         n                z (drawn)      w + s z, w - s z        accumulators of both members
+//     +---+---+---+       +-------+      +-------+ +-------+     +--------+ +--------+
+//   k |   | x |   |   ->  | block |  ->  | block | | block |  -> | += h+ .| | += h- .|     k ascending: the blocks
+//     +---+---+---+       +-------+      +-------+ +-------+     +--------+ +--------+     continue the same chains
+//     |   |   |   |
 //
+// A block is few columns wide and many rows deep, so that a product runs over a long k before it writes its
+// accumulators back, and so that the weights come from memory in a few long streams, which the processor foresees.
 // Drawing a weight costs about as much as 3 multiply-adds of a vector, and serves `full_tile` samples of two members.
 #include <algorithm>
 
@@ -20,6 +23,8 @@ namespace {
 
 // Weights of one member in a block: with both members' blocks, half of a second-level cache of 1 MB.
 constexpr std::int64_t block_weights = 1 << 16;
+// Columns of a block, at least, where the layer has more.
+constexpr std::int64_t block_columns = 128;
 
 class FullRankWorker {
    public:
@@ -57,45 +62,73 @@ class FullRankWorker {
     Buffer<float> block() const {
         std::int64_t largest = 0;
         for (int l = 0; l < network_.depth(); ++l) {
-            largest = std::max(largest, block_rows(network_.layer(l)) * padded(network_.layer(l).fan_out));
+            largest = std::max(largest, block_rows(network_.layer(l)) * padded(columns_of_block(network_.layer(l))));
         }
         return Buffer<float>(static_cast<std::size_t>(largest));
     }
     std::int64_t padded(std::int64_t n) const { return (n + engine_.width() - 1) / engine_.width() * engine_.width(); }
+    // Noise is drawn in groups, a row of a block at a time: so whole groups, or whole rows of the layer.
+    std::int64_t columns_of_block(const Layer& layer) const {
+        const int group = engine_.kernels().lanes * elements_per_block(job_.population.noise);
+        const std::int64_t columns = std::max<std::int64_t>(block_columns, group);
+        return layer.fan_out % columns == 0 ? columns : layer.fan_out;
+    }
     // Rows of weights in a block: a multiple of the panel's width, for the activations are cut there too.
     std::int64_t block_rows(const Layer& layer) const {
         const std::int64_t width = engine_.width();
-        return std::clamp(block_weights / padded(layer.fan_out) / width * width, width, padded(layer.fan_in));
+        const std::int64_t most = block_weights / padded(columns_of_block(layer)) / width * width;
+        return std::clamp(most, width, padded(layer.fan_in));
     }
 
     void multiply(int l, std::int64_t pair, int rows, const Panels in[2], const Panels out[2]) {
         const Layer& layer = network_.layer(l);
-        const NoiseStream stream = job_.population.stream(l, NoiseRole::weight, pair);
-        const std::int64_t width = engine_.width(), step = block_rows(layer);
-        const int n = static_cast<int>(layer.fan_out);
-        const std::size_t stride = static_cast<std::size_t>(step * width);
-        const Panels drawn[2] = {{weights_[0].data(), stride}, {weights_[1].data(), stride}};
-        for (std::int64_t k = 0; k < layer.fan_in; k += step) {
-            const int depth = static_cast<int>(std::min(step, layer.fan_in - k));
-            Panels weight = network_.weight(l);
-            weight.data += k * width;
-            engine_.in_product(&ModeKernels::perturb, stream, static_cast<std::uint64_t>(k * n),
-                               job_.population.weight_scale(), depth, n, weight, weight, drawn[0], drawn[1],
-                               scratch_.data());
-            for (int sign = 0; sign < 2; ++sign) {
-                Panels left = in[sign];
-                left.data += k / width * left.stride;
-                engine_.in_product(&ModeKernels::product, left, drawn[sign], k ? out[sign] : Panels{}, out[sign], rows,
-                                   n, depth);
+        const std::int64_t step = block_rows(layer), columns = columns_of_block(layer);
+        for (std::int64_t j = 0; j < layer.fan_out; j += columns) {
+            for (std::int64_t k = 0; k < layer.fan_in; k += step) {
+                const Block block = {k, j, static_cast<int>(std::min(step, layer.fan_in - k)),
+                                     static_cast<int>(columns)};
+                multiply_block(layer, block, pair, rows, in, out);
             }
         }
+    }
+
+    // Rows k ... of a layer's weights, columns j ...
+    struct Block {
+        std::int64_t k;
+        std::int64_t j;
+        int depth;
+        int columns;
+    };
+
+    void multiply_block(const Layer& layer, const Block& block, std::int64_t pair, int rows, const Panels in[2],
+                        const Panels out[2]) {
+        const std::int64_t width = engine_.width();
+        const std::size_t stride = static_cast<std::size_t>(block_rows(layer) * width);
+        const Panels drawn[2] = {{weights_[0].data(), stride}, {weights_[1].data(), stride}};
+        Panels weight = at_column(network_.weight(layer.index), block.j);
+        weight.data += block.k * width;
+        engine_.in_product(&ModeKernels::perturb, job_.population.stream(layer.index, NoiseRole::weight, pair),
+                           static_cast<std::uint64_t>(block.k * layer.fan_out + block.j), layer.fan_out,
+                           job_.population.weight_scale(), block.depth, block.columns, weight, weight, drawn[0],
+                           drawn[1], scratch_.data());
+        for (int sign = 0; sign < 2; ++sign) {
+            const Panels result = at_column(out[sign], block.j);
+            engine_.in_product(&ModeKernels::product, at_column(in[sign], block.k), drawn[sign],
+                               block.k ? result : Panels{}, result, rows, block.columns, block.depth);
+        }
+    }
+
+    // The panels from column j on, a multiple of their width.
+    Panels at_column(Panels panels, std::int64_t j) const {
+        panels.data += j / engine_.width() * panels.stride;
+        return panels;
     }
 
     void cross(int l, std::int64_t pair, int rows, const Panels out[2]) {
         const Layer& layer = network_.layer(l);
         const Panels bias = network_.bias(l);
         engine_.in_product(&ModeKernels::perturb, job_.population.stream(l, NoiseRole::bias, pair), std::uint64_t{0},
-                           job_.population.weight_scale(), 1, static_cast<int>(layer.fan_out), bias, bias,
+                           layer.fan_out, job_.population.weight_scale(), 1, static_cast<int>(layer.fan_out), bias, bias,
                            biases_[0].view(), biases_[1].view(), scratch_.data());
         for (int sign = 0; sign < 2; ++sign) {
             cross_boundary(engine_, layer, out[sign], rows, biases_[sign].view(), scaled_bias_.view());

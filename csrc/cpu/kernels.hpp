@@ -33,10 +33,11 @@ struct ModeKernels {
     void (*product)(Panels a, Panels b, Panels init, Panels c, int m, int n, int k);
     // The same with a transposed: a is [k, m].
     void (*product_transposed)(Panels a, Panels b, Panels init, Panels c, int m, int n, int k);
-    // plus = fma(z, scale, in_plus), minus = fma(z, -scale, in_minus) for a [rows, n] tensor of noise, of which row 0
-    // here starts at element `first`. scratch: see noise_scratch_size.
-    void (*perturb)(const NoiseStream& stream, std::uint64_t first, float scale, int rows, int n, Panels in_plus,
-                    Panels in_minus, Panels plus, Panels minus, float* scratch);
+    // plus = fma(z, scale, in_plus), minus = fma(z, -scale, in_minus) for `n` columns of `rows` rows of a tensor of
+    // noise. Its rows are `ld` elements long, and row 0 here starts at element `first`. scratch: see
+    // noise_scratch_size.
+    void (*perturb)(const NoiseStream& stream, std::uint64_t first, std::int64_t ld, float scale, int rows, int n,
+                    Panels in_plus, Panels in_minus, Panels plus, Panels minus, float* scratch);
     // sum[i] = fma(weight, z[first + i], sum[i]).
     void (*accumulate_noise)(const NoiseStream& stream, std::uint64_t first, float weight, int count, float* sum,
                              float* scratch);

@@ -96,13 +96,15 @@ void noise(const NoiseStream& stream, std::uint64_t first, int count, float* z, 
     });
 }
 
-// Calls use(row, j, within, z) for each vector of a [rows, n] tensor of noise in panels, strip by strip.
+// Calls use(row, j, within, z) for each vector of `n` columns of `rows` rows of a tensor of noise, strip by strip. A
+// row of the tensor is `ld` elements long, and the first column of the first row is element `first`.
 template <class F, class Use>
-FPES_INLINE void for_each_draw(const NoiseStream& stream, std::uint64_t first, int rows, int n, float* scratch, Use use) {
-    const int rows_per_strip = n < noise_strip ? noise_strip / n : 1;
+FPES_INLINE void for_each_draw(const NoiseStream& stream, std::uint64_t first, std::int64_t ld, int rows, int n,
+                               float* scratch, Use use) {
+    const int rows_per_strip = n == ld && n < noise_strip ? noise_strip / n : 1;
     for (int done = 0; done < rows; done += rows_per_strip) {
         const int strip = smaller(rows_per_strip, rows - done);
-        with_draws<F>(stream, first + static_cast<std::uint64_t>(done) * n, strip * n, scratch, [&](auto draws) {
+        with_draws<F>(stream, first + static_cast<std::uint64_t>(done) * ld, strip * n, scratch, [&](auto draws) {
             for_each_vector<F>(strip, n, [&](int row, int j, int within) {
                 use(done + row, j, within, draws(row * n + j + within));
             });
@@ -112,16 +114,16 @@ FPES_INLINE void for_each_draw(const NoiseStream& stream, std::uint64_t first, i
 
 template <class F>
 void noise_panels(const NoiseStream& stream, std::uint64_t first, int rows, int n, Panels out, float* scratch) {
-    for_each_draw<F>(stream, first, rows, n, scratch, [&](int row, int j, int within, F z) {
+    for_each_draw<F>(stream, first, n, rows, n, scratch, [&](int row, int j, int within, F z) {
         store(panel_row<F>(out, row, j) + within, z);
     });
 }
 
 template <class F>
-void perturb(const NoiseStream& stream, std::uint64_t first, float scale, int rows, int n, Panels in_plus,
-             Panels in_minus, Panels plus, Panels minus, float* scratch) {
+void perturb(const NoiseStream& stream, std::uint64_t first, std::int64_t ld, float scale, int rows, int n,
+             Panels in_plus, Panels in_minus, Panels plus, Panels minus, float* scratch) {
     const F up = splat<F>(scale), down = splat<F>(-scale);
-    for_each_draw<F>(stream, first, rows, n, scratch, [&](int row, int j, int within, F z) {
+    for_each_draw<F>(stream, first, ld, rows, n, scratch, [&](int row, int j, int within, F z) {
         const F a = load<F>(panel_row<F>(in_plus, row, j) + within);
         const F b = load<F>(panel_row<F>(in_minus, row, j) + within);
         store(panel_row<F>(plus, row, j) + within, fma(z, up, a));

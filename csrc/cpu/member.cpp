@@ -48,7 +48,7 @@ class MemberWriter {
     void full(int l, NoiseRole role, std::int64_t first, float scale, Panels from, std::int64_t rows,
               std::size_t offset) {
         const int n = static_cast<int>(network_.layer(l).fan_out);
-        engine_.in_product(&ModeKernels::perturb, stream(l, role), static_cast<std::uint64_t>(first), scale,
+        engine_.in_product(&ModeKernels::perturb, stream(l, role), static_cast<std::uint64_t>(first), n, scale,
                            static_cast<int>(rows), n, from, from, written_[0].view(), written_[1].view(),
                            scratch_.data());
         engine_.kernels().unpack(written_[minus_].view(), static_cast<int>(rows), n, theta_ + offset, n);

@@ -114,7 +114,7 @@ class NodeGradient {
                                    n, k);
             }
             engine_.in_product(&ModeKernels::perturb, job_.population.stream(l, NoiseRole::node, tile.pair),
-                               static_cast<std::uint64_t>(tile.sample) * n, job_.population.node_scale(layer),
+                               static_cast<std::uint64_t>(tile.sample) * n, n, job_.population.node_scale(layer),
                                tile.rows, n, out[0], out[different - 1], out[0], out[1], scratch);
             for (int sign = 0; sign < 2; ++sign) {
                 cross_boundary(engine_, layer, out[sign], tile.rows, network_.bias(l), scaled_bias.view());

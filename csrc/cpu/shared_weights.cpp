@@ -110,7 +110,7 @@ class SharedWeightsWorker {
         draw_factor(layer.index, NoiseRole::factor_b, pair, n);
         const Panels bias = network_.bias(layer.index);
         engine_.in_product(&ModeKernels::perturb, job_.population.stream(layer.index, NoiseRole::bias, pair),
-                           std::uint64_t{0}, job_.population.weight_scale(), 1, n, bias, bias, biases_[0].view(),
+                           std::uint64_t{0}, n, job_.population.weight_scale(), 1, n, bias, bias, biases_[0].view(),
                            biases_[1].view(), scratch_.data());
         for (int sign = 0; sign < 2; ++sign) {
             engine_.in_product(&ModeKernels::product, coefficients[sign], factor_rows_.view(), sums[sign],
@@ -129,7 +129,7 @@ class SharedWeightsWorker {
     void node(const Layer& layer, std::int64_t pair, const Panels sums[2], const Panels results[2]) {
         const int n = static_cast<int>(layer.fan_out);
         engine_.in_product(&ModeKernels::perturb, job_.population.stream(layer.index, NoiseRole::node, pair),
-                           static_cast<std::uint64_t>(sample_) * n, job_.population.node_scale(layer), rows_, n,
+                           static_cast<std::uint64_t>(sample_) * n, n, job_.population.node_scale(layer), rows_, n,
                            sums[0], sums[1], results[0], results[1], scratch_.data());
         for (int sign = 0; sign < 2; ++sign) {
             cross_boundary(engine_, layer, results[sign], rows_, network_.bias(layer.index), scaled_bias_.view());
