@@ -67,13 +67,13 @@ def finite_array(name: str, value: Any, shape: tuple[int | str, ...]) -> FloatAr
     return array
 
 
-def labels(name: str, value: Any, batch: int, classes: int) -> IntArray:
-    """`value` as int32 class labels [batch], each in 0 ... classes - 1."""
+def labels(name: str, value: Any, shape: tuple[int | str, ...], classes: int) -> IntArray:
+    """`value` as int32 class labels of this shape, each in 0 ... classes - 1."""
     _refuse_gpu(name, value)
     array = np.asarray(value)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} has dtype {array.dtype}, expected integer labels")
-    check_shape(name, array.shape, (batch,))
+    check_shape(name, array.shape, shape)
     lowest, highest = int(array.min()), int(array.max())
     if lowest < 0 or highest >= classes:
         raise ValueError(f"{name} has labels from {lowest} to {highest}, expected 0 to {classes - 1}")

@@ -24,13 +24,23 @@ class Family(Enum):
     full = 0
     low_rank = 1
     node = 2
+    one_layer = 3
 
 class Execution:
     def __init__(self, isa: str, threads: int) -> None: ...
 
 class Population:
     def __init__(
-        self, *, family: Family, rank: int, noise: NoiseKind, seed: int, generation: int, sigma: float
+        self,
+        *,
+        family: Family,
+        rank: int,
+        noise: NoiseKind,
+        seed: int,
+        generation: int,
+        sigma: float,
+        units: Sequence[int],
+        draws: Sequence[int],
     ) -> None: ...
 
 def supported_isas() -> list[str]: ...
@@ -74,7 +84,8 @@ def population_evaluate(
     end_pair: int,
     x: int,
     labels: int,
-    batch: int,
+    batch: tuple[int, int, int],
+    activations: int,
     fitness: int,
     losses: int,
     /,
@@ -89,7 +100,8 @@ def population_forward(
     first_pair: int,
     end_pair: int,
     x: int,
-    batch: int,
+    batch: tuple[int, int, int],
+    activations: int,
     out: int,
     /,
 ) -> None: ...
@@ -123,9 +135,25 @@ def node_gradient(
     population: Population,
     pairs: int,
     x: int,
-    batch: int,
+    batch: tuple[int, int, int],
     weights: int,
     per_sample: bool,
+    out: int,
+    /,
+) -> None: ...
+def incremental_gradient(
+    e: Execution,
+    f: Flush,
+    sizes: Sequence[int],
+    scaling: float,
+    theta: int,
+    population: Population,
+    pairs: int,
+    x: int,
+    batch: tuple[int, int, int],
+    weights: int,
+    per_sample: bool,
+    activations: int,
     out: int,
     /,
 ) -> None: ...

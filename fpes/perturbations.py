@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fpes import _checks
 from fpes.noise import check_kind
 
 _LARGEST_RANK = 4096
+_MOST_DRAWS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -53,14 +55,67 @@ class NodePerturbation:
     In units of the network's own scale: standard deviation sigma in every layer. It is added inside the matrix product,
     before the boundary, where it isn't flushed.
 
+    By default a member perturbs all layers at once. With `units` or `draws` each antithetic pair perturbs one layer
+    only, and the network is evaluated incrementally: once unperturbed for each sample, and then only what a pair's
+    noise changes. With k units perturbed, the next layer's sums are the unperturbed ones and then, for each perturbed
+    unit j in ascending order whose activation changes, acc = fma(dh_j, w_j, acc). Positions are stratified: the n units
+    of a layer are cut into k strata of nearly equal size, and one unit is drawn from each.
+
     Args:
         noise: "binomial", "rademacher" or "gaussian".
+        units: how many units of a layer carry noise: one number for every layer that is wider, or one for each layer,
+            where None means all units.
+        draws: how many pairs in a row perturb each layer, such as (24, 8, 8); the population's number of pairs is a
+            multiple of their sum. One each unless told.
     """
 
     noise: str = "binomial"
+    units: int | tuple[int | None, ...] | None = None
+    draws: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         check_kind(self.noise)
+        if isinstance(self.units, Sequence):
+            object.__setattr__(self, "units", tuple(self.units))
+        if self.draws is not None:
+            object.__setattr__(self, "draws", tuple(self.draws))
+
+    @property
+    def one_layer_at_a_time(self) -> bool:
+        """Whether each pair perturbs one layer only."""
+        return self.units is not None or self.draws is not None
+
+    def units_of(self, sizes: Sequence[int]) -> list[int]:
+        """How many units of each layer carry noise, 0 meaning all, for a network with these sizes.
+
+        Raises:
+            TypeError: a number of units that isn't an integer.
+            ValueError: not one for each layer, or more than the layer has.
+        """
+        widths = sizes[1:]
+        if not isinstance(self.units, tuple):
+            wanted = 0 if self.units is None else _checks.integer("units", self.units, 1, _checks.LARGEST_INDEX)
+            return [wanted if wanted < width else 0 for width in widths]
+        if len(self.units) != len(widths):
+            raise ValueError(f"units is {self.units}, expected one number for each of the {len(widths)} layers")
+        return [
+            0 if units is None else _checks.integer(f"units[{layer}]", units, 1, width)
+            for layer, (units, width) in enumerate(zip(self.units, widths, strict=True))
+        ]
+
+    def draws_of(self, sizes: Sequence[int]) -> list[int]:
+        """How many pairs in a row perturb each layer of a network with these sizes.
+
+        Raises:
+            TypeError: a number of draws that isn't an integer.
+            ValueError: not one for each layer, or none at all.
+        """
+        layers = len(sizes) - 1
+        if self.draws is None:
+            return [1] * layers
+        if len(self.draws) != layers:
+            raise ValueError(f"draws is {self.draws}, expected one number for each of the {layers} layers")
+        return [_checks.integer(f"draws[{layer}]", draws, 1, _MOST_DRAWS) for layer, draws in enumerate(self.draws)]
 
 
 Perturbation = FullRank | LowRank | NodePerturbation

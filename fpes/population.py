@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from fpes import _checks, _cpu, _settings
 from fpes._checks import FloatArray
+from fpes.minibatch import Minibatch, checked_minibatch
 from fpes.network import LinearNetwork
 from fpes.noise import LARGEST_SEED, LARGEST_WORD
 from fpes.perturbations import FullRank, LowRank, NodePerturbation, Perturbation
@@ -59,14 +61,33 @@ class Population:
             raise TypeError(f"net is a {type(net).__name__}, expected a LinearNetwork")
         self.net = net
         self.theta = _checks.finite_array("theta", theta, (net.parameters,))
-        self.size = _checked_size(size)
+        self.size = _checked_even("size", size)
         self.sigma = _checks.positive("sigma", sigma)
         self.perturbation = FullRank() if perturbation is None else perturbation
         if type(self.perturbation) not in _FAMILIES:
             raise TypeError(f"perturbation is {perturbation!r}, expected a FullRank, LowRank or NodePerturbation")
         self.seed = _checks.integer("seed", seed, 0, LARGEST_SEED)
         self.generation = _checks.integer("generation", generation, 0, LARGEST_WORD)
-        self._batch: FloatArray | None = None  # the last one: node perturbation's gradient depends on it
+        self._family = _FAMILIES[type(self.perturbation)]
+        self._units: list[int] = []
+        self._draws: list[int] = []
+        if isinstance(self.perturbation, NodePerturbation) and self.perturbation.one_layer_at_a_time:
+            self._family = _cpu.Family.one_layer
+            self._units = self.perturbation.units_of(net.sizes)
+            self._draws = self.perturbation.draws_of(net.sizes)
+            self._check_draws()
+        # The last batch, and its activations where each pair perturbs one layer: node perturbation's gradient depends
+        # on them.
+        self._batch: Minibatch | None = None
+        self._activations: FloatArray | None = None
+
+    def _check_draws(self) -> None:
+        pairs, draws = self.size // 2, sum(self._draws)
+        if pairs % draws:
+            raise ValueError(
+                f"size is {self.size}, expected a multiple of {2 * draws}: {draws} antithetic pairs "
+                f"({', '.join(map(str, self._draws))}) perturb the layers in turn"
+            )
 
     def __repr__(self) -> str:
         return (
@@ -74,66 +95,81 @@ class Population:
             f"seed={self.seed}, generation={self.generation})"
         )
 
-    def evaluate(self, x: FloatArray, y: Any, loss: str = "cross_entropy", *, per_sample: bool = False) -> FloatArray:
+    def evaluate(
+        self,
+        x: FloatArray,
+        y: Any,
+        loss: str = "cross_entropy",
+        *,
+        per_sample: bool = False,
+        chunk: int | None = None,
+    ) -> FloatArray:
         """Fitness of every member: minus its mean loss over the batch; higher is better.
 
         Args:
-            x: float32 [batch, features], the same for all members.
-            y: integer labels [batch], each in 0 ... classes - 1.
+            x: float32 [batch, features], the same for all members; or [groups, batch, features], a minibatch for each
+                group, where the members are divided evenly, in order, into groups of whole antithetic pairs.
+            y: integer labels [batch] or [groups, batch], each in 0 ... classes - 1.
             loss: "cross_entropy", in natural units.
             per_sample: don't average over the batch.
+            chunk: how many members to evaluate at a time, an even number; chosen for you unless told. It bounds the
+                memory in use and changes no bits.
 
         Returns:
             float32 [size], or [size, batch] where per_sample.
 
         Raises:
             TypeError: x isn't float32, y not integer.
-            ValueError: wrong shapes, an empty batch, labels outside the classes, unknown loss.
+            ValueError: wrong shapes, an empty batch, labels outside the classes, unknown loss, an odd chunk.
         """
         if loss != "cross_entropy":
             raise ValueError(f"loss is {loss!r}, expected 'cross_entropy'; for others use forward()")
-        inputs = self._checked_batch(x)
-        batch = inputs.shape[0]
-        labels = _checks.labels("y", y, batch, self.net.classes)
+        batch = self._checked_batch(x)
+        labels = batch.labels(y, self.net.classes)
+        calls = self._calls(batch, chunk)
         fitness = np.empty(self.size, np.float32)
-        losses = np.empty((self.size, batch), np.float32) if per_sample else None
-        for begin, end in self._calls(batch):
+        losses = np.empty((self.size, batch.size), np.float32) if per_sample else None
+        for begin, end in calls:
             _cpu.population_evaluate(
                 *self._description,
                 self._native,
                 begin,
                 end,
-                inputs.ctypes.data,
+                batch.x.ctypes.data,
                 labels.ctypes.data,
-                batch,
+                batch.shape,
+                self._activations_address,
                 fitness[2 * begin :].ctypes.data,
                 0 if losses is None else losses[2 * begin :].ctypes.data,
             )
         return fitness if losses is None else -losses
 
-    def forward(self, x: FloatArray) -> FloatArray:
+    def forward(self, x: FloatArray, *, chunk: int | None = None) -> FloatArray:
         """Outputs of every member.
 
         Args:
-            x: float32 [batch, features].
+            x: float32 [batch, features], or [groups, batch, features] as for evaluate().
+            chunk: as for evaluate().
 
         Returns:
             float32 [size, batch, classes].
 
         Raises:
             TypeError: x isn't float32.
-            ValueError: wrong shape, an empty batch.
+            ValueError: wrong shape, an empty batch, an odd chunk.
         """
-        inputs = self._checked_batch(x)
-        outputs = np.empty((self.size, inputs.shape[0], self.net.classes), np.float32)
-        for begin, end in self._calls(inputs.shape[0]):
+        batch = self._checked_batch(x)
+        calls = self._calls(batch, chunk)
+        outputs = np.empty((self.size, batch.size, self.net.classes), np.float32)
+        for begin, end in calls:
             _cpu.population_forward(
                 *self._description,
                 self._native,
                 begin,
                 end,
-                inputs.ctypes.data,
-                inputs.shape[0],
+                batch.x.ctypes.data,
+                batch.shape,
+                self._activations_address,
                 outputs[2 * begin :].ctypes.data,
             )
         return outputs
@@ -199,20 +235,23 @@ class Population:
     def _node_gradient(self, weights: Any) -> FloatArray:
         if self._batch is None:
             raise ValueError("the gradient of node perturbation needs a batch: call evaluate() or forward() first")
-        batch = self._batch.shape[0]
+        batch = self._batch
         per_sample = np.ndim(weights) == 2
-        checked = _checks.finite_array("weights", weights, (self.size, batch) if per_sample else (self.size,))
+        checked = _checks.finite_array("weights", weights, (self.size, batch.size) if per_sample else (self.size,))
         result = np.empty(self.net.parameters, np.float32)
-        _cpu.node_gradient(
+        call = (
             *self._description,
             self._native,
             self.size // 2,
-            self._batch.ctypes.data,
-            batch,
+            batch.x.ctypes.data,
+            batch.shape,
             checked.ctypes.data,
             per_sample,
-            result.ctypes.data,
         )
+        if self._activations is None:
+            _cpu.node_gradient(*call, result.ctypes.data)
+        else:
+            _cpu.incremental_gradient(*call, self._activations_address, result.ctypes.data)
         return result
 
     def _checked_weights(self, weights: Any) -> Any:
@@ -228,20 +267,30 @@ class Population:
             )
         return np.ascontiguousarray(weights, dtype=np.int32)
 
-    def _checked_batch(self, x: FloatArray) -> FloatArray:
-        inputs = _checks.float_array("x", x, ("batch", self.net.features))
-        widest = max(self.net.sizes[1:])
-        if inputs.shape[0] * widest >= 2**34:
-            raise ValueError(f"x has {inputs.shape[0]} samples, too many for layers {widest} wide: split the batch")
-        self._batch = inputs
-        return inputs
+    def _checked_batch(self, x: FloatArray) -> Minibatch:
+        batch = checked_minibatch(x, self.net.features, self.size // 2, max(self.net.sizes[1:]))
+        self._batch = batch
+        if self._family is _cpu.Family.one_layer:
+            self._activations = np.empty(batch.groups * batch.size * sum(self.net.sizes[1:-1]), np.float32)
+        return batch
 
-    def _calls(self, batch: int) -> Iterator[tuple[int, int]]:
-        """Ranges of pairs, each short enough that an interrupt is heard soon."""
+    def _calls(self, batch: Minibatch, chunk: int | None) -> list[tuple[int, int]]:
+        """Ranges of pairs: as many as a chunk has, or few enough that an interrupt is heard soon."""
         pairs = self.size // 2
-        step = max(16, _CALL_MULTIPLY_ADDS // (2 * batch * self.net.parameters))
-        for begin in range(0, pairs, step):
-            yield begin, min(begin + step, pairs)
+        if chunk is None:
+            step = max(16, _CALL_MULTIPLY_ADDS // (2 * batch.size * self._multiply_adds))
+        else:
+            step = _checked_even("chunk", chunk) // 2
+        return [(begin, min(begin + step, pairs)) for begin in range(0, pairs, step)]
+
+    @property
+    def _multiply_adds(self) -> int:
+        """Of one member and sample, roughly. Where a pair perturbs one layer, only what lies above is computed."""
+        if self._family is not _cpu.Family.one_layer:
+            return self.net.parameters
+        sizes = self.net.sizes
+        above = [sum(a * b for a, b in pairwise(sizes[layer + 1 :])) for layer in range(len(self._draws))]
+        return 1 + sum(draws * work for draws, work in zip(self._draws, above, strict=True)) // sum(self._draws)
 
     @property
     def _description(self) -> tuple[_cpu.Execution, _cpu.Flush, Sequence[int], float, int]:
@@ -251,17 +300,23 @@ class Population:
     @property
     def _native(self) -> _cpu.Population:
         return _cpu.Population(
-            family=_FAMILIES[type(self.perturbation)],
+            family=self._family,
             rank=self.perturbation.rank if isinstance(self.perturbation, LowRank) else 1,
             noise=_cpu.NoiseKind.__members__[self.perturbation.noise],
             seed=self.seed,
             generation=self.generation,
             sigma=self.sigma,
+            units=self._units,
+            draws=self._draws,
         )
 
+    @property
+    def _activations_address(self) -> int:
+        return 0 if self._activations is None else self._activations.ctypes.data
 
-def _checked_size(size: int) -> int:
-    members = _checks.integer("size", size, 2, 2 * LARGEST_WORD)
+
+def _checked_even(name: str, value: int) -> int:
+    members = _checks.integer(name, value, 2, 2 * LARGEST_WORD)
     if members % 2:
-        raise ValueError(f"size is {members}, expected an even number: members come in antithetic pairs")
+        raise ValueError(f"{name} is {members}, expected an even number: members come in antithetic pairs")
     return members

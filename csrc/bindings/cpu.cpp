@@ -5,6 +5,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
+
 #include "../cpu/gradient.hpp"
 #include "../cpu/isa.hpp"
 #include "../cpu/population.hpp"
@@ -27,6 +29,11 @@ struct Execution {
     std::string isa;
     int threads;
 };
+
+// What the members see: addresses of x and labels, samples of a batch, batches, and pairs that share one.
+Batches batches_at(Address x, Address labels, const std::array<std::int64_t, 3>& shape) {
+    return {pointer<const float>(x), pointer<const std::int32_t>(labels), shape[0], shape[1], shape[2]};
+}
 
 // What a Python call describes, brought together with the engine that runs it.
 class NetworkCall {
@@ -74,19 +81,20 @@ PYBIND11_MODULE(_cpu, m) {
     py::enum_<Family>(m, "Family")
         .value("full", Family::full)
         .value("low_rank", Family::low_rank)
-        .value("node", Family::node);
+        .value("node", Family::node)
+        .value("one_layer", Family::one_layer);
 
     py::class_<Execution>(m, "Execution")
         .def(py::init([](std::string isa, int threads) { return Execution{std::move(isa), threads}; }), py::arg("isa"),
              py::arg("threads"));
     py::class_<Population>(m, "Population")
         .def(py::init([](Family family, int rank, NoiseKind noise, std::uint64_t seed, std::uint32_t generation,
-                         double sigma) {
+                         double sigma, std::vector<int> units, std::vector<int> draws) {
                  const PhiloxKey key{{static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)}};
-                 return Population{family, rank, noise, key, generation, sigma};
+                 return Population{family, rank, noise, key, generation, sigma, std::move(units), std::move(draws)};
              }),
              py::kw_only(), py::arg("family"), py::arg("rank"), py::arg("noise"), py::arg("seed"),
-             py::arg("generation"), py::arg("sigma"));
+             py::arg("generation"), py::arg("sigma"), py::arg("units"), py::arg("draws"));
 
     m.def("supported_isas", &supported_isas);
     m.def("lanes", [](const std::string& isa) { return kernels_for(isa).lanes; });
@@ -139,7 +147,8 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("population_evaluate",
           [](const Execution& execution, Flush flush, const std::vector<std::int64_t>& sizes, float scaling,
              Address theta, const Population& population, std::int64_t first_pair, std::int64_t end_pair, Address x,
-             Address labels, std::int64_t batch, Address fitness, Address losses) {
+             Address labels, const std::array<std::int64_t, 3>& batch, Address activations, Address fitness,
+             Address losses) {
               without_gil([&] {
                   NetworkCall call(execution, flush, sizes, scaling, theta);
                   const Job job{call.engine,
@@ -147,20 +156,27 @@ PYBIND11_MODULE(_cpu, m) {
                                 call.network,
                                 population,
                                 {first_pair, end_pair},
-                                {pointer<const float>(x), pointer<const std::int32_t>(labels), batch}};
+                                batches_at(x, labels, batch),
+                                pointer<float>(activations)};
                   evaluate(job, pointer<float>(fitness), pointer<float>(losses));
               });
           });
-    m.def("population_forward", [](const Execution& execution, Flush flush, const std::vector<std::int64_t>& sizes,
-                                   float scaling, Address theta, const Population& population, std::int64_t first_pair,
-                                   std::int64_t end_pair, Address x, std::int64_t batch, Address out) {
-        without_gil([&] {
-            NetworkCall call(execution, flush, sizes, scaling, theta);
-            const Job job{call.engine, call.threads,           call.network,
-                          population,  {first_pair, end_pair}, {pointer<const float>(x), nullptr, batch}};
-            outputs(job, pointer<float>(out));
-        });
-    });
+    m.def("population_forward",
+          [](const Execution& execution, Flush flush, const std::vector<std::int64_t>& sizes, float scaling,
+             Address theta, const Population& population, std::int64_t first_pair, std::int64_t end_pair, Address x,
+             const std::array<std::int64_t, 3>& batch, Address activations, Address out) {
+              without_gil([&] {
+                  NetworkCall call(execution, flush, sizes, scaling, theta);
+                  const Job job{call.engine,
+                                call.threads,
+                                call.network,
+                                population,
+                                {first_pair, end_pair},
+                                batches_at(x, 0, batch),
+                                pointer<float>(activations)};
+                  outputs(job, pointer<float>(out));
+              });
+          });
     m.def("population_member",
           [](const Execution& execution, Flush flush, const std::vector<std::int64_t>& sizes, float scaling,
              Address theta, const Population& population, std::int64_t index, Address out) {
@@ -181,12 +197,23 @@ PYBIND11_MODULE(_cpu, m) {
           });
     m.def("node_gradient", [](const Execution& execution, Flush flush, const std::vector<std::int64_t>& sizes,
                               float scaling, Address theta, const Population& population, std::int64_t pairs, Address x,
-                              std::int64_t batch, Address weights, bool per_sample, Address out) {
+                              const std::array<std::int64_t, 3>& batch, Address weights, bool per_sample, Address out) {
         without_gil([&] {
             NetworkCall call(execution, flush, sizes, scaling, theta);
-            const Job job{call.engine, call.threads, call.network,
-                          population,  {0, pairs},   {pointer<const float>(x), nullptr, batch}};
+            const Job job{call.engine, call.threads, call.network, population, {0, pairs}, batches_at(x, 0, batch)};
             node_gradient(job, pointer<const float>(weights), per_sample, pointer<float>(out));
+        });
+    });
+
+    m.def("incremental_gradient", [](const Execution& execution, Flush flush, const std::vector<std::int64_t>& sizes,
+                                     float scaling, Address theta, const Population& population, std::int64_t pairs,
+                                     Address x, const std::array<std::int64_t, 3>& batch, Address weights,
+                                     bool per_sample, Address activations, Address out) {
+        without_gil([&] {
+            NetworkCall call(execution, flush, sizes, scaling, theta);
+            const Job job{call.engine, call.threads, call.network, population, {0, pairs}, batches_at(x, 0, batch)};
+            incremental_gradient(job, pointer<const float>(weights), per_sample, pointer<const float>(activations),
+                                 pointer<float>(out));
         });
     });
 

@@ -20,9 +20,7 @@ FPES_NAMESPACE_BEGIN
 constexpr std::uint32_t philox_multiplier[2] = {0xD2511F53u, 0xCD9E8D57u};
 constexpr std::uint32_t philox_weyl[2] = {0x9E3779B9u, 0xBB67AE85u};  // golden ratio, sqrt(3) - 1
 
-FPES_INLINE PhiloxKey next_key(PhiloxKey key) {
-    return {{key.word[0] + philox_weyl[0], key.word[1] + philox_weyl[1]}};
-}
+FPES_INLINE PhiloxKey next_key(PhiloxKey key) { return {{key.word[0] + philox_weyl[0], key.word[1] + philox_weyl[1]}}; }
 
 // One 128-bit block in each lane of U.
 template <class U>

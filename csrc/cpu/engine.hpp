@@ -36,6 +36,12 @@ class Engine {
     Flush flush() const { return flush_; }
     int width() const { return kernels_.width; }
 
+    // The same panels from row `row` or column `column` on; `column` is a multiple of their width.
+    Panels at_row(Panels panels, std::int64_t row) const { return {panels.data + row * width(), panels.stride}; }
+    Panels at_column(Panels panels, std::int64_t column) const {
+        return {panels.data + column / width() * static_cast<std::int64_t>(panels.stride), panels.stride};
+    }
+
     PanelMatrix matrix(std::int64_t rows, std::int64_t columns) const { return {kernels_, rows, columns}; }
 
     // Inside a matrix product. in_product(&ModeKernels::product, ...) calls that kernel in the product's mode.

@@ -42,8 +42,8 @@ class FullRankWorker {
 
     void run(std::int64_t pair, std::int64_t sample, int rows) {
         const std::int64_t features = network_.features();
-        engine_.kernels().pack(job_.batch.x + sample * features, features, rows, static_cast<int>(features),
-                               input_.view());
+        engine_.kernels().pack(job_.batch.x + job_.batch.row(pair, sample) * features, features, rows,
+                               static_cast<int>(features), input_.view());
         Panels in[2] = {input_.view(), input_.view()};
         for (int l = 0; l < network_.depth(); ++l) {
             const Panels out[2] = {hidden_[0][l % 2].view(), hidden_[1][l % 2].view()};
@@ -102,36 +102,28 @@ class FullRankWorker {
 
     void multiply_block(const Layer& layer, const Block& block, std::int64_t pair, int rows, const Panels in[2],
                         const Panels out[2]) {
-        const std::int64_t width = engine_.width();
-        const std::size_t stride = static_cast<std::size_t>(block_rows(layer) * width);
+        const std::size_t stride = static_cast<std::size_t>(block_rows(layer) * engine_.width());
         const Panels drawn[2] = {{weights_[0].data(), stride}, {weights_[1].data(), stride}};
-        Panels weight = at_column(network_.weight(layer.index), block.j);
-        weight.data += block.k * width;
+        const Panels weight = engine_.at_row(engine_.at_column(network_.weight(layer.index), block.j), block.k);
         engine_.in_product(&ModeKernels::perturb, job_.population.stream(layer.index, NoiseRole::weight, pair),
                            static_cast<std::uint64_t>(block.k * layer.fan_out + block.j), layer.fan_out,
                            job_.population.weight_scale(), block.depth, block.columns, weight, weight, drawn[0],
                            drawn[1], scratch_.data());
         for (int sign = 0; sign < 2; ++sign) {
-            const Panels result = at_column(out[sign], block.j);
-            engine_.in_product(&ModeKernels::product, at_column(in[sign], block.k), drawn[sign],
+            const Panels result = engine_.at_column(out[sign], block.j);
+            engine_.in_product(&ModeKernels::product, engine_.at_column(in[sign], block.k), drawn[sign],
                                block.k ? result : Panels{}, result, rows, block.columns, block.depth);
         }
-    }
-
-    // The panels from column j on, a multiple of their width.
-    Panels at_column(Panels panels, std::int64_t j) const {
-        panels.data += j / engine_.width() * panels.stride;
-        return panels;
     }
 
     void cross(int l, std::int64_t pair, int rows, const Panels out[2]) {
         const Layer& layer = network_.layer(l);
         const Panels bias = network_.bias(l);
         engine_.in_product(&ModeKernels::perturb, job_.population.stream(l, NoiseRole::bias, pair), std::uint64_t{0},
-                           layer.fan_out, job_.population.weight_scale(), 1, static_cast<int>(layer.fan_out), bias, bias,
-                           biases_[0].view(), biases_[1].view(), scratch_.data());
+                           layer.fan_out, job_.population.weight_scale(), 1, static_cast<int>(layer.fan_out), bias,
+                           bias, biases_[0].view(), biases_[1].view(), scratch_.data());
         for (int sign = 0; sign < 2; ++sign) {
-            cross_boundary(engine_, layer, out[sign], rows, biases_[sign].view(), scaled_bias_.view());
+            cross_boundary(engine_, layer, out[sign], rows, biases_[sign].view(), scaled_bias_.view(), out[sign]);
         }
     }
 

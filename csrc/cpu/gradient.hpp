@@ -25,4 +25,14 @@ void gradient(const Engine& engine, int threads, const std::vector<Layer>& layer
 // weights[members, batch].
 void node_gradient(const Job& job, const float* weights, bool per_sample, float* gradient);
 
+// The same where each pair perturbs one layer (incremental.cpp). activations: what evaluate() kept of the same batch.
+void incremental_gradient(const Job& job, const float* weights, bool per_sample, const float* activations,
+                          float* gradient);
+
+// Ends of both: out[rows, n] = sum * scale, rounded once; and the bias of a layer, whose gradient is zero where the
+// boundary flushes the bias to zero, for it has no influence there.
+void write_rows(const Engine& engine, Panels sum, std::int64_t rows, std::int64_t n, double scale, float* out);
+void write_bias(const Engine& engine, PackedNetwork& network, const Layer& layer, Panels sum, double scale,
+                float* gradient);
+
 }  // namespace fpes

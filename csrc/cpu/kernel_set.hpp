@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels.hpp"
+#include "kernels_changes.hpp"
 #include "kernels_elementwise.hpp"
 #include "kernels_loss.hpp"
 #include "kernels_noise.hpp"
@@ -18,9 +19,13 @@ constexpr ModeKernels mode_kernels() {
         /*product_transposed=*/product_transposed<F>,
         /*perturb=*/perturb<F>,
         /*accumulate_noise=*/accumulate_noise<F>,
+        /*accumulate_rows=*/accumulate_rows<F>,
+        /*accumulate_units=*/accumulate_units<F>,
+        /*add_changes=*/add_changes<F>,
         /*boundary=*/boundary<F>,
         /*scale=*/scale<F>,
         /*scale_rows=*/scale_rows<F>,
+        /*subtract=*/subtract<F>,
         /*add_and_scale=*/add_and_scale<F>,
         /*cross_entropy=*/cross_entropy<F>,
         /*multiply_add_chains=*/multiply_add_chains<F>,
@@ -34,10 +39,20 @@ constexpr ModeKernels mode_kernels() {
 
 constexpr Kernels kernel_set(const char* name, bool hardware_flush) {
     return {
-        name,           lanes_of<F32Ieee>,       panel_width<F32Ieee>,  peak_chains,
-        hardware_flush, mode_kernels<F32Ieee>(), mode_kernels<F32Ftz>(),
-        pack<F32Ieee>,  unpack<F32Ieee>,         transpose<F32Ieee>,
-        noise<F32Ieee>, noise_panels<F32Ieee>,
+        name,
+        lanes_of<F32Ieee>,
+        panel_width<F32Ieee>,
+        peak_chains,
+        hardware_flush,
+        mode_kernels<F32Ieee>(),
+        mode_kernels<F32Ftz>(),
+        pack<F32Ieee>,
+        unpack<F32Ieee>,
+        transpose<F32Ieee>,
+        noise<F32Ieee>,
+        noise_panels<F32Ieee>,
+        unit_positions<F32Ieee>,
+        gather_units<F32Ieee>,
     };
 }
 

@@ -26,6 +26,20 @@ struct Panels {
     std::size_t stride;  // floats from one panel to the next: rows allocated * width
 };
 
+// By how much one unit's activation has changed.
+struct Change {
+    std::int32_t unit;
+    float value;
+};
+// The changes of row i: list[begin[i]] ... list[begin[i + 1] - 1], units ascending.
+struct RowChanges {
+    const Change* list;
+    const std::int32_t* begin;
+};
+
+// A row-major array without gaps as panels of a matrix of one row.
+inline Panels flat(float* data, int width) { return {data, static_cast<std::size_t>(width)}; }
+
 // Arithmetic, in one mode.
 struct ModeKernels {
     // c[m, n] = init + a[m, k] b[k, n]: one accumulator an element, fused multiply-adds over k in order. Starts at +0
@@ -41,12 +55,23 @@ struct ModeKernels {
     // sum[i] = fma(weight, z[first + i], sum[i]).
     void (*accumulate_noise)(const NoiseStream& stream, std::uint64_t first, float weight, int count, float* sum,
                              float* scratch);
-    // The boundary between two layers, in place: v = ((v + bias[j]) * enter) * leave. bias has one row.
-    void (*boundary)(Panels v, int rows, int n, Panels bias, float enter, float leave);
+    // The same for a [rows, n] tensor whose row 0 here is row `first`: sums[i, j] = fma(weight[i], z[i, j], sums[i,
+    // j]).
+    void (*accumulate_rows)(const NoiseStream& stream, std::uint64_t first, const float* weight, int rows, int n,
+                            Panels sums, float* scratch);
+    // The same for a [rows, k] tensor whose element (i, j) belongs to column units[i, j] of sums.
+    void (*accumulate_units)(const NoiseStream& stream, std::uint64_t first, const float* weight,
+                             const std::int32_t* units, int rows, int k, Panels sums, float* scratch);
+    // out[i, j] = sums[i % period, j], then fma(change, weights[unit, j], that) for each change of row i in order.
+    void (*add_changes)(RowChanges changes, Panels sums, int period, Panels weights, Panels out, int rows, int n);
+    // The boundary between two layers: out = ((v + bias[j]) * enter) * leave. bias has one row; out may be v.
+    void (*boundary)(Panels v, int rows, int n, Panels bias, float enter, float leave, Panels out);
     // out = v * factor, on panels.
     void (*scale)(Panels v, int rows, int n, float factor, Panels out);
     // out[i, j] = v[i, j] * factor[i].
     void (*scale_rows)(Panels v, int rows, int n, const float* factor, Panels out);
+    // out = a - b.
+    void (*subtract)(Panels a, Panels b, int rows, int n, Panels out);
     // out = (a + b) * factor.
     void (*add_and_scale)(Panels a, Panels b, int rows, int n, float factor, Panels out);
     // losses[i] = log(sum_j exp(logits[i, j])) - logits[i, label[i]], in natural units. The rows up to the next
@@ -84,6 +109,12 @@ struct Kernels {
     void (*noise)(const NoiseStream& stream, std::uint64_t first, int count, float* z, float* scratch);
     // The same for a [rows, n] tensor, of which row 0 here starts at element `first`, into panels.
     void (*noise_panels)(const NoiseStream& stream, std::uint64_t first, int rows, int n, Panels z, float* scratch);
+    // Which k of n units carry noise, ascending: rows `first`, first + 1, ... of an [., k] tensor
+    // (kernels_changes.hpp).
+    void (*unit_positions)(const NoiseStream& stream, std::uint64_t first, int rows, int n, int k, std::int32_t* units,
+                           float* scratch);
+    // out[i, j] = m[i, units[i, j]], row-major; m[0, units[i, j]] where m has one row for all.
+    void (*gather_units)(Panels m, bool one_row, const std::int32_t* units, int rows, int k, float* out);
 };
 
 // Floats of scratch that kernels with noise need for strips of `n` elements, or tensors whose rows are `n` long.

@@ -19,12 +19,11 @@ FPES_INLINE void for_each_vector(int rows, int n, Body body) {
 }
 
 template <class F>
-void boundary(Panels v, int rows, int n, Panels bias, float enter, float leave) {
+void boundary(Panels v, int rows, int n, Panels bias, float enter, float leave, Panels out) {
     const F enter_factor = splat<F>(enter), leave_factor = splat<F>(leave);
     for_each_vector<F>(rows, n, [&](int row, int j, int within) {
-        float* at = panel_row<F>(v, row, j) + within;
-        const F sum = add(load<F>(at), load<F>(panel_row<F>(bias, 0, j) + within));
-        store(at, mul(mul(sum, enter_factor), leave_factor));
+        const F sum = add(load<F>(panel_row<F>(v, row, j) + within), load<F>(panel_row<F>(bias, 0, j) + within));
+        store(panel_row<F>(out, row, j) + within, mul(mul(sum, enter_factor), leave_factor));
     });
 }
 
@@ -41,6 +40,14 @@ void scale_rows(Panels v, int rows, int n, const float* factor, Panels out) {
     for_each_vector<F>(rows, n, [&](int row, int j, int within) {
         store(panel_row<F>(out, row, j) + within,
               mul(load<F>(panel_row<F>(v, row, j) + within), splat<F>(factor[row])));
+    });
+}
+
+template <class F>
+void subtract(Panels a, Panels b, int rows, int n, Panels out) {
+    for_each_vector<F>(rows, n, [&](int row, int j, int within) {
+        store(panel_row<F>(out, row, j) + within,
+              sub(load<F>(panel_row<F>(a, row, j) + within), load<F>(panel_row<F>(b, row, j) + within)));
     });
 }
 

@@ -22,12 +22,18 @@ FPES_INLINE void store_binomial(const PhiloxBlock<UintOf<F>>& bits, std::int8_t*
                           centred_popcount_halves(bits.word[2]), centred_popcount_halves(bits.word[3]));
 }
 
+// The bits themselves: the words of each block, one block after another.
+template <class F>
+FPES_INLINE void store_words(const PhiloxBlock<UintOf<F>>& bits, float* words) {
+    store_interleaved(words, as_f32(bits.word[0]), as_f32(bits.word[1]), as_f32(bits.word[2]), as_f32(bits.word[3]));
+}
+
 // One after another the bits of a block become signs: bit b of word w is element 32 w + b.
 template <class F>
 FPES_INLINE void store_rademacher(const PhiloxBlock<UintOf<F>>& bits, std::int8_t* z) {
     constexpr int lanes = lanes_of<F>;
     float words[4 * lanes];
-    store_interleaved(words, as_f32(bits.word[0]), as_f32(bits.word[1]), as_f32(bits.word[2]), as_f32(bits.word[3]));
+    store_words<F>(bits, words);
     for (int i = 0; i < 4 * lanes; ++i) {
         std::uint32_t word;
         std::memcpy(&word, &words[i], sizeof word);
@@ -105,18 +111,16 @@ FPES_INLINE void for_each_draw(const NoiseStream& stream, std::uint64_t first, s
     for (int done = 0; done < rows; done += rows_per_strip) {
         const int strip = smaller(rows_per_strip, rows - done);
         with_draws<F>(stream, first + static_cast<std::uint64_t>(done) * ld, strip * n, scratch, [&](auto draws) {
-            for_each_vector<F>(strip, n, [&](int row, int j, int within) {
-                use(done + row, j, within, draws(row * n + j + within));
-            });
+            for_each_vector<F>(
+                strip, n, [&](int row, int j, int within) { use(done + row, j, within, draws(row * n + j + within)); });
         });
     }
 }
 
 template <class F>
 void noise_panels(const NoiseStream& stream, std::uint64_t first, int rows, int n, Panels out, float* scratch) {
-    for_each_draw<F>(stream, first, n, rows, n, scratch, [&](int row, int j, int within, F z) {
-        store(panel_row<F>(out, row, j) + within, z);
-    });
+    for_each_draw<F>(stream, first, n, rows, n, scratch,
+                     [&](int row, int j, int within, F z) { store(panel_row<F>(out, row, j) + within, z); });
 }
 
 template <class F>

@@ -22,8 +22,8 @@ FPES_INLINE float* panel_row(Panels panels, int i, int j) {
 
 FPES_INLINE int smaller(int a, int b) { return a < b ? a : b; }
 
-// `columns` floats, at most a panel's width. Whole rows by vectors: compilers make of a short memcpy of unknown length a
-// string instruction, which takes longer to start than such a row to copy.
+// `columns` floats, at most a panel's width. Whole rows by vectors: compilers make of a short memcpy of unknown length
+// a string instruction, which takes longer to start than such a row to copy.
 template <class F>
 FPES_INLINE void copy_row(const float* from, int columns, float* to) {
     constexpr int lanes = lanes_of<F>;

@@ -56,10 +56,11 @@ std::int64_t PackedNetwork::widest_output() const {
 std::int64_t PackedNetwork::widest() const { return std::max(features(), widest_output()); }
 
 void cross_boundary(const Engine& engine, const Layer& layer, Panels v, std::int64_t rows, Panels bias,
-                    Panels scaled_bias) {
+                    Panels scaled_bias, Panels out) {
     const int n = static_cast<int>(layer.fan_out);
     engine.elementwise(&ModeKernels::scale, bias, 1, n, layer.bias_factor, scaled_bias);
-    engine.elementwise(&ModeKernels::boundary, v, static_cast<int>(rows), n, scaled_bias, layer.enter, layer.leave);
+    engine.elementwise(&ModeKernels::boundary, v, static_cast<int>(rows), n, scaled_bias, layer.enter, layer.leave,
+                       out);
 }
 
 void forward(const Engine& engine, int threads, PackedNetwork& network, const float* x, std::int64_t batch,
@@ -82,7 +83,7 @@ void forward(const Engine& engine, int threads, PackedNetwork& network, const fl
                 const Panels out = hidden[l % 2].view();
                 engine.in_product(&ModeKernels::product, in, network.weight(l), Panels{}, out, rows,
                                   static_cast<int>(layer.fan_out), static_cast<int>(layer.fan_in));
-                cross_boundary(engine, layer, out, rows, network.bias(l), scaled_bias.view());
+                cross_boundary(engine, layer, out, rows, network.bias(l), scaled_bias.view(), out);
                 in = out;
             }
             kernels.unpack(in, rows, static_cast<int>(classes), outputs + sample * classes, classes);

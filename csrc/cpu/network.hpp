@@ -31,10 +31,10 @@ class PackedNetwork {
     std::vector<PanelMatrix> biases_;
 };
 
-// The boundary after layer l, in place on rows of accumulators. bias: [1, fan_out], as it stands in theta or perturbed.
-// scaled_bias: somewhere to put it after its own factor.
+// The boundary after a layer, from rows of accumulators v to activations out, which may be v. bias: [1, fan_out], as it
+// stands in theta or perturbed. scaled_bias: somewhere to put it after its own factor.
 void cross_boundary(const Engine& engine, const Layer& layer, Panels v, std::int64_t rows, Panels bias,
-                    Panels scaled_bias);
+                    Panels scaled_bias, Panels out);
 
 // outputs[batch, classes] of the unperturbed network for x[batch, features], both row-major.
 void forward(const Engine& engine, int threads, PackedNetwork& network, const float* x, std::int64_t batch,

@@ -68,11 +68,6 @@ class NodeGradient {
     }
 
    private:
-    static Panels at_row(Panels panels, std::int64_t row, int width) {
-        panels.data += row * width;
-        return panels;
-    }
-
     void add_terms(const std::vector<Tile>& tiles, std::int64_t terms) {
         parallel(job_.threads, static_cast<std::int64_t>(tiles.size()), [&](WorkQueue& queue) {
             const std::int64_t rows = std::min(shared_tile, job_.batch.size);
@@ -94,8 +89,8 @@ class NodeGradient {
     void keep(const Tile& tile, PanelMatrix& input, PanelMatrix hidden[2][2], PanelMatrix& scaled_bias,
               float* scratch) {
         const std::int64_t features = network_.features();
-        engine_.kernels().pack(job_.batch.x + tile.sample * features, features, tile.rows, static_cast<int>(features),
-                               input.view());
+        engine_.kernels().pack(job_.batch.x + job_.batch.row(tile.pair, tile.sample) * features, features, tile.rows,
+                               static_cast<int>(features), input.view());
         Panels in[2] = {input.view(), input.view()};
         for (int l = 0; l < network_.depth(); ++l) {
             const Layer& layer = network_.layer(l);
@@ -117,7 +112,7 @@ class NodeGradient {
                                static_cast<std::uint64_t>(tile.sample) * n, n, job_.population.node_scale(layer),
                                tile.rows, n, out[0], out[different - 1], out[0], out[1], scratch);
             for (int sign = 0; sign < 2; ++sign) {
-                cross_boundary(engine_, layer, out[sign], tile.rows, network_.bias(l), scaled_bias.view());
+                cross_boundary(engine_, layer, out[sign], tile.rows, network_.bias(l), scaled_bias.view(), out[sign]);
                 in[sign] = out[sign];
             }
         }
@@ -166,34 +161,20 @@ class NodeGradient {
 
     void add_block(const Layer& layer, std::int64_t row, int terms) {
         const int rows = static_cast<int>(std::min(block_rows, layer.fan_in - row));
-        Panels inputs = terms_[layer.index].inputs.view();
-        inputs.data += row / engine_.width() * inputs.stride;
+        const Panels inputs = engine_.at_column(terms_[layer.index].inputs.view(), row);
         const Panels sum = sums_[layer.index].from_row(row);
         engine_.outside(&ModeKernels::product_transposed, inputs, terms_[layer.index].noise.view(),
                         started_ ? sum : Panels{}, sum, rows, static_cast<int>(layer.fan_out), terms);
     }
 
-    // A bias that the boundary flushes to zero has no influence, so its gradient is zero.
     void finish(float* gradient) {
         const double members = 2.0 * static_cast<double>(job_.pairs.count());
         const double samples = per_sample_ ? static_cast<double>(job_.batch.size) : 1.0;
         const double scale = noise_unit(job_.population.noise) / (members * samples * job_.population.sigma);
         for (int l = 0; l < network_.depth(); ++l) {
             const Layer& layer = network_.layer(l);
-            const int k = static_cast<int>(layer.fan_in), n = static_cast<int>(layer.fan_out);
-            engine_.kernels().unpack(sums_[l].view(), k, n, gradient + layer.weight_offset, n);
-            engine_.kernels().unpack(bias_sums_[l].view(), 1, n, gradient + layer.bias_offset, n);
-            PanelMatrix scaled = engine_.matrix(1, n);
-            engine_.elementwise(&ModeKernels::scale, network_.bias(l), 1, n, layer.bias_factor, scaled.view());
-            std::vector<float> bias(n);
-            engine_.kernels().unpack(scaled.view(), 1, n, bias.data(), n);
-            float* g = gradient + layer.weight_offset;
-            for (std::int64_t i = 0; i < layer.fan_in * layer.fan_out; ++i) g[i] = static_cast<float>(g[i] * scale);
-            float* g_bias = gradient + layer.bias_offset;
-            for (int j = 0; j < n; ++j) {
-                const bool flushed = l > 0 && elementwise_flushes(engine_.flush()) && bias[j] == 0.0f;
-                g_bias[j] = flushed ? 0.0f : static_cast<float>(g_bias[j] * scale);
-            }
+            write_rows(engine_, sums_[l].view(), layer.fan_in, layer.fan_out, scale, gradient + layer.weight_offset);
+            write_bias(engine_, network_, layer, bias_sums_[l].view(), scale, gradient);
         }
     }
 
@@ -209,6 +190,26 @@ class NodeGradient {
 };
 
 }  // namespace
+
+void write_rows(const Engine& engine, Panels sum, std::int64_t rows, std::int64_t n, double scale, float* out) {
+    engine.kernels().unpack(sum, static_cast<int>(rows), static_cast<int>(n), out, static_cast<std::size_t>(n));
+    for (std::int64_t i = 0; i < rows * n; ++i) out[i] = static_cast<float>(out[i] * scale);
+}
+
+void write_bias(const Engine& engine, PackedNetwork& network, const Layer& layer, Panels sum, double scale,
+                float* gradient) {
+    const int n = static_cast<int>(layer.fan_out);
+    float* out = gradient + layer.bias_offset;
+    write_rows(engine, sum, 1, n, scale, out);
+    if (layer.index == 0 || !elementwise_flushes(engine.flush())) return;
+    PanelMatrix scaled = engine.matrix(1, n);
+    engine.elementwise(&ModeKernels::scale, network.bias(layer.index), 1, n, layer.bias_factor, scaled.view());
+    std::vector<float> bias(n);
+    engine.kernels().unpack(scaled.view(), 1, n, bias.data(), n);
+    for (int j = 0; j < n; ++j) {
+        if (bias[j] == 0.0f) out[j] = 0.0f;
+    }
+}
 
 void node_gradient(const Job& job, const float* weights, bool per_sample, float* gradient) {
     const FpMode ieee(false);

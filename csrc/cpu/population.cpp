@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "parallel.hpp"
@@ -20,7 +21,7 @@ class LossSink final : public Sink {
     void take(std::int64_t member, std::int64_t first, int rows, Panels logits) override {
         float tile[full_tile + 16];  // a vector beyond the last row is written
         job_.engine.elementwise(&ModeKernels::cross_entropy, logits, rows, static_cast<int>(job_.network.classes()),
-                                job_.batch.labels + first, tile);
+                                job_.batch.labels + job_.batch.row(member / 2, first), tile);
         const std::int64_t row = member - 2 * job_.pairs.begin;
         for (std::int64_t i = 0; i < rows; i += loss_block) {
             double sum = 0.0;
@@ -73,6 +74,13 @@ float Population::node_scale(const Layer& layer) const {
     return static_cast<float>(sigma * noise_unit(noise) * layer.bias_factor);
 }
 
+int Population::layer_of(std::int64_t pair) const {
+    std::int64_t place = pair % std::accumulate(draws.begin(), draws.end(), std::int64_t{0});
+    int layer = 0;
+    while (place >= draws[layer]) place -= draws[layer++];
+    return layer;
+}
+
 std::size_t noise_scratch_size(std::int64_t n) {
     constexpr std::size_t group = 128 * 16;  // the largest block times the most lanes: what one step draws
     constexpr std::size_t panel = 32;        // read beyond the last element
@@ -80,10 +88,11 @@ std::size_t noise_scratch_size(std::int64_t n) {
 }
 
 void run(const Job& job, Sink& sink) {
-    if (job.population.family == Family::full) {
-        run_full_rank(job, sink);
-    } else {
-        run_shared_weights(job, sink);
+    switch (job.population.family) {
+        case Family::full: return run_full_rank(job, sink);
+        case Family::low_rank:
+        case Family::node: return run_shared_weights(job, sink);
+        case Family::one_layer: return run_incremental(job, sink);
     }
 }
 

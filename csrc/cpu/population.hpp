@@ -1,15 +1,18 @@
 // Populations of perturbed networks: what they are, and what evaluating one takes and gives.
 #pragma once
 
+#include <vector>
+
 #include "network.hpp"
 
 namespace fpes {
 
 // The values are part of the interface with Python (fpes/perturbations.py).
 enum class Family : int {
-    full = 0,      // w' = fma(z, +-sigma unit, w): every weight has its own noise (OpenAI-ES)
-    low_rank = 1,  // w' = w +- sigma A B^T / sqrt(rank), never formed (EGGROLL)
-    node = 2,      // noise on the pre-activations, one draw for each member and sample
+    full = 0,       // w' = fma(z, +-sigma unit, w): every weight has its own noise (OpenAI-ES)
+    low_rank = 1,   // w' = w +- sigma A B^T / sqrt(rank), never formed (EGGROLL)
+    node = 2,       // noise on the pre-activations, one draw for each member and sample
+    one_layer = 3,  // the same, but each pair perturbs one layer only, and perhaps few of its units
 };
 
 struct Population {
@@ -19,7 +22,12 @@ struct Population {
     PhiloxKey key;
     std::uint32_t generation;
     double sigma;
+    // Of one_layer: for each layer how many units carry noise (0: all of them), and how many pairs in a row, of the sum
+    // of all layers, perturb it.
+    std::vector<int> units;
+    std::vector<int> draws;
 
+    int layer_of(std::int64_t pair) const;
     NoiseStream stream(int layer, NoiseRole role, std::int64_t pair) const {
         return {key, noise_tensor(layer, role), static_cast<std::uint32_t>(pair), generation, noise};
     }
@@ -38,11 +46,18 @@ struct PairRange {
     std::int64_t count() const { return end - begin; }
 };
 
-// x[size, features], row-major; labels[size] where the loss needs them.
-struct Batch {
+// What the members see: one batch for all, or one batch for each group of pairs. x[batches, size, features], row-major;
+// labels[batches, size] where the loss needs them.
+struct Batches {
     const float* x;
     const std::int32_t* labels;
     std::int64_t size;
+    std::int64_t count;       // of batches, for the whole population
+    std::int64_t pairs_each;  // pairs 0 ... pairs_each - 1 see batch 0, the next so many batch 1, and so on
+
+    std::int64_t batch_of(std::int64_t pair) const { return pair / pairs_each; }
+    // The row of x, and the place of the label, of a sample of the pair's batch.
+    std::int64_t row(std::int64_t pair, std::int64_t sample) const { return batch_of(pair) * size + sample; }
 };
 
 // One evaluation: everything that is the same for all its threads.
@@ -52,7 +67,10 @@ struct Job {
     PackedNetwork& network;
     const Population& population;
     PairRange pairs;
-    Batch batch;
+    Batches batch;
+    // Of one_layer, unless it is null: the unperturbed network's activations, for the gradient. For each hidden layer
+    // in order [batches * size, width], row-major, in units of the network's own scale.
+    float* activations = nullptr;
 };
 
 // What becomes of the logits [rows, classes] of one member on samples first ... first + rows - 1. Called by many
@@ -72,6 +90,7 @@ constexpr std::int64_t shared_tile = 64;  // weights are not drawn: small enough
 // Run a job: each family in its own file.
 void run_full_rank(const Job& job, Sink& sink);
 void run_shared_weights(const Job& job, Sink& sink);
+void run_incremental(const Job& job, Sink& sink);
 void run(const Job& job, Sink& sink);
 
 // fitness[2 pairs]: minus the mean cross-entropy over the batch. losses[2 pairs, batch] too, unless it is null.

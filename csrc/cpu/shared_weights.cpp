@@ -43,14 +43,14 @@ class SharedWeightsWorker {
           coefficients_(engine_.matrix(2 * tile, job.population.rank)),
           scratch_(noise_scratch_size(network_.widest() * job.population.rank)) {}
 
-    // Members of pairs begin ... end - 1 on samples sample ... sample + rows - 1.
+    // Members of pairs begin ... end - 1, which see the same batch, on samples sample ... sample + rows - 1.
     void run(std::int64_t begin, std::int64_t end, std::int64_t sample, int rows) {
         const std::int64_t features = network_.features();
         const Layer& first = network_.layer(0);
         sample_ = sample;
         rows_ = rows;
-        engine_.kernels().pack(job_.batch.x + sample * features, features, rows, static_cast<int>(features),
-                               input_.view());
+        engine_.kernels().pack(job_.batch.x + job_.batch.row(begin, sample) * features, features, rows,
+                               static_cast<int>(features), input_.view());
         engine_.in_product(&ModeKernels::product, input_.view(), network_.weight(0), Panels{}, first_product_.view(),
                            rows, static_cast<int>(first.fan_out), static_cast<int>(first.fan_in));
         for (std::int64_t pair = begin; pair < end; pair += group_) run_group(pair, std::min(group_, end - pair));
@@ -115,7 +115,8 @@ class SharedWeightsWorker {
         for (int sign = 0; sign < 2; ++sign) {
             engine_.in_product(&ModeKernels::product, coefficients[sign], factor_rows_.view(), sums[sign],
                                results[sign], rows_, n, rank);
-            cross_boundary(engine_, layer, results[sign], rows_, biases_[sign].view(), scaled_bias_.view());
+            cross_boundary(engine_, layer, results[sign], rows_, biases_[sign].view(), scaled_bias_.view(),
+                           results[sign]);
         }
     }
 
@@ -132,7 +133,8 @@ class SharedWeightsWorker {
                            static_cast<std::uint64_t>(sample_) * n, n, job_.population.node_scale(layer), rows_, n,
                            sums[0], sums[1], results[0], results[1], scratch_.data());
         for (int sign = 0; sign < 2; ++sign) {
-            cross_boundary(engine_, layer, results[sign], rows_, network_.bias(layer.index), scaled_bias_.view());
+            cross_boundary(engine_, layer, results[sign], rows_, network_.bias(layer.index), scaled_bias_.view(),
+                           results[sign]);
         }
     }
 
@@ -154,6 +156,16 @@ class SharedWeightsWorker {
     Buffer<float> scratch_;
 };
 
+// The pairs cut into ranges of at most `most`, all of which see the same batch.
+std::vector<PairRange> chunks_of(const Job& job, std::int64_t most) {
+    std::vector<PairRange> chunks;
+    for (std::int64_t begin = job.pairs.begin; begin < job.pairs.end; begin = chunks.back().end) {
+        const std::int64_t batch_end = (job.batch.batch_of(begin) + 1) * job.batch.pairs_each;
+        chunks.push_back({begin, std::min({begin + most, batch_end, job.pairs.end})});
+    }
+    return chunks;
+}
+
 }  // namespace
 
 void run_shared_weights(const Job& job, Sink& sink) {
@@ -162,15 +174,15 @@ void run_shared_weights(const Job& job, Sink& sink) {
     const std::int64_t group = std::max<std::int64_t>(1, group_rows / (2 * tile));
     // Many pairs to an item, for the first product is computed once an item; but several items to a thread.
     const std::int64_t share = job.pairs.count() * tiles / (4 * job.threads) + 1;
-    const std::int64_t chunk = (std::min<std::int64_t>(share, 256) + group - 1) / group * group;
-    const std::int64_t chunks = (job.pairs.count() + chunk - 1) / chunk;
-    parallel(job.threads, tiles * chunks, [&](WorkQueue& queue) {
+    const std::int64_t most = (std::min<std::int64_t>(share, 256) + group - 1) / group * group;
+    const std::vector<PairRange> chunks = chunks_of(job, most);
+    const auto count = static_cast<std::int64_t>(chunks.size());
+    parallel(job.threads, tiles * count, [&](WorkQueue& queue) {
         SharedWeightsWorker worker(job, sink, tile, group);
         for (std::int64_t item; queue.take(item);) {
-            const std::int64_t sample = item / chunks * tile;
-            const std::int64_t begin = job.pairs.begin + item % chunks * chunk;
-            worker.run(begin, std::min(begin + chunk, job.pairs.end), sample,
-                       static_cast<int>(std::min(tile, job.batch.size - sample)));
+            const std::int64_t sample = item / count * tile;
+            const PairRange pairs = chunks[item % count];
+            worker.run(pairs.begin, pairs.end, sample, static_cast<int>(std::min(tile, job.batch.size - sample)));
         }
     });
 }

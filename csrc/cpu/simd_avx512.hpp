@@ -108,8 +108,7 @@ FPES_INLINE void multiply_wide(U32x16 a, std::uint32_t factor, U32x16& high, U32
 
 // Ones in each 16-bit half of each lane, minus 8: a table of nibbles, then the two bytes of the half added.
 FPES_INLINE U32x16 centred_popcount_halves(U32x16 a) {
-    const __m512i table =
-        _mm512_broadcast_i32x4(_mm_setr_epi8(-2, -1, -1, 0, -1, 0, 0, 1, -1, 0, 0, 1, 0, 1, 1, 2));
+    const __m512i table = _mm512_broadcast_i32x4(_mm_setr_epi8(-2, -1, -1, 0, -1, 0, 0, 1, -1, 0, 0, 1, 0, 1, 1, 2));
     const __m512i nibble = _mm512_set1_epi8(15);
     const __m512i low = _mm512_shuffle_epi8(table, _mm512_and_si512(a.v, nibble));
     const __m512i high = _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(a.v, 4), nibble));
@@ -132,11 +131,12 @@ FPES_INLINE void store_interleaved(float* p, F32x16 a, F32x16 b, F32x16 c, F32x1
     const __m512 ab_low = _mm512_unpacklo_ps(a.v, b.v), ab_high = _mm512_unpackhi_ps(a.v, b.v);
     const __m512 cd_low = _mm512_unpacklo_ps(c.v, d.v), cd_high = _mm512_unpackhi_ps(c.v, d.v);
     // Lane 4 q + i is now in quarter q of the i-th of these.
-    const __m512 lane[4] = {
-        _mm512_shuffle_ps(ab_low, cd_low, 0x44), _mm512_shuffle_ps(ab_low, cd_low, 0xEE),
-        _mm512_shuffle_ps(ab_high, cd_high, 0x44), _mm512_shuffle_ps(ab_high, cd_high, 0xEE)};
-    const __m512 even0 = _mm512_shuffle_f32x4(lane[0], lane[1], 0x44), odd0 = _mm512_shuffle_f32x4(lane[2], lane[3], 0x44);
-    const __m512 even1 = _mm512_shuffle_f32x4(lane[0], lane[1], 0xEE), odd1 = _mm512_shuffle_f32x4(lane[2], lane[3], 0xEE);
+    const __m512 lane[4] = {_mm512_shuffle_ps(ab_low, cd_low, 0x44), _mm512_shuffle_ps(ab_low, cd_low, 0xEE),
+                            _mm512_shuffle_ps(ab_high, cd_high, 0x44), _mm512_shuffle_ps(ab_high, cd_high, 0xEE)};
+    const __m512 even0 = _mm512_shuffle_f32x4(lane[0], lane[1], 0x44),
+                 odd0 = _mm512_shuffle_f32x4(lane[2], lane[3], 0x44);
+    const __m512 even1 = _mm512_shuffle_f32x4(lane[0], lane[1], 0xEE),
+                 odd1 = _mm512_shuffle_f32x4(lane[2], lane[3], 0xEE);
     _mm512_storeu_ps(p, _mm512_shuffle_f32x4(even0, odd0, 0x88));
     _mm512_storeu_ps(p + 16, _mm512_shuffle_f32x4(even0, odd0, 0xDD));
     _mm512_storeu_ps(p + 32, _mm512_shuffle_f32x4(even1, odd1, 0x88));

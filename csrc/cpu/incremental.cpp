@@ -1,0 +1,343 @@
+// Node perturbation, one layer at a time: each pair of members perturbs one layer, and what it leaves alone is not
+// computed again.
+//
+// A thread takes a tile of samples and carries it through the unperturbed network once, keeping every layer's
+// accumulators and activations. A pair that perturbs all units of layer l starts there. A pair that perturbs only k of
+// its units changes at most k activations, so the next layer's accumulators are those that are there already plus at
+// most k rows of its weights:
+//
+//      h, k units perturbed       w of the next layer         its accumulators
+//     +----------------+         +---------+
+//     |  x     x   x   |         |         |            +----------------------------+
+//     +----------------+         | row x   |     ->     | unperturbed + dh_x w_x ... |    acc = fma(dh_j, w_j, acc),
+//         dh = h' - h,           | row x   |            +----------------------------+    j ascending
+//         often zero             | row x   |
+//                                +---------+
+//
+// A change of exactly zero is left out; most are, for a unit that the boundary flushes stays flushed. This order, first
+// the chain of the product and then the changes, is the definition of this family, in the mode of the product.
+//
+// The rows that a product takes are those of several pairs. The next layer's columns are taken a few panels at a time,
+// from the changes to the sums of the layer after it, so that the weights which the changes pick from at random stay in
+// the second-level cache.
+#include <algorithm>
+
+#include "parallel.hpp"
+#include "population.hpp"
+
+namespace fpes {
+namespace {
+
+// Samples of a tile. A sum of losses over a batch is cut there too.
+constexpr std::int64_t tile_samples = loss_block;
+// Rows (member, sample) that are worked on at a time: few where they are whole rows of activations, more where only
+// their changes and some columns exist.
+constexpr std::int64_t dense_rows = 256;
+constexpr std::int64_t sparse_rows = 512;
+constexpr int panels_at_a_time = 4;
+
+// Pairs that see the same batch and perturb the same layer, and are evaluated together.
+struct Group {
+    int layer;
+    std::vector<std::int64_t> pairs;
+};
+
+std::vector<Group> make_groups(const Job& job, PairRange pairs, std::int64_t tile) {
+    std::vector<Group> groups;
+    for (int l = 0; l < job.network.depth(); ++l) {
+        const std::int64_t most =
+            std::max<std::int64_t>(1, (job.population.units[l] ? sparse_rows : dense_rows) / (2 * tile));
+        Group group{l, {}};
+        for (std::int64_t pair = pairs.begin; pair < pairs.end; ++pair) {
+            if (job.population.layer_of(pair) != l) continue;
+            group.pairs.push_back(pair);
+            if (static_cast<std::int64_t>(group.pairs.size()) == most) {
+                groups.push_back(group);
+                group.pairs.clear();
+            }
+        }
+        if (!group.pairs.empty()) groups.push_back(group);
+    }
+    return groups;
+}
+
+// What a thread takes: a tile of samples, and some of the groups that see it.
+struct Item {
+    std::int64_t sample;
+    const std::vector<Group>* groups;
+    std::int64_t begin;
+    std::int64_t end;
+};
+
+class IncrementalWorker {
+   public:
+    IncrementalWorker(const Job& job, Sink& sink, std::int64_t tile)
+        : job_(job),
+          sink_(sink),
+          engine_(job.engine),
+          network_(job.network),
+          most_rows_(std::max(2 * tile, std::max(sparse_rows, dense_rows))),
+          input_(engine_.matrix(tile, network_.features())),
+          columns_(engine_.matrix(most_rows_, columns_at_a_time())),
+          stack_{engine_.matrix(most_rows_, network_.widest_output()),
+                 engine_.matrix(most_rows_, network_.widest_output())},
+          perturbed_(perturbed_units() * tile),
+          units_(perturbed_),
+          gathered_sums_(padded(perturbed_)),
+          gathered_bias_(padded(perturbed_)),
+          gathered_activations_(padded(perturbed_)),
+          changed_{Buffer<float>(padded(perturbed_)), Buffer<float>(padded(perturbed_))},
+          changes_(most_rows_ * perturbed_units()),
+          begin_(most_rows_ + 1),
+          scratch_(noise_scratch_size(std::max(4 * perturbed_, network_.widest_output()))) {
+        for (int l = 0; l < network_.depth(); ++l) {
+            const std::int64_t n = network_.layer(l).fan_out;
+            sums_.push_back(engine_.matrix(tile, n));
+            activations_.push_back(engine_.matrix(tile, n));
+            scaled_bias_.push_back(engine_.matrix(1, n));
+        }
+    }
+
+    // The unperturbed network on samples sample ... sample + rows - 1 of the batch that a pair sees.
+    void start(std::int64_t pair, std::int64_t sample, int rows) {
+        sample_ = sample;
+        row_ = job_.batch.row(pair, sample);
+        rows_ = rows;
+        const std::int64_t features = network_.features();
+        engine_.kernels().pack(job_.batch.x + row_ * features, features, rows, static_cast<int>(features),
+                               input_.view());
+        Panels in = input_.view();
+        for (int l = 0; l < network_.depth(); ++l) {
+            const Layer& layer = network_.layer(l);
+            engine_.in_product(&ModeKernels::product, in, network_.weight(l), Panels{}, sums_[l].view(), rows,
+                               static_cast<int>(layer.fan_out), static_cast<int>(layer.fan_in));
+            cross_boundary(engine_, layer, sums_[l].view(), rows, network_.bias(l), scaled_bias_[l].view(),
+                           activations_[l].view());
+            in = activations_[l].view();
+        }
+    }
+
+    // Writes the activations that start() left, for the gradient.
+    void keep_activations() {
+        float* out = job_.activations;
+        for (int l = 0; l + 1 < network_.depth(); ++l) {
+            const int n = static_cast<int>(network_.layer(l).fan_out);
+            // Back from the scaled domain, exactly.
+            const float factor = 1.0f / network_.layer(l + 1).bias_factor;
+            engine_.outside(&ModeKernels::scale, activations_[l].view(), rows_, n, factor, stack_[0].view());
+            engine_.kernels().unpack(stack_[0].view(), rows_, n, out + row_ * n, n);
+            out += job_.batch.count * job_.batch.size * n;
+        }
+    }
+
+    void run(const Group& group) {
+        const int rows = static_cast<int>(2 * group.pairs.size()) * rows_;
+        Panels logits;
+        if (job_.population.units[group.layer] == 0) {
+            logits = through(group.layer + 1, perturb_all(group, rows), rows);
+        } else if (group.layer + 1 == network_.depth()) {
+            logits = perturb_some_outputs(group, rows);
+        } else {
+            find_changes(group);
+            logits = through_changes(group.layer + 1, rows);
+        }
+        for (std::size_t place = 0; place < group.pairs.size(); ++place) {
+            for (int sign = 0; sign < 2; ++sign) {
+                sink_.take(2 * group.pairs[place] + sign, sample_, rows_, member_rows(logits, place, sign));
+            }
+        }
+    }
+
+   private:
+    std::int64_t padded(std::int64_t count) const { return count + engine_.width(); }
+    std::int64_t columns_at_a_time() const { return panels_at_a_time * engine_.width(); }
+    std::int64_t perturbed_units() const {
+        return std::max(1, *std::max_element(job_.population.units.begin(), job_.population.units.end()));
+    }
+    Panels flat(Buffer<float>& buffer) const { return fpes::flat(buffer.data(), engine_.width()); }
+    // The rows of one member in a stack of pairs.
+    Panels member_rows(Panels stack, std::size_t place, int sign) const {
+        return engine_.at_row(stack, (2 * static_cast<std::int64_t>(place) + sign) * rows_);
+    }
+
+    void cross(const Layer& layer, Panels v, std::int64_t j, int rows, int n, Panels out) {
+        engine_.elementwise(&ModeKernels::boundary, v, rows, n, engine_.at_column(scaled_bias_[layer.index].view(), j),
+                            layer.enter, layer.leave, out);
+    }
+
+    // Activations of a layer of which all units are perturbed.
+    Panels perturb_all(const Group& group, int rows) {
+        const Layer& layer = network_.layer(group.layer);
+        const int n = static_cast<int>(layer.fan_out);
+        const Panels sums = sums_[group.layer].view(), stack = stack_[group.layer % 2].view();
+        for (std::size_t place = 0; place < group.pairs.size(); ++place) {
+            engine_.in_product(&ModeKernels::perturb,
+                               job_.population.stream(group.layer, NoiseRole::node, group.pairs[place]),
+                               static_cast<std::uint64_t>(sample_) * n, n, job_.population.node_scale(layer), rows_, n,
+                               sums, sums, member_rows(stack, place, 0), member_rows(stack, place, 1), scratch_.data());
+        }
+        cross(layer, stack, 0, rows, n, stack);
+        return stack;
+    }
+
+    // From layer l, whose inputs are `in`, to the logits.
+    Panels through(int l, Panels in, int rows) {
+        for (; l < network_.depth(); ++l) {
+            const Layer& layer = network_.layer(l);
+            const int n = static_cast<int>(layer.fan_out);
+            const Panels out = stack_[l % 2].view();
+            engine_.in_product(&ModeKernels::product, in, network_.weight(l), Panels{}, out, rows, n,
+                               static_cast<int>(layer.fan_in));
+            cross(layer, out, 0, rows, n, out);
+            in = out;
+        }
+        return in;
+    }
+
+    // The activations of the perturbed units of a layer, of one pair: changed_[sign][sample, k].
+    void perturb_some(int l, std::int64_t pair) {
+        const Layer& layer = network_.layer(l);
+        const Kernels& kernels = engine_.kernels();
+        const int k = job_.population.units[l], count = rows_ * k;
+        kernels.unit_positions(job_.population.stream(l, NoiseRole::positions, pair),
+                               static_cast<std::uint64_t>(sample_), rows_, static_cast<int>(layer.fan_out), k,
+                               units_.data(), scratch_.data());
+        kernels.gather_units(sums_[l].view(), false, units_.data(), rows_, k, gathered_sums_.data());
+        kernels.gather_units(scaled_bias_[l].view(), true, units_.data(), rows_, k, gathered_bias_.data());
+        engine_.in_product(&ModeKernels::perturb, job_.population.stream(l, NoiseRole::node, pair),
+                           static_cast<std::uint64_t>(sample_) * k, count, job_.population.node_scale(layer), 1, count,
+                           flat(gathered_sums_), flat(gathered_sums_), flat(changed_[0]), flat(changed_[1]),
+                           scratch_.data());
+        for (auto& v : changed_) {
+            engine_.elementwise(&ModeKernels::boundary, flat(v), 1, count, flat(gathered_bias_), layer.enter,
+                                layer.leave, flat(v));
+        }
+    }
+
+    // What the pairs' noise changes in the activations of a layer, as lists, a row (member, sample) each.
+    void find_changes(const Group& group) {
+        const int k = job_.population.units[group.layer], count = rows_ * k;
+        std::int32_t found = 0, row = 0;
+        begin_[0] = 0;
+        for (const std::int64_t pair : group.pairs) {
+            perturb_some(group.layer, pair);
+            engine_.kernels().gather_units(activations_[group.layer].view(), false, units_.data(), rows_, k,
+                                           gathered_activations_.data());
+            for (auto& v : changed_) {
+                engine_.in_product(&ModeKernels::subtract, flat(v), flat(gathered_activations_), 1, count, flat(v));
+                for (int i = 0; i < count; i += k) {
+                    for (int j = i; j < i + k; ++j) {
+                        changes_[found] = {units_[j], v[j]};
+                        found += v[j] != 0.0f;
+                    }
+                    begin_[++row] = found;
+                }
+            }
+        }
+    }
+
+    // From the changes of layer l's inputs to the logits.
+    Panels through_changes(int l, int rows) {
+        const Layer& layer = network_.layer(l);
+        const bool last = l + 1 == network_.depth();
+        const Panels result = stack_[(last ? l : l + 1) % 2].view();
+        const std::int64_t step = columns_at_a_time();
+        for (std::int64_t j = 0; j < layer.fan_out; j += step) {
+            const int n = static_cast<int>(std::min(step, layer.fan_out - j));
+            const Panels columns = last ? engine_.at_column(result, j) : columns_.view();
+            engine_.in_product(&ModeKernels::add_changes, RowChanges{changes_.data(), begin_.data()},
+                               engine_.at_column(sums_[l].view(), j), rows_, engine_.at_column(network_.weight(l), j),
+                               columns, rows, n);
+            cross(layer, columns, j, rows, n, columns);
+            if (last) continue;
+            engine_.in_product(&ModeKernels::product, columns, engine_.at_row(network_.weight(l + 1), j),
+                               j ? result : Panels{}, result, rows, static_cast<int>(network_.layer(l + 1).fan_out), n);
+        }
+        if (last) return result;
+        const Layer& next = network_.layer(l + 1);
+        cross(next, result, 0, rows, static_cast<int>(next.fan_out), result);
+        return through(l + 2, result, rows);
+    }
+
+    // Logits of which some are perturbed.
+    Panels perturb_some_outputs(const Group& group, int rows) {
+        const int width = engine_.width(), k = job_.population.units[group.layer];
+        const int classes = static_cast<int>(network_.classes());
+        const Panels logits = stack_[0].view(), unperturbed = activations_[group.layer].view();
+        for (int row = 0; row < rows; ++row) {
+            for (int j = 0; j < classes; ++j) at(logits, row, j, width) = at(unperturbed, row % rows_, j, width);
+        }
+        for (std::size_t place = 0; place < group.pairs.size(); ++place) {
+            perturb_some(group.layer, group.pairs[place]);
+            for (int sign = 0; sign < 2; ++sign) {
+                const Panels member = member_rows(logits, place, sign);
+                for (int i = 0; i < rows_ * k; ++i) at(member, i / k, units_[i], width) = changed_[sign][i];
+            }
+        }
+        return logits;
+    }
+    static float& at(Panels panels, int i, int j, int width) {
+        return panels.data[static_cast<std::size_t>(j / width) * panels.stride + i * width + j % width];
+    }
+
+    const Job& job_;
+    Sink& sink_;
+    const Engine& engine_;
+    PackedNetwork& network_;
+    std::int64_t most_rows_;
+    std::int64_t sample_ = 0;  // the first of the tile, in its batch
+    std::int64_t row_ = 0;     // likewise, in x
+    int rows_ = 0;
+    PanelMatrix input_;
+    std::vector<PanelMatrix> sums_;         // of the unperturbed network
+    std::vector<PanelMatrix> activations_;  // likewise
+    std::vector<PanelMatrix> scaled_bias_;
+    PanelMatrix columns_;
+    PanelMatrix stack_[2];
+    std::int64_t perturbed_;  // units of one pair, over a tile
+    Buffer<std::int32_t> units_;
+    Buffer<float> gathered_sums_;
+    Buffer<float> gathered_bias_;
+    Buffer<float> gathered_activations_;
+    Buffer<float> changed_[2];
+    Buffer<Change> changes_;
+    Buffer<std::int32_t> begin_;
+    Buffer<float> scratch_;
+};
+
+}  // namespace
+
+void run_incremental(const Job& job, Sink& sink) {
+    const std::int64_t tile = std::min(tile_samples, job.batch.size);
+    const std::int64_t tiles = (job.batch.size + tile - 1) / tile;
+    const std::int64_t first = job.batch.batch_of(job.pairs.begin);
+    const std::int64_t batches = job.batch.batch_of(job.pairs.end - 1) + 1 - first;
+    std::vector<std::vector<Group>> groups;
+    std::vector<Item> items;
+    groups.reserve(batches);
+    for (std::int64_t batch = first; batch < first + batches; ++batch) {
+        const PairRange pairs = {std::max(job.pairs.begin, batch * job.batch.pairs_each),
+                                 std::min(job.pairs.end, (batch + 1) * job.batch.pairs_each)};
+        groups.push_back(make_groups(job, pairs, tile));
+        // An item passes through the unperturbed network first, so only few items are shared by several threads.
+        const auto count = static_cast<std::int64_t>(groups.back().size());
+        const std::int64_t parts = std::clamp<std::int64_t>(4 * job.threads / (tiles * batches), 1, count);
+        for (std::int64_t sample = 0; sample < job.batch.size; sample += tile) {
+            for (std::int64_t part = 0; part < parts; ++part) {
+                items.push_back({sample, &groups.back(), count * part / parts, count * (part + 1) / parts});
+            }
+        }
+    }
+    parallel(job.threads, static_cast<std::int64_t>(items.size()), [&](WorkQueue& queue) {
+        IncrementalWorker worker(job, sink, tile);
+        for (std::int64_t number; queue.take(number);) {
+            const Item& item = items[number];
+            worker.start(item.groups->front().pairs.front(), item.sample,
+                         static_cast<int>(std::min(tile, job.batch.size - item.sample)));
+            if (job.activations && item.begin == 0) worker.keep_activations();
+            for (std::int64_t g = item.begin; g < item.end; ++g) worker.run((*item.groups)[g]);
+        }
+    });
+}
+
+}  // namespace fpes

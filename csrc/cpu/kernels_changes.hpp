@@ -1,0 +1,108 @@
+// Kernels for perturbing a few units of a layer: which units, and what their change does to the next layer's sums.
+#pragma once
+
+#include "kernels_noise.hpp"
+
+FPES_NAMESPACE_BEGIN
+
+// Elements of an [rows, k] tensor of positions, row-major, of which row 0 here is row `first`. The n units are cut into
+// k strata of nearly equal size and one unit is chosen in each: so they ascend, none comes twice, and each comes with
+// probability k / n. A 32-bit word w of the stream chooses unit start + floor(w size / 2^32) of its stratum.
+template <class F>
+void unit_positions(const NoiseStream& stream, std::uint64_t first, int rows, int n, int k, std::int32_t* units,
+                    float* scratch) {
+    const float* words = draw<F, 4>(stream, first * k, rows * k, scratch, store_words<F>);
+    for (int j = 0; j < k; ++j) {
+        const auto start = static_cast<std::int32_t>(static_cast<std::int64_t>(j) * n / k);
+        const auto end = static_cast<std::int32_t>(static_cast<std::int64_t>(j + 1) * n / k);
+        for (int i = j; i < rows * k; i += k) {
+            std::uint32_t word, offset, rest;
+            std::memcpy(&word, words + i, sizeof word);
+            multiply_wide(word, static_cast<std::uint32_t>(end - start), offset, rest);
+            units[i] = start + static_cast<std::int32_t>(offset);
+        }
+    }
+}
+
+// out[i, j] = m[i, units[i, j]], or m[0, units[i, j]] where m has one row for all. out is [rows, k], row-major.
+template <class F>
+void gather_units(Panels m, bool one_row, const std::int32_t* units, int rows, int k, float* out) {
+    constexpr int width = panel_width<F>;
+    for (int row = 0; row < rows; ++row) {
+        for (int j = 0; j < k; ++j, ++units, ++out) {
+            *out = panel_row<F>(m, one_row ? 0 : row, *units / width * width)[*units % width];
+        }
+    }
+}
+
+// One row of `add_changes`, `vectors` vectors from column j on.
+template <class F, int vectors>
+FPES_INLINE void add_row_of_changes(const Change* change, const Change* end, Panels sums, int sums_row, Panels weights,
+                                    int j, Panels out, int row) {
+    constexpr int lanes = lanes_of<F>, per_panel = panel_width<F> / lanes;
+    auto at = [&](Panels panels, int i, int v) {
+        return panel_row<F>(panels, i, j + v / per_panel * panel_width<F>) + v % per_panel * lanes;
+    };
+    F sum[vectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors; ++v) sum[v] = load<F>(at(sums, sums_row, v));
+    for (; change < end; ++change) {
+        const F value = splat<F>(change->value);
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; ++v) sum[v] = fma(value, load<F>(at(weights, change->unit, v)), sum[v]);
+    }
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors; ++v) store(at(out, row, v), sum[v]);
+}
+
+template <class F>
+void add_changes(RowChanges changes, Panels sums, int period, Panels weights, Panels out, int rows, int n) {
+    // As many columns at a time as there are accumulators to hide the latency of the multiply-add.
+    constexpr int width = panel_width<F>, vectors = 8;
+    constexpr int columns = vectors * lanes_of<F>;
+    for (int row = 0; row < rows; ++row) {
+        const Change *begin = changes.list + changes.begin[row], *end = changes.list + changes.begin[row + 1];
+        int j = 0;
+        for (; j + columns <= n; j += columns) {
+            add_row_of_changes<F, vectors>(begin, end, sums, row % period, weights, j, out, row);
+        }
+        for (; j < n; j += width) {
+            add_row_of_changes<F, 2>(begin, end, sums, row % period, weights, j, out, row);
+        }
+    }
+}
+
+// sums[i, units[i, j]] = fma(weight[i], z[i, j], sums[i, units[i, j]]). A row's units are all different.
+template <class F>
+void accumulate_units(const NoiseStream& stream, std::uint64_t first, const float* weight, const std::int32_t* units,
+                      int rows, int k, Panels sums, float* scratch) {
+    constexpr int lanes = lanes_of<F>, width = panel_width<F>;
+    with_draws<F>(stream, first * k, rows * k, scratch, [&](auto draws) {
+        for (int row = 0; row < rows; ++row) {
+            for_each_part<F>(k, [&](std::int64_t j, int part) {
+                float side[lanes] = {};
+                float* at[lanes];
+                for (int i = 0; i < part; ++i) {
+                    const std::int32_t unit = units[row * k + j + i];
+                    at[i] = panel_row<F>(sums, row, unit / width * width) + unit % width;
+                    side[i] = *at[i];
+                }
+                const F z = draws(static_cast<int>(row * k + j));
+                store(side, fma(splat<F>(weight[row]), z, load<F>(side)));
+                for (int i = 0; i < part; ++i) *at[i] = side[i];
+            });
+        }
+    });
+}
+
+// sums[i, j] = fma(weight[i], z[i, j], sums[i, j]) for all units.
+template <class F>
+void accumulate_rows(const NoiseStream& stream, std::uint64_t first, const float* weight, int rows, int n, Panels sums,
+                     float* scratch) {
+    for_each_draw<F>(stream, first * n, n, rows, n, scratch, [&](int row, int j, int within, F z) {
+        float* at = panel_row<F>(sums, row, j) + within;
+        store(at, fma(splat<F>(weight[row]), z, load<F>(at)));
+    });
+}
+
+FPES_NAMESPACE_END
