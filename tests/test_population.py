@@ -282,3 +282,31 @@ class TestRefusals:
         for family in (fpes.FullRank, fpes.LowRank, fpes.NodePerturbation):
             with pytest.raises(ValueError, match="pink"):
                 family(noise="pink")
+
+
+@every_mode
+@pytest.mark.parametrize("family", ["node", "lowrank1"])
+def test_sums_that_pass_through_minus_zero(isa, family, flush):
+    """A product that underflows to -0, and then terms of +0: the sum is +0, and leaving the terms out would keep -0."""
+    sizes, batch = (3, 40, 40), 5
+    net = oracle.Network(sizes, flush=flush)
+    theta = np.zeros(net.parameters, np.float32)
+    layers = net.unpack(theta)
+    layers[0][0][0, :2] = 0.75  # two active units, all others flushed
+    for _, bias in layers:
+        bias[...] = -0.0
+    layers[1][0][...] = np.float32(2.0**-40)  # +0 terms ...
+    layers[1][0][:2] = np.float32(-(2.0**-40))  # ... after terms that underflow to -0
+    layers[1][0][2:, ::3] = np.float32(-(2.0**-40))  # in some columns all terms are -0, and so is the sum
+    x = np.zeros((batch, sizes[0]), np.float32)
+    x[:, 0] = 1.0
+    options = {"sigma": 1e-44, "seed": SEED}
+    ours = fpes.Population(
+        fpes.LinearNetwork(sizes, flush=flush), theta, size=14, perturbation=perturbation(family, "binomial"), **options
+    )
+    name, rank = FAMILIES[family]
+    reference = oracle.Population(net, theta, 14, perturbation=name, rank=rank, **options)
+    want = reference.forward(x)
+    assert np.signbit(want).any()
+    assert not np.signbit(want).all()
+    oracle.assert_bitwise_equal(ours.forward(x), want, f"{family}, {flush}, {isa}")

@@ -9,6 +9,7 @@
 #include "kernels_panels.hpp"
 #include "kernels_peak.hpp"
 #include "kernels_product.hpp"
+#include "kernels_skipping.hpp"
 
 FPES_NAMESPACE_BEGIN
 
@@ -17,6 +18,7 @@ constexpr ModeKernels mode_kernels() {
     return {
         /*product=*/product<F>,
         /*product_transposed=*/product_transposed<F>,
+        /*product_skipping=*/product_skipping<F>,
         /*perturb=*/perturb<F>,
         /*accumulate_noise=*/accumulate_noise<F>,
         /*accumulate_rows=*/accumulate_rows<F>,

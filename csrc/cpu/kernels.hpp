@@ -47,6 +47,10 @@ struct ModeKernels {
     void (*product)(Panels a, Panels b, Panels init, Panels c, int m, int n, int k);
     // The same with a transposed: a is [k, m].
     void (*product_transposed)(Panels a, Panels b, Panels init, Panels c, int m, int n, int k);
+    // c = a[members * samples, k] b[k, n], where row member * samples + sample of a belongs to that member and sample.
+    // b must be finite: terms that are zero in all members are left out. scratch: see skipping_scratch_size.
+    void (*product_skipping)(Panels a, Panels b, Panels c, int samples, int members, int n, int k,
+                             std::int32_t* scratch);
     // plus = fma(z, scale, in_plus), minus = fma(z, -scale, in_minus) for `n` columns of `rows` rows of a tensor of
     // noise. Its rows are `ld` elements long, and row 0 here starts at element `first`. scratch: see
     // noise_scratch_size.
@@ -119,6 +123,9 @@ struct Kernels {
 
 // Floats of scratch that kernels with noise need for strips of `n` elements, or tensors whose rows are `n` long.
 std::size_t noise_scratch_size(std::int64_t n);
+
+// Integers of scratch that product_skipping() needs for products over k.
+inline std::size_t skipping_scratch_size(std::int64_t k) { return 2 * 17 * static_cast<std::size_t>(k); }
 
 // How many rows of noise perturb() draws at a time: enough to fill vectors where rows are short.
 constexpr int noise_strip = 4096;

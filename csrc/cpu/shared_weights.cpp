@@ -2,7 +2,7 @@
 //
 // A thread takes a tile of samples and some pairs. The first layer's product is the same for all members, so it is
 // computed once. Later layers' activations differ, so those of several pairs are stacked, and one product with the
-// shared weights serves them all:
+// shared weights serves them all. It leaves out what is zero in all members (kernels_skipping.hpp):
 //
 //      rows of h, l >= 2          w (shared)         accumulators, then the pair's own correction
 //     +---------------------+    +----------+       +----------------------+
@@ -11,7 +11,9 @@
 //     | pair p+1, +, samples|    |          |       | ...                  |
 //     +---------------------+    +----------+       +----------------------+
 //
-// Low rank: q = (h A) * (+-scale), and the chain of the product goes on over the rank: acc = fma(q_r, B_rj, acc).
+// Low rank: q = (h A) * (+-scale), and the chain of the product goes on over the rank: acc = fma(q_r, B_rj, acc). The
+// A of several pairs stand side by side, and h A is computed for all of them, though each needs only its own: a vector
+// is as wide as sixteen of their columns.
 // Node: acc = fma(z, +-scale, acc), one draw for each member and sample.
 #include <algorithm>
 
@@ -21,8 +23,11 @@
 namespace fpes {
 namespace {
 
-// Rows of activations that a product takes at a time, at least one pair's.
+// Rows of activations that a product takes at a time, at least those of the pairs that fill a tile of the product.
 constexpr std::int64_t group_rows = 128;
+constexpr std::int64_t group_pairs = 6;
+// Columns of all the A of several pairs, at most.
+constexpr std::int64_t joint_columns = 64;
 
 class SharedWeightsWorker {
    public:
@@ -32,15 +37,18 @@ class SharedWeightsWorker {
           engine_(job.engine),
           network_(job.network),
           group_(group),
+          joint_(job.population.rank * group <= joint_columns ? group : 1),
           input_(engine_.matrix(tile, network_.features())),
           first_product_(engine_.matrix(tile, network_.layer(0).fan_out)),
           hidden_{engine_.matrix(2 * tile * group, network_.widest_output()),
                   engine_.matrix(2 * tile * group, network_.widest_output())},
           biases_{bias(), bias()},
           scaled_bias_(bias()),
-          factor_rows_(engine_.matrix(job.population.rank, network_.widest())),
-          factor_(engine_.matrix(network_.widest(), job.population.rank)),
-          coefficients_(engine_.matrix(2 * tile, job.population.rank)),
+          factor_rows_(engine_.matrix(column_of(joint_), network_.widest())),
+          factor_(engine_.matrix(network_.widest(), column_of(joint_))),
+          products_(engine_.matrix(2 * tile * joint_, column_of(joint_))),
+          coefficients_(engine_.matrix(tile, job.population.rank)),
+          terms_(skipping_scratch_size(network_.widest())),
           scratch_(noise_scratch_size(network_.widest() * job.population.rank)) {}
 
     // Members of pairs begin ... end - 1, which see the same batch, on samples sample ... sample + rows - 1.
@@ -69,20 +77,15 @@ class SharedWeightsWorker {
             const Layer& layer = network_.layer(l);
             const Panels in = hidden_[(l + 1) % 2].view(), out = hidden_[l % 2].view();
             if (l > 0) {
-                engine_.in_product(&ModeKernels::product, in, network_.weight(l), Panels{}, out,
-                                   static_cast<int>(2 * pairs * rows_), static_cast<int>(layer.fan_out),
-                                   static_cast<int>(layer.fan_in));
+                engine_.in_product(&ModeKernels::product_skipping, in, network_.weight(l), out, rows_,
+                                   static_cast<int>(2 * pairs), static_cast<int>(layer.fan_out),
+                                   static_cast<int>(layer.fan_in), terms_.data());
             }
-            for (std::int64_t place = 0; place < pairs; ++place) {
-                const Panels inputs[2] = {l ? member_rows(in, place, 0) : input_.view(),
-                                          l ? member_rows(in, place, 1) : input_.view()};
-                const Panels sums[2] = {l ? member_rows(out, place, 0) : first_product_.view(),
-                                        l ? member_rows(out, place, 1) : first_product_.view()};
-                const Panels results[2] = {member_rows(out, place, 0), member_rows(out, place, 1)};
-                if (job_.population.family == Family::low_rank) {
-                    low_rank(layer, first_pair + place, inputs, sums, results);
-                } else {
-                    node(layer, first_pair + place, sums, results);
+            if (job_.population.family == Family::low_rank) {
+                low_rank(layer, first_pair, pairs, in, out);
+            } else {
+                for (std::int64_t place = 0; place < pairs; ++place) {
+                    node(layer, first_pair + place, member_rows(out, place, 0));
                 }
             }
         }
@@ -94,48 +97,80 @@ class SharedWeightsWorker {
         }
     }
 
-    void low_rank(const Layer& layer, std::int64_t pair, const Panels inputs[2], const Panels sums[2],
-                  const Panels results[2]) {
-        const int rank = job_.population.rank, k = static_cast<int>(layer.fan_in), n = static_cast<int>(layer.fan_out);
-        const Kernels& kernels = engine_.kernels();
-        draw_factor(layer.index, NoiseRole::factor_a, pair, k);
-        kernels.transpose(factor_rows_.view(), k, rank, factor_.view());
-        const Panels coefficients[2] = {coefficients_.view(), coefficients_.from_row(rows_)};
-        for (int sign = 0; sign < 2; ++sign) {
-            const float scale = sign ? -job_.population.rank_scale() : job_.population.rank_scale();
-            engine_.in_product(&ModeKernels::product, inputs[sign], factor_.view(), Panels{}, coefficients[sign], rows_,
-                               rank, k);
-            engine_.in_product(&ModeKernels::scale, coefficients[sign], rows_, rank, scale, coefficients[sign]);
+    // Corrects the sums of pairs first_pair ... in a stack: `in` are the layer's inputs, or nothing for the first
+    // layer, whose inputs and sums all members share.
+    void low_rank(const Layer& layer, std::int64_t first_pair, std::int64_t pairs, Panels in, Panels out) {
+        for (std::int64_t place = 0; place < pairs; place += joint_) {
+            const std::int64_t together = std::min(joint_, pairs - place);
+            const Panels inputs = layer.index == 0 ? input_.view() : member_rows(in, place, 0);
+            multiply_by_factors(layer, first_pair + place, together, inputs);
+            for (std::int64_t i = 0; i < together; ++i) {
+                correct(layer, first_pair + place + i, i, member_rows(out, place + i, 0));
+            }
         }
-        draw_factor(layer.index, NoiseRole::factor_b, pair, n);
+    }
+
+    // products_ = inputs A, for the A of `pairs` pairs.
+    void multiply_by_factors(const Layer& layer, std::int64_t first_pair, std::int64_t pairs, Panels inputs) {
+        const int rank = job_.population.rank, k = static_cast<int>(layer.fan_in);
+        const int columns = static_cast<int>(column_of(pairs - 1)) + rank;
+        for (std::int64_t i = 0; i < pairs; ++i) {
+            draw_factor(layer.index, NoiseRole::factor_a, first_pair + i, k, factor_rows_.from_row(column_of(i)));
+        }
+        engine_.kernels().transpose(factor_rows_.view(), k, columns, factor_.view());
+        if (layer.index == 0 || joint_ == 1) {
+            const int rows = static_cast<int>(layer.index == 0 ? rows_ : 2 * pairs * rows_);
+            engine_.in_product(&ModeKernels::product, inputs, factor_.view(), Panels{}, products_.view(), rows, columns,
+                               k);
+        } else {
+            engine_.in_product(&ModeKernels::product_skipping, inputs, factor_.view(), products_.view(), rows_,
+                               static_cast<int>(2 * pairs), columns, k, terms_.data());
+        }
+    }
+
+    // Both members of a pair, whose A is the i-th of those in products_: sums, biases, boundary.
+    void correct(const Layer& layer, std::int64_t pair, std::int64_t i, Panels out) {
+        const int rank = job_.population.rank, n = static_cast<int>(layer.fan_out);
+        draw_factor(layer.index, NoiseRole::factor_b, pair, n, factor_rows_.view());
         const Panels bias = network_.bias(layer.index);
         engine_.in_product(&ModeKernels::perturb, job_.population.stream(layer.index, NoiseRole::bias, pair),
                            std::uint64_t{0}, n, job_.population.weight_scale(), 1, n, bias, bias, biases_[0].view(),
                            biases_[1].view(), scratch_.data());
         for (int sign = 0; sign < 2; ++sign) {
-            engine_.in_product(&ModeKernels::product, coefficients[sign], factor_rows_.view(), sums[sign],
-                               results[sign], rows_, n, rank);
-            cross_boundary(engine_, layer, results[sign], rows_, biases_[sign].view(), scaled_bias_.view(),
-                           results[sign]);
+            const float scale = sign ? -job_.population.rank_scale() : job_.population.rank_scale();
+            const Panels result = engine_.at_row(out, sign * rows_);
+            Panels products = layer.index == 0 ? products_.view() : products_.from_row((2 * i + sign) * rows_);
+            products = engine_.at_column(products, column_of(i));
+            products.data += column_of(i) % engine_.width();
+            engine_.in_product(&ModeKernels::scale, products, rows_, rank, scale, coefficients_.view());
+            engine_.in_product(&ModeKernels::product, coefficients_.view(), factor_rows_.view(),
+                               layer.index == 0 ? first_product_.view() : result, result, rows_, n, rank);
+            cross_boundary(engine_, layer, result, rows_, biases_[sign].view(), scaled_bias_.view(), result);
         }
     }
 
-    // A factor of the perturbation, [rank, n], into factor_rows_.
-    void draw_factor(int l, NoiseRole role, std::int64_t pair, int n) {
-        const Kernels& kernels = engine_.kernels();
-        const int rank = job_.population.rank;
-        kernels.noise_panels(job_.population.stream(l, role, pair), 0, rank, n, factor_rows_.view(), scratch_.data());
+    // Where the A of the i-th of several pairs stands: at the start of a panel, or with others in one panel.
+    std::int64_t column_of(std::int64_t i) const {
+        const std::int64_t rank = job_.population.rank, width = engine_.width();
+        const std::int64_t in_panel = std::max<std::int64_t>(1, width / rank);
+        return i / in_panel * ((rank + width - 1) / width * width) + i % in_panel * rank;
     }
 
-    void node(const Layer& layer, std::int64_t pair, const Panels sums[2], const Panels results[2]) {
+    // A factor of the perturbation, [rank, n].
+    void draw_factor(int l, NoiseRole role, std::int64_t pair, int n, Panels out) {
+        engine_.kernels().noise_panels(job_.population.stream(l, role, pair), 0, job_.population.rank, n, out,
+                                       scratch_.data());
+    }
+
+    void node(const Layer& layer, std::int64_t pair, Panels out) {
         const int n = static_cast<int>(layer.fan_out);
+        const Panels results[2] = {out, engine_.at_row(out, rows_)};
+        const Panels first = first_product_.view();
         engine_.in_product(&ModeKernels::perturb, job_.population.stream(layer.index, NoiseRole::node, pair),
                            static_cast<std::uint64_t>(sample_) * n, n, job_.population.node_scale(layer), rows_, n,
-                           sums[0], sums[1], results[0], results[1], scratch_.data());
-        for (int sign = 0; sign < 2; ++sign) {
-            cross_boundary(engine_, layer, results[sign], rows_, network_.bias(layer.index), scaled_bias_.view(),
-                           results[sign]);
-        }
+                           layer.index ? results[0] : first, layer.index ? results[1] : first, results[0], results[1],
+                           scratch_.data());
+        cross_boundary(engine_, layer, out, 2 * rows_, network_.bias(layer.index), scaled_bias_.view(), out);
     }
 
     const Job& job_;
@@ -143,6 +178,7 @@ class SharedWeightsWorker {
     const Engine& engine_;
     PackedNetwork& network_;
     std::int64_t group_;
+    std::int64_t joint_;  // pairs whose A stand side by side
     std::int64_t sample_ = 0;
     int rows_ = 0;
     PanelMatrix input_;
@@ -150,9 +186,11 @@ class SharedWeightsWorker {
     PanelMatrix hidden_[2];
     PanelMatrix biases_[2];
     PanelMatrix scaled_bias_;
-    PanelMatrix factor_rows_;   // a factor as it is drawn, [rank, n]
-    PanelMatrix factor_;        // transposed, [n, rank]
-    PanelMatrix coefficients_;  // q, both signs: [2 samples, rank]
+    PanelMatrix factor_rows_;   // factors as they are drawn, [ranks, n]
+    PanelMatrix factor_;        // the A of several pairs, transposed, [n, ranks]
+    PanelMatrix products_;      // h A, [members * samples, ranks]
+    PanelMatrix coefficients_;  // q of one member, [samples, rank]
+    Buffer<std::int32_t> terms_;
     Buffer<float> scratch_;
 };
 
@@ -171,7 +209,7 @@ std::vector<PairRange> chunks_of(const Job& job, std::int64_t most) {
 void run_shared_weights(const Job& job, Sink& sink) {
     const std::int64_t tile = std::min(shared_tile, job.batch.size);
     const std::int64_t tiles = (job.batch.size + tile - 1) / tile;
-    const std::int64_t group = std::max<std::int64_t>(1, group_rows / (2 * tile));
+    const std::int64_t group = std::max<std::int64_t>(1, group_rows / (2 * tile * group_pairs)) * group_pairs;
     // Many pairs to an item, for the first product is computed once an item; but several items to a thread.
     const std::int64_t share = job.pairs.count() * tiles / (4 * job.threads) + 1;
     const std::int64_t most = (std::min<std::int64_t>(share, 256) + group - 1) / group * group;
