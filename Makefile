@@ -2,6 +2,7 @@
 #
 #   make run      install fpes into .venv and train the flush-to-zero network on real digits (about a minute)
 #   make test     install what the tests need too, and run them all
+#   make bench    measure the kernels, beside PyTorch's and JAX's where these are installed (some minutes)
 #   make lint     ruff, mypy, clang-format and gersemi, as pre-commit runs them
 #   make format   apply the formatters
 #   make wheel    build a wheel into dist/
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc fpes -type f -not -name '*.pyc' -not -name '*.so' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format wheel clean check
+.PHONY: help run test bench lint format wheel clean check
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -47,6 +48,9 @@ run: check $(VENV)/.installed-cli
 
 test: check $(VENV)/.installed-test
 	$(BIN)/pytest
+
+bench: check $(VENV)/.installed-test
+	$(BIN)/fpes bench $(BENCH)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from fpes import __version__, _settings
-from fpes.cli import demo, info, train
+from fpes.cli import bench, demo, info, train
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -67,3 +67,13 @@ def demo_command(seconds: float, seed: int, output: Path, quiet: bool) -> None:
 def info_command(as_json: bool) -> None:
     """Show builds, instruction set and threads, and why what is absent is absent."""
     _user_errors(lambda: info.run(as_json))
+
+
+@cli.command("bench")
+@click.option("--long", "long_run", is_flag=True, help="More networks and families: half an hour.")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Store the results there.")
+@click.option("--compare", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="With stored results.")
+@click.option("--only", metavar="WORDS", help="Benchmarks whose names match, as pytest's -k takes them.")
+def bench_command(long_run: bool, json_file: Path | None, compare: Path | None, only: str | None) -> None:
+    """Measure the kernels: fractions of the machine's peak, and PyTorch, JAX and NumPy beside them."""
+    _user_errors(lambda: bench.run(long_run, json_file, compare, only))

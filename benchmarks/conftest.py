@@ -1,0 +1,157 @@
+"""How the benchmarks measure, and the table that they print.
+
+Each round of a benchmark is preceded by a measurement of the machine's peak, and each round of a peer by a run of fpes
+on the same case. So every fraction and every ratio is taken within a second, on the same threads: other tenants of
+the machine disturb both sides alike. Medians over the rounds are reported.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+import fpes
+from fpes import _cpu, _settings
+
+_PEAK_STEPS = 400_000  # some 10 ms
+_SETTLE_SECONDS = 0.03  # threads of other libraries spin a while after a call
+# Names of ratios of times, and how the table heads them.
+FASTER, OF_EVALUATE = "fpes_is_faster_by", "share_of_evaluate"
+_RATIOS = {FASTER: "fpes is faster by", OF_EVALUATE: "time, of evaluate's"}
+
+
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="more networks and families, half an hour")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "long: measured with --long only")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--long"):
+        return
+    kept = [item for item in items if item.get_closest_marker("long") is None]
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
+
+
+def measure_peak() -> float:
+    """Operations a second of multiply-adds without memory, now."""
+    start = time.perf_counter()
+    multiply_adds = _cpu.multiply_add_chains(_settings.execution(), False, _PEAK_STEPS)
+    return 2.0 * multiply_adds / (time.perf_counter() - start)
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Seconds that a call takes."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+class Measure:
+    """Runs one benchmark and notes what the table shows."""
+
+    def __init__(self, benchmark):
+        self.benchmark = benchmark
+
+    def __call__(
+        self,
+        group: str,
+        variant: str,
+        call: Callable[[], object],
+        *,
+        flops: float,
+        needed_flops: float | None = None,
+        member_samples: int | None = None,
+        ours: Callable[[], object] | None = None,
+        ratio: str = FASTER,
+        rounds: int = 5,
+    ) -> None:
+        """Time `call`, and `ours` before each round, if given; `ratio` says what their quotient is called."""
+        peaks: list[float] = []
+        our_times: list[float] = []
+
+        def before() -> None:
+            time.sleep(_SETTLE_SECONDS)
+            if ours is not None:
+                our_times.append(timed(ours))
+            peaks.append(measure_peak())
+
+        self.benchmark.group = group
+        self.benchmark.name = variant
+        self.benchmark.pedantic(call, setup=before, rounds=rounds, iterations=1, warmup_rounds=1)
+        times = list(self.benchmark.stats.stats.data)
+        peaks, our_times = peaks[-len(times) :], our_times[-len(times) :]  # without the warm-up
+        fraction = statistics.median(flops / t / peak for t, peak in zip(times, peaks, strict=True))
+        info = self.benchmark.extra_info
+        info.update(
+            variant=variant,
+            gflops=flops / statistics.median(times) / 1e9,
+            peak_gflops=statistics.median(peaks) / 1e9,
+            fraction_of_peak=fraction,
+            fraction_of_peak_needed=fraction * (needed_flops or flops) / flops,
+            isa=fpes.get_isa(),
+            threads=fpes.get_threads(),
+        )
+        if member_samples is not None:
+            info["member_samples_per_second"] = member_samples / statistics.median(times)
+        if our_times:
+            info[ratio] = statistics.median(t / o for t, o in zip(times, our_times, strict=True))
+
+
+@pytest.fixture
+def measure(benchmark) -> Measure:
+    """Times a call, its fraction of the peak, and its ratio to fpes."""
+    return Measure(benchmark)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    session = getattr(config, "_benchmarksession", None)
+    benchmarks = [b for b in session.benchmarks if b.extra_info] if session else []
+    if not benchmarks:
+        return
+    console = Console(file=terminalreporter._tw._file, width=118, highlight=False)
+    console.print()
+    for group in dict.fromkeys(b.group for b in benchmarks):
+        members, cells = [b for b in benchmarks if b.group == group], {}
+        table = Table(title=group, title_justify="left", title_style="bold")
+        for number, (heading, cell) in enumerate(_columns(members)):
+            table.add_column(heading, justify="right" if number else "left")
+            cells[heading] = cell
+        for b in members:
+            table.add_row(*(cell(b) for cell in cells.values()))
+        console.print(table)
+    info = benchmarks[0].extra_info
+    console.print(
+        f"{info['isa']}, {info['threads']} threads, peak about {info['peak_gflops']:.0f} GFLOP/s, measured before each "
+        "round. GFLOP/s and % of peak count the operations of the unperturbed network; 'needed' counts once what all "
+        "members share."
+    )
+
+
+def _columns(benchmarks) -> list[tuple[str, Callable]]:
+    """Headings of a group's table, and what stands below; columns that would be empty or the same are left out."""
+
+    def number(name: str, form: str, factor: float = 1.0) -> Callable:
+        return lambda b: form.format(factor * b.extra_info[name]) if name in b.extra_info else ""
+
+    columns = [
+        ("", lambda b: b.extra_info["variant"]),
+        ("ms", lambda b: f"{1e3 * b.stats.median:.1f}"),
+        ("GFLOP/s", number("gflops", "{:.1f}")),
+        ("% of peak", number("fraction_of_peak", "{:.0f}", 100)),
+    ]
+    infos = [b.extra_info for b in benchmarks]
+    if any(info["fraction_of_peak"] != info["fraction_of_peak_needed"] for info in infos):
+        columns.append(("needed, %", number("fraction_of_peak_needed", "{:.0f}", 100)))
+    if any("member_samples_per_second" in info for info in infos):
+        columns.append(("member-samples/s", number("member_samples_per_second", "{:.3g}")))
+    columns += [(h, number(name, "{:.2f}")) for name, h in _RATIOS.items() if any(name in info for info in infos)]
+    return columns

@@ -1,0 +1,52 @@
+"""Populations: evaluation in every family, beside what users would take instead."""
+
+from __future__ import annotations
+
+import bench_peers
+import pytest
+from bench_cases import LONG, SHORT, Case, case_id
+
+_MNIST = "784-512-512-10"
+CASES = [*SHORT, *(pytest.param(case, marks=pytest.mark.long) for case in LONG)]
+PEERS = {
+    "PyTorch, baddbmm": bench_peers.torch_baddbmm,
+    "PyTorch, vmap": bench_peers.torch_vmap,
+    "JAX, jitted vmap": bench_peers.jax_vmap,
+    "NumPy": bench_peers.numpy_full,
+}
+
+
+def ours(case: Case):
+    population, (x, y) = case.population(), case.data()
+    return lambda: population.evaluate(x, y)
+
+
+def measure_case(measure, case: Case, variant: str, call, **options):
+    measure(
+        case.group,
+        variant,
+        call,
+        flops=case.flops,
+        needed_flops=case.needed_flops,
+        member_samples=case.member_samples,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+def test_evaluate(measure, case):
+    measure_case(measure, case, f"fpes, {case.family}", ours(case))
+
+
+@pytest.mark.parametrize("batch", [64, 256])
+@pytest.mark.parametrize("peer", PEERS)
+def test_full_rank_of_a_peer(measure, peer, batch):
+    case = Case(_MNIST, "full", 512, batch)
+    measure_case(measure, case, peer, PEERS[peer](case), ours=ours(case), rounds=3)
+
+
+@pytest.mark.parametrize("rank", [1, 4])
+def test_low_rank_of_a_peer(measure, rank):
+    case = Case(_MNIST, f"low rank {rank}", 512, 8)
+    call = bench_peers.jax_vmap(case, rank)
+    measure_case(measure, case, f"JAX, jitted vmap, low rank {rank}", call, ours=ours(case), rounds=9)
