@@ -3,11 +3,9 @@
 #include <algorithm>
 #include <exception>
 #include <mutex>
-#include <system_error>
-#include <thread>
-#include <vector>
 
 #include "fp_mode.hpp"
+#include "thread_pool.hpp"
 
 namespace fpes {
 
@@ -17,7 +15,7 @@ void parallel(int threads, std::int64_t count, const std::function<void(WorkQueu
     std::mutex failure_mutex;
     auto run = [&] {
         try {
-            const FpMode ieee(false);  // a new thread is born with its parent's mode, whatever that is
+            const FpMode ieee(false);  // a thread is born with its parent's mode, whatever that is
             worker(queue);
         } catch (...) {
             queue.drain();
@@ -25,17 +23,8 @@ void parallel(int threads, std::int64_t count, const std::function<void(WorkQueu
             if (!failure) failure = std::current_exception();
         }
     };
-    const auto helpers =
-        static_cast<std::size_t>(std::max<std::int64_t>(0, std::min<std::int64_t>(threads, count) - 1));
-    std::vector<std::thread> started;
-    started.reserve(helpers);
-    try {
-        while (started.size() < helpers) started.emplace_back(run);
-    } catch (const std::system_error&) {
-        // The system gives no more threads: those that there are do the work.
-    }
-    run();
-    for (std::thread& thread : started) thread.join();
+    const std::int64_t helpers = std::max<std::int64_t>(0, std::min<std::int64_t>(threads, count) - 1);
+    ThreadPool::of_this_process().run(static_cast<std::size_t>(helpers), run);
     if (failure) std::rethrow_exception(failure);
 }
 

@@ -1,4 +1,4 @@
-// Threads for one call: started, joined, forgotten. No pool outlives a call, so fork() and interpreter exit are safe.
+// Work shared by threads (thread_pool.hpp), item by item.
 #pragma once
 
 #include <atomic>
