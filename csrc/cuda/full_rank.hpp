@@ -80,8 +80,12 @@ template <class T, class Mode, NoiseKind kind>
 class FullRankBlock {
     using Shape = FullRankTile<T>;
     static constexpr int depth = Shape::depth;
-    static constexpr int groups = depth * T::columns / 8;  // of eight weights, in a block
-    static constexpr int passes = (groups + T::threads - 1) / T::threads;
+    // Who draws what of a block of weights: a thread eight columns of every rows_per_pass-th row.
+    static constexpr int groups = T::columns / 8;
+    static constexpr int rows_per_pass = T::threads / groups;
+    static constexpr int passes = rows_per_pass < depth ? depth / rows_per_pass : 1;
+    static_assert(T::threads % groups == 0 && (rows_per_pass >= depth || depth % rows_per_pass == 0),
+                  "a thread stays in its columns, and passes are equal");
 
    public:
     FPES_DEVICE FullRankBlock(const FullRankJob& job)
@@ -126,9 +130,11 @@ class FullRankBlock {
         const int columns = layer.fan_out - first_column;
         Accumulators<T> acc;
         acc.clear();
+        WeightWalk walk(layer, first_column);
+        const PhiloxCounters counters = job_.noise.counters(noise_tensor(layer.index, NoiseRole::weight), pair_);
         float w[passes][8];
-        load_weights(layer, 0, first_column, w);
-        perturb(layer, 0, first_column, w, weights_);
+        load_weights(layer, walk, w);
+        perturb(layer, counters, walk, w, weights_);
         perturb_bias(layer, first_column);
         if (staged) copy_inputs(layer.fan_in, 0, stage_);
         wait_for_copies<0>();
@@ -142,7 +148,8 @@ class FullRankBlock {
             float* const next_weights = weights_ + (block + 1) % 2 * (2 * Shape::matrix_floats);
             if (next < layer.fan_in) {
                 if (staged) copy_inputs(layer.fan_in, next, stage_ + (block + 1) % 2 * (T::rows * Shape::stage_stride));
-                load_weights(layer, next, first_column, w);
+                walk.next(layer);
+                load_weights(layer, walk, w);
             }
             if (works) {
                 const float* b = weights_ + (block % 2 * 2 + sign()) * Shape::matrix_floats;
@@ -156,7 +163,7 @@ class FullRankBlock {
                     multiply_rest<T, Mode>(a, stride, b, layer.fan_in - k, acc);
                 }
             }
-            if (next < layer.fan_in) perturb(layer, next, first_column, w, next_weights);
+            if (next < layer.fan_in) perturb(layer, counters, walk, w, next_weights);
             wait_for_copies<0>();
             __syncthreads();
         }
@@ -199,55 +206,87 @@ class FullRankBlock {
         commit_copies();
     }
 
-    // The k and the first column of this thread's group of eight weights in a pass.
-    static FPES_DEVICE int group_of(int pass) { return pass * T::threads + thread_index(); }
-    static FPES_DEVICE int k_of(int group) { return group / (T::columns / 8); }
-    static FPES_DEVICE int column_of(int group) { return group % (T::columns / 8) * 8; }
+    // Where a thread's part of a block of weights is in the layer: its first eight columns, and how many rows are left
+    // from there. It walks from block to block, so that addresses and conditions cost little.
+    struct WeightWalk {
+        const float* from;
+        std::uint64_t element;  // of the layer's noise
+        int rows;               // left, from the thread's first one on
+        int columns;            // left, from the thread's first one on; none where another thread is enough
+        bool whole;             // eight columns, at a multiple of 16 bytes and of eight elements
 
-    // Unperturbed weights of the block that begins at k, into registers: long before they are needed.
-    static FPES_DEVICE void load_weights(const DeviceLayer& layer, int k, int first_column, float (&w)[passes][8]) {
-        const bool vectors = layer.has_vectors();
+        FPES_DEVICE WeightWalk(const DeviceLayer& layer, int first_column) {
+            const int row = thread_index() / groups, column = first_column + thread_index() % groups * 8;
+            element = static_cast<std::uint64_t>(row) * layer.fan_out + column;
+            from = layer.weight + element;
+            rows = layer.fan_in - row;
+            columns = row < depth ? layer.fan_out - column : 0;
+            whole = layer.has_vectors() && layer.fan_out % 8 == 0;
+        }
+        FPES_DEVICE void next(const DeviceLayer& layer) {
+            from += static_cast<std::int64_t>(depth) * layer.fan_out;
+            element += static_cast<std::uint64_t>(depth) * layer.fan_out;
+            rows -= depth;
+        }
+        // Whether nothing has to be asked row by row.
+        FPES_DEVICE bool straight() const { return whole && rows > (passes - 1) * rows_per_pass; }
+    };
+
+    // Unperturbed weights of a block, into registers: long before they are needed.
+    static FPES_DEVICE void load_weights(const DeviceLayer& layer, const WeightWalk& walk, float (&w)[passes][8]) {
+        if (walk.columns <= 0) return;
+        if (walk.straight()) {
+            FPES_UNROLL
+            for (int pass = 0; pass < passes; ++pass) {
+                load4(walk.from + pass * rows_per_pass * layer.fan_out, w[pass]);
+                load4(walk.from + pass * rows_per_pass * layer.fan_out + 4, w[pass] + 4);
+            }
+            return;
+        }
         FPES_UNROLL
         for (int pass = 0; pass < passes; ++pass) {
-            const int group = group_of(pass), row = k + k_of(group), column = first_column + column_of(group);
-            if (group >= groups || row >= layer.fan_in) continue;
-            const float* from = layer.weight + static_cast<std::int64_t>(row) * layer.fan_out + column;
-            if (vectors) {
-                if (column < layer.fan_out) load4(from, w[pass]);
-                if (column + 4 < layer.fan_out) load4(from + 4, w[pass] + 4);
-            } else {
-                FPES_UNROLL
-                for (int i = 0; i < 8; ++i) {
-                    if (column + i < layer.fan_out) w[pass][i] = from[i];
-                }
+            if (pass * rows_per_pass >= walk.rows) break;
+            const float* from = walk.from + static_cast<std::int64_t>(pass * rows_per_pass) * layer.fan_out;
+            FPES_UNROLL
+            for (int i = 0; i < 8; ++i) {
+                if (i < walk.columns) w[pass][i] = from[i];
             }
         }
     }
 
     // The weights of both members, from registers to shared memory.
-    FPES_DEVICE void perturb(const DeviceLayer& layer, int k, int first_column, const float (&w)[passes][8],
-                             float* weights) const {
-        const PhiloxCounters counters = job_.noise.counters(noise_tensor(layer.index, NoiseRole::weight), pair_);
+    FPES_DEVICE void perturb(const DeviceLayer& layer, const PhiloxCounters& counters, const WeightWalk& walk,
+                             const float (&w)[passes][8], float* weights) const {
+        if (walk.columns <= 0) return;
+        float* const to = weights + thread_index() / groups * T::columns + thread_index() % groups * 8;
+        if (walk.straight()) {
+            FPES_UNROLL
+            for (int pass = 0; pass < passes; ++pass) {
+                float z[8];
+                draw_aligned<kind, 8>(counters, walk.element + pass * rows_per_pass * layer.fan_out, z);
+                store_both(z, w[pass], to + pass * rows_per_pass * T::columns);
+            }
+            return;
+        }
         FPES_UNROLL
         for (int pass = 0; pass < passes; ++pass) {
-            const int group = group_of(pass), row = k + k_of(group), column = first_column + column_of(group);
-            if (group >= groups || row >= layer.fan_in || column >= layer.fan_out) continue;
+            if (pass * rows_per_pass >= walk.rows) break;
             float z[8];
-            draw<kind, 8>(counters, static_cast<std::uint64_t>(row) * layer.fan_out + column, z);
-            float* to = weights + k_of(group) * T::columns + column_of(group);
-            store_both(z, w[pass], to, to + Shape::matrix_floats);
-            store_both(z + 4, w[pass] + 4, to + 4, to + Shape::matrix_floats + 4);
+            draw<kind, 8>(counters, walk.element + static_cast<std::uint64_t>(pass * rows_per_pass) * layer.fan_out, z);
+            store_both(z, w[pass], to + pass * rows_per_pass * T::columns);
         }
     }
-    FPES_DEVICE void store_both(const float* z, const float* w, float* plus, float* minus) const {
-        float up[4], down[4];
+    FPES_DEVICE void store_both(const float (&z)[8], const float (&w)[8], float* plus) const {
+        float up[8], down[8];
         FPES_UNROLL
-        for (int i = 0; i < 4; ++i) {
+        for (int i = 0; i < 8; ++i) {
             up[i] = Mode::fma(z[i], job_.scale, w[i]);
             down[i] = Mode::fma(z[i], opposite(job_.scale), w[i]);
         }
         store4(plus, up);
-        store4(minus, down);
+        store4(plus + 4, up + 4);
+        store4(plus + Shape::matrix_floats, down);
+        store4(plus + Shape::matrix_floats + 4, down + 4);
     }
 
     // Both members' biases, after their own factor: bias_[sign][column].

@@ -52,6 +52,7 @@ namespace {
 
 constexpr int saved_registers = 6;
 
+constexpr int most_threads = 1024;
 constexpr std::size_t stack_bytes = 64 * 1024;
 // Beyond the end of shared memory lies this much that nobody may touch. All of it starts as NaN.
 constexpr int guard_bytes = 1024;
@@ -78,18 +79,26 @@ struct Fiber {
     std::vector<Copy> open;                 // and those not yet committed
 };
 
+// The stacks of all fibers, mapped once: memory that nothing touches costs nothing. Below each is a page that ends a
+// runaway one.
+char* stacks() {
+    static char* const memory = [] {
+        constexpr std::size_t size = stack_bytes * most_threads;
+        void* const mapped =
+            mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (mapped == MAP_FAILED) throw std::bad_alloc();
+        for (int i = 0; i < most_threads; ++i) {
+            mprotect(static_cast<char*>(mapped) + stack_bytes * i, 4096, PROT_NONE);
+        }
+        return static_cast<char*>(mapped);
+    }();
+    return memory;
+}
+
 class Block {
    public:
     Block(int threads, int shared_bytes, const std::function<void()>& body)
-        : body_(body), fibers_(threads), shared_(static_cast<std::size_t>(shared_bytes) + guard_bytes + 16) {
-        // Memory that nothing touches costs nothing; below each stack is a page that ends a runaway one.
-        size_ = stack_bytes * static_cast<std::size_t>(threads);
-        stacks_ = static_cast<char*>(
-            mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-        if (stacks_ == MAP_FAILED) throw std::bad_alloc();
-        for (int i = 0; i < threads; ++i) mprotect(stacks_ + stack_bytes * i, 4096, PROT_NONE);
-    }
-    ~Block() { munmap(stacks_, size_); }
+        : body_(body), fibers_(threads), shared_(static_cast<std::size_t>(shared_bytes) + guard_bytes + 16) {}
     Block(const Block&) = delete;
     Block& operator=(const Block&) = delete;
 
@@ -120,7 +129,7 @@ class Block {
    private:
     void start(int i) {
         // As if the entry had been called: its return address, which is never used, and the saved registers below.
-        auto** top = reinterpret_cast<void**>(stacks_ + stack_bytes * (i + 1)) - 2;
+        auto** top = reinterpret_cast<void**>(stacks() + stack_bytes * (i + 1)) - 2;
         top[0] = reinterpret_cast<void*>(&Block::entry);
         fibers_[i] = Fiber();
         fibers_[i].stack = top - saved_registers;
@@ -155,8 +164,6 @@ class Block {
     const std::function<void()>& body_;
     std::vector<Fiber> fibers_;
     std::vector<char> shared_;
-    char* stacks_;
-    std::size_t size_;
     void* scheduler_ = nullptr;
     int current_ = 0;
     std::exception_ptr failure_;
@@ -172,7 +179,8 @@ void set_reverse_order(bool reverse) { reverse_order = reverse; }
 
 void run_grid(std::int64_t blocks_x, std::int64_t blocks_y, int threads, int shared_bytes, bool flush,
               const std::function<void()>& body) {
-    if (blocks_x < 1 || blocks_y < 1 || blocks_x > 0x7fffffff || blocks_y > 65535 || threads < 1 || threads > 1024) {
+    if (blocks_x < 1 || blocks_y < 1 || blocks_x > 0x7fffffff || blocks_y > 65535 || threads < 1 ||
+        threads > most_threads) {
         throw CudaError(9, "cudaErrorInvalidConfiguration",
                         "launching a kernel: " + std::to_string(blocks_x) + " x " + std::to_string(blocks_y) +
                             " blocks of " + std::to_string(threads) + " threads");
