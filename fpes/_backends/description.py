@@ -1,0 +1,61 @@
+"""What a call computes, in plain data: the same for every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+# A NumPy or a CuPy array; on the way in also what else lies on a GPU and speaks DLPack or __cuda_array_interface__.
+Array = Any
+
+
+@dataclass(frozen=True)
+class NetworkCall:
+    """A network with its parameters.
+
+    Args:
+        flush: "never", "boundary" or "always".
+        sizes: inputs, widths, outputs.
+        scaling: a power of two.
+        theta: float32 [parameters], on the backend's device.
+    """
+
+    flush: str
+    sizes: Sequence[int]
+    scaling: float
+    theta: Array
+
+
+@dataclass(frozen=True)
+class PopulationCall:
+    """A population around a network.
+
+    Args:
+        network: its centre.
+        size: members.
+        family: "full", "low_rank", "node" or "one_layer".
+        rank: of low_rank, else 1.
+        noise: "binomial", "rademacher" or "gaussian".
+        seed: 0 ... 2**64 - 1.
+        generation: 0 ... 2**32 - 1.
+        sigma: standard deviation of the perturbation.
+        units: of one_layer: how many units of each layer carry noise, 0 meaning all.
+        draws: of one_layer: how many pairs in a row perturb each layer.
+    """
+
+    network: NetworkCall
+    size: int
+    family: str
+    rank: int
+    noise: str
+    seed: int
+    generation: int
+    sigma: float
+    units: Sequence[int]
+    draws: Sequence[int]
+
+    @property
+    def pairs(self) -> int:
+        """Antithetic pairs."""
+        return self.size // 2
