@@ -10,6 +10,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "target.hpp"
 
@@ -28,5 +29,8 @@ struct Layer {
     float enter;        // 1 / scaling in the first layer, else 1
     float leave;        // scaling in the last layer, else 1
 };
+
+// The layers of a network with these sizes: [inputs, width, ..., outputs].
+std::vector<Layer> make_layers(const std::vector<std::int64_t>& sizes, float scaling);
 
 }  // namespace fpes

@@ -3,9 +3,9 @@
 #pragma once
 
 #include "../common/flush.hpp"
+#include "../common/fp_mode.hpp"
 #include "../common/network.hpp"
 #include "buffer.hpp"
-#include "fp_mode.hpp"
 #include "kernels.hpp"
 
 namespace fpes {

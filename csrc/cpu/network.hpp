@@ -7,9 +7,6 @@
 
 namespace fpes {
 
-// The layers of a network with these sizes: [inputs, width, ..., outputs].
-std::vector<Layer> make_layers(const std::vector<std::int64_t>& sizes, float scaling);
-
 // The parameters of a network, in panels: weights [fan_in, fan_out], biases [1, fan_out].
 class PackedNetwork {
    public:

@@ -4,7 +4,7 @@
 #include <exception>
 #include <mutex>
 
-#include "fp_mode.hpp"
+#include "../common/fp_mode.hpp"
 #include "thread_pool.hpp"
 
 namespace fpes {

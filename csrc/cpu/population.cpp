@@ -1,8 +1,6 @@
 #include "population.hpp"
 
 #include <algorithm>
-#include <cmath>
-#include <numeric>
 #include <vector>
 
 #include "parallel.hpp"
@@ -62,24 +60,6 @@ class OutputSink final : public Sink {
 };
 
 }  // namespace
-
-float Population::weight_scale() const { return static_cast<float>(sigma * noise_unit(noise)); }
-
-float Population::rank_scale() const {
-    const double unit = noise_unit(noise);
-    return static_cast<float>(sigma * unit * unit / std::sqrt(static_cast<double>(rank)));
-}
-
-float Population::node_scale(const Layer& layer) const {
-    return static_cast<float>(sigma * noise_unit(noise) * layer.bias_factor);
-}
-
-int Population::layer_of(std::int64_t pair) const {
-    std::int64_t place = pair % std::accumulate(draws.begin(), draws.end(), std::int64_t{0});
-    int layer = 0;
-    while (place >= draws[layer]) place -= draws[layer++];
-    return layer;
-}
 
 std::size_t noise_scratch_size(std::int64_t n) {
     constexpr std::size_t group = 128 * 16;  // the largest block times the most lanes: what one step draws

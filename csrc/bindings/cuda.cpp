@@ -1,0 +1,266 @@
+// The CUDA backend as a Python module: device addresses, shapes and a stream in, exceptions out.
+//
+// One file, compiled once for each build of the kernels: FPES_TARGET names the namespace of that build, FPES_MODULE the
+// module, FPES_FTZ says whether it flushes. Against the host shim (tests/shim) "device memory" is host memory.
+//
+// Every function that computes takes an Execution first, and has a partner with the same arguments and "_workspace" on
+// its name, which returns how many bytes of scratch memory that call needs. The caller allocates them, on the same
+// device and stream, and hands them over in the Execution. Functions return before the work is done.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+
+#include "../common/fp_mode.hpp"
+#include "../cuda/backend.hpp"
+
+namespace py = pybind11;
+using namespace fpes;
+
+namespace {
+
+using Address = std::uintptr_t;
+using Sizes = std::vector<std::int64_t>;
+using BatchShape = std::array<std::int64_t, 3>;  // samples of a batch, batches, pairs that share one
+
+template <class T>
+T* pointer(Address address) {
+    return reinterpret_cast<T*>(address);
+}
+
+// Where to compute: chosen anew for every call.
+struct Execution {
+    int device;
+    Address stream;
+    Address workspace;
+    std::size_t workspace_bytes;
+};
+
+Batches batches_at(Address x, Address labels, const BatchShape& shape) {
+    return {pointer<const float>(x), pointer<const std::int32_t>(labels), shape[0], shape[1], shape[2]};
+}
+
+Network network_at(Flush flush, const Sizes& sizes, float scaling, Address theta) {
+    return {flush, make_layers(sizes, scaling), pointer<const float>(theta)};
+}
+
+PhiloxKey key_of(std::uint64_t seed) {
+    return {{static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)}};
+}
+
+// Runs body(context) without the GIL. What lies between the kernels computes too (scales): in IEEE mode, whatever the
+// caller's is. Returns the bytes of workspace used.
+template <class Body>
+std::size_t run(const Execution& execution, Arena arena, Body body) {
+    const py::gil_scoped_release released;
+    const FpMode ieee(false);
+    const CurrentDevice current(execution.device);
+    const Device device = device_properties(execution.device);
+    Context context{pointer<CUstream_st>(execution.stream), device, arena};
+    body(context);
+    return context.arena.used();
+}
+
+// Defines `name` and `name`_workspace from one body(context, arguments...).
+template <class Body, class Result, class... Arguments>
+void define(py::module_& m, const std::string& name, Body body, Result (Body::*)(Context&, Arguments...) const) {
+    m.def(name.c_str(), [body](const Execution& execution, Arguments... arguments) {
+        const Arena workspace(pointer<void>(execution.workspace), execution.workspace_bytes);
+        run(execution, workspace, [&](Context& context) { body(context, arguments...); });
+    });
+    m.def((name + "_workspace").c_str(), [body](const Execution& execution, Arguments... arguments) {
+        return run(execution, Arena::measure(), [&](Context& context) { body(context, arguments...); });
+    });
+}
+template <class Body>
+void define(py::module_& m, const std::string& name, Body body) {
+    define(m, name, body, &Body::operator());
+}
+
+void define_types(py::module_& m) {
+    // Local to the module: the CPU backend, and the other build, have Python types of their own for the same C++ ones.
+    const py::module_local local;
+    py::enum_<Flush>(m, "Flush", local)
+        .value("never", Flush::never)
+        .value("boundary", Flush::boundary)
+        .value("always", Flush::always);
+    py::enum_<NoiseKind>(m, "NoiseKind", local)
+        .value("binomial", NoiseKind::binomial)
+        .value("rademacher", NoiseKind::rademacher)
+        .value("gaussian", NoiseKind::gaussian);
+    py::enum_<NoiseRole>(m, "NoiseRole", local)
+        .value("weight", NoiseRole::weight)
+        .value("bias", NoiseRole::bias)
+        .value("factor_a", NoiseRole::factor_a)
+        .value("factor_b", NoiseRole::factor_b)
+        .value("node", NoiseRole::node)
+        .value("positions", NoiseRole::positions)
+        .value("init", NoiseRole::init);
+    py::enum_<Family>(m, "Family", local)
+        .value("full", Family::full)
+        .value("low_rank", Family::low_rank)
+        .value("node", Family::node)
+        .value("one_layer", Family::one_layer);
+
+    py::class_<Execution>(m, "Execution", local)
+        .def(py::init([](int device, Address stream, Address workspace, std::size_t workspace_bytes) {
+                 return Execution{device, stream, workspace, workspace_bytes};
+             }),
+             py::arg("device"), py::arg("stream"), py::arg("workspace") = 0, py::arg("workspace_bytes") = 0);
+    py::class_<Population>(m, "Population", local)
+        .def(py::init([](Family family, int rank, NoiseKind noise, std::uint64_t seed, std::uint32_t generation,
+                         double sigma, std::vector<int> units, std::vector<int> draws) {
+                 return Population{family,          rank, noise, key_of(seed), generation, sigma, std::move(units),
+                                   std::move(draws)};
+             }),
+             py::kw_only(), py::arg("family"), py::arg("rank"), py::arg("noise"), py::arg("seed"),
+             py::arg("generation"), py::arg("sigma"), py::arg("units"), py::arg("draws"));
+}
+
+// CudaError(code, name, message) in Python: a RuntimeError.
+void define_errors(py::module_& m) {
+    static PyObject* type = nullptr;
+    type = PyErr_NewException((py::cast<std::string>(m.attr("__name__")) + ".CudaError").c_str(), PyExc_RuntimeError,
+                              nullptr);
+    m.attr("CudaError") = py::handle(type);
+    py::register_local_exception_translator([](std::exception_ptr failure) {
+        try {
+            if (failure) std::rethrow_exception(failure);
+        } catch (const CudaError& error) {
+            PyErr_SetObject(type, py::make_tuple(error.code(), error.name(), error.what()).ptr());
+        }
+    });
+}
+
+void define_devices(py::module_& m) {
+    m.def("ftz", [] { return FPES_FTZ != 0; }, "Whether this build flushes.");
+    m.def("device_count", &device_count);
+    m.def("device_properties", [](int index) {
+        const Device device = device_properties(index);
+        py::dict properties;
+        properties["name"] = device.name;
+        properties["compute_capability"] = device.compute_capability;
+        properties["multiprocessors"] = device.multiprocessors;
+        properties["shared_per_block"] = device.shared_per_block;
+        return properties;
+    });
+    // As the build set it, "90;80-virtual" for instance.
+    m.def("architectures", [] { return std::string(FPES_CUDA_ARCHITECTURES); });
+    m.def("tile_extents", [] {
+        py::dict extents;
+        for (const auto& [name, extent] : tile_extents()) extents[name.c_str()] = extent;
+        return extents;
+    });
+}
+
+void define_primitives(py::module_& m) {
+    define(m, "gemm",
+           [](Context& context, Flush flush, Address a, Address b, Address c, std::int64_t rows, std::int64_t columns,
+              std::int64_t depth) {
+               gemm(context, flush, pointer<const float>(a), pointer<const float>(b), pointer<float>(c), rows, columns,
+                    depth);
+           });
+    define(m, "bias_add",
+           [](Context& context, Flush flush, Address v, Address bias, Address out, std::int64_t rows,
+              std::int64_t columns) {
+               bias_add(context, flush, pointer<const float>(v), pointer<const float>(bias), pointer<float>(out), rows,
+                        columns);
+           });
+    define(m, "multiply", [](Context& context, Flush flush, Address v, double factor, Address out, std::int64_t count) {
+        // Rounded to float in IEEE mode, not in the caller's: volatile keeps it behind the change of mode.
+        const volatile double exact = factor;
+        multiply(context, flush, pointer<const float>(v), static_cast<float>(exact), pointer<float>(out), count);
+    });
+    define(m, "noise",
+           [](Context& context, NoiseKind kind, std::uint64_t seed, int layer, NoiseRole role, std::uint32_t pair,
+              std::uint32_t generation, std::uint64_t first, std::int64_t count, Address out) {
+               const NoiseStream stream{key_of(seed), noise_tensor(layer, role), pair, generation, kind};
+               draw_noise(context, stream, first, count, pointer<float>(out));
+           });
+    define(m, "elementary", [](Context& context, const std::string& name, Address x, Address out, std::int64_t count) {
+        if (name != "exp" && name != "log") throw std::invalid_argument("name is '" + name + "', expected exp or log");
+        elementary(context, name == "log", pointer<const float>(x), count, pointer<float>(out));
+    });
+    m.def("multiply_add_chains", [](const Execution& execution, std::int64_t steps, Address out) {
+        std::int64_t count = 0;
+        run(execution, Arena(nullptr, 0),
+            [&](Context& context) { count = multiply_add_chains(context, steps, pointer<float>(out)); });
+        return count;
+    });
+}
+
+void define_populations(py::module_& m) {
+    define(m, "forward",
+           [](Context& context, Flush flush, const Sizes& sizes, float scaling, Address theta, Address x,
+              std::int64_t batch, Address outputs) {
+               forward(context, network_at(flush, sizes, scaling, theta), pointer<const float>(x), batch,
+                       pointer<float>(outputs));
+           });
+    define(m, "population_evaluate",
+           [](Context& context, Flush flush, const Sizes& sizes, float scaling, Address theta,
+              const Population& population, std::int64_t first_pair, std::int64_t end_pair, Address x, Address labels,
+              const BatchShape& batch, Address activations, Address fitness, Address losses) {
+               evaluate(context, network_at(flush, sizes, scaling, theta), population, {first_pair, end_pair},
+                        batches_at(x, labels, batch), pointer<float>(activations), pointer<float>(fitness),
+                        pointer<float>(losses));
+           });
+    define(m, "population_forward",
+           [](Context& context, Flush flush, const Sizes& sizes, float scaling, Address theta,
+              const Population& population, std::int64_t first_pair, std::int64_t end_pair, Address x,
+              const BatchShape& batch, Address activations, Address out) {
+               outputs(context, network_at(flush, sizes, scaling, theta), population, {first_pair, end_pair},
+                       batches_at(x, 0, batch), pointer<float>(activations), pointer<float>(out));
+           });
+    m.def("population_plan",
+          [](const Execution& execution, Flush flush, const Sizes& sizes, float scaling, const Population& population,
+             std::int64_t first_pair, std::int64_t end_pair, const BatchShape& batch) {
+              return plan(device_properties(execution.device), network_at(flush, sizes, scaling, 0), population,
+                          {first_pair, end_pair}, batches_at(0, 0, batch));
+          });
+    define(m, "population_member",
+           [](Context& context, Flush flush, const Sizes& sizes, float scaling, Address theta,
+              const Population& population, std::int64_t index, Address out) {
+               member(context, network_at(flush, sizes, scaling, theta), population, index, pointer<float>(out));
+           });
+}
+
+void define_gradients(py::module_& m) {
+    define(m, "population_gradient",
+           [](Context& context, const Sizes& sizes, const Population& population, Address weights, bool integers,
+              std::int64_t members, Address out) {
+               const std::vector<Layer> layers = make_layers(sizes, 1.0f);
+               if (integers) {
+                   gradient(context, layers, population, pointer<const std::int32_t>(weights), members,
+                            pointer<float>(out));
+               } else {
+                   gradient(context, layers, population, pointer<const float>(weights), members, pointer<float>(out));
+               }
+           });
+    define(m, "node_gradient",
+           [](Context& context, Flush flush, const Sizes& sizes, float scaling, Address theta,
+              const Population& population, std::int64_t pairs, Address x, const BatchShape& batch, Address weights,
+              bool per_sample, Address out) {
+               node_gradient(context, network_at(flush, sizes, scaling, theta), population, {0, pairs},
+                             batches_at(x, 0, batch), pointer<const float>(weights), per_sample, pointer<float>(out));
+           });
+    define(m, "incremental_gradient",
+           [](Context& context, Flush flush, const Sizes& sizes, float scaling, Address theta,
+              const Population& population, std::int64_t pairs, Address x, const BatchShape& batch, Address weights,
+              bool per_sample, Address activations, Address out) {
+               incremental_gradient(context, network_at(flush, sizes, scaling, theta), population, {0, pairs},
+                                    batches_at(x, 0, batch), pointer<const float>(weights), per_sample,
+                                    pointer<const float>(activations), pointer<float>(out));
+           });
+}
+
+}  // namespace
+
+PYBIND11_MODULE(FPES_MODULE, m) {
+    m.doc() = "CUDA backend of fpes. Private: use the functions of the package.";
+    define_errors(m);
+    define_types(m);
+    define_devices(m);
+    define_primitives(m);
+    define_populations(m);
+    define_gradients(m);
+}

@@ -1,0 +1,97 @@
+// The CUDA backend: what csrc/bindings/cuda.cpp calls.
+//
+// Every pointer is to memory of the context's device, but those in `layers` and `population`, which describe the job
+// and are read before a function returns. All work is put on the context's stream and nothing waits for it. A function
+// first takes its scratch memory from the context's arena; with a measuring arena it returns after that. What can be
+// wrong with a call shows as an exception before any launch, or as a CudaError.
+//
+// The sources are compiled twice, with -ftz=true and -ftz=false (FPES_TARGET: cuda_ftz, cuda_ieee). The ftz build
+// computes the flush modes boundary and always, the other one never; a mode that isn't the build's is refused.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "../common/flush.hpp"
+#include "../common/population.hpp"
+#include "context.hpp"
+
+FPES_NAMESPACE_BEGIN
+
+// The network of a call: its parameters are on the device.
+struct Network {
+    Flush flush;
+    std::vector<Layer> layers;
+    const float* theta;
+};
+
+// The devices there are; 0 where there is no driver, whatever the reason.
+int device_count();
+Device device_properties(int device);
+
+// Makes a device the calling thread's current one for the length of a scope.
+class CurrentDevice {
+   public:
+    explicit CurrentDevice(int device);
+    ~CurrentDevice();
+    CurrentDevice(const CurrentDevice&) = delete;
+    CurrentDevice& operator=(const CurrentDevice&) = delete;
+
+   private:
+    int before_;
+};
+
+// c[m, n] = a[m, k] b[k, n], all row-major.
+void gemm(Context& context, Flush flush, const float* a, const float* b, float* c, std::int64_t m, std::int64_t n,
+          std::int64_t k);
+// out[rows, n] = v[rows, n] + bias[n].
+void bias_add(Context& context, Flush flush, const float* v, const float* bias, float* out, std::int64_t rows,
+              std::int64_t n);
+// out[count] = v[count] * factor.
+void multiply(Context& context, Flush flush, const float* v, float factor, float* out, std::int64_t count);
+
+// out[count] = noise elements first, first + 1, ... of a stream.
+void draw_noise(Context& context, const NoiseStream& stream, std::uint64_t first, std::int64_t count, float* out);
+
+// outputs[batch, classes] of the unperturbed network for x[batch, features], both row-major.
+void forward(Context& context, const Network& network, const float* x, std::int64_t batch, float* outputs);
+
+// fitness[2 pairs]: minus the mean cross-entropy over the batch. losses[2 pairs, batch] too, unless it is null.
+// activations: of one_layer, unless it is null, the unperturbed network's, for the gradient: for each hidden layer in
+// order [batches * size, width], row-major, in units of the network's own scale.
+void evaluate(Context& context, const Network& network, const Population& population, PairRange pairs,
+              const Batches& batch, float* activations, float* fitness, float* losses);
+// outputs[2 pairs, batch, classes]. activations: as above.
+void outputs(Context& context, const Network& network, const Population& population, PairRange pairs,
+             const Batches& batch, float* activations, float* outputs);
+// How evaluate() and outputs() would do it, in words: the tile, the launches, what is kept where.
+std::string plan(const Device& device, const Network& network, const Population& population, PairRange pairs,
+                 const Batches& batch);
+
+// theta[parameters] of one member of a full-rank or low-rank population.
+void member(Context& context, const Network& network, const Population& population, std::int64_t member, float* theta);
+
+// gradient[parameters] = 1 / (n sigma) * sum over members of weight * perturbation, for full and low rank.
+void gradient(Context& context, const std::vector<Layer>& layers, const Population& population, const float* weights,
+              std::int64_t members, float* gradient);
+void gradient(Context& context, const std::vector<Layer>& layers, const Population& population,
+              const std::int32_t* weights, std::int64_t members, float* gradient);
+// The same for node perturbation. weights[members] or, where per_sample, weights[members, batch].
+void node_gradient(Context& context, const Network& network, const Population& population, PairRange pairs,
+                   const Batches& batch, const float* weights, bool per_sample, float* gradient);
+// The same where each pair perturbs one layer. activations: what evaluate() kept of the same batch.
+void incremental_gradient(Context& context, const Network& network, const Population& population, PairRange pairs,
+                          const Batches& batch, const float* weights, bool per_sample, const float* activations,
+                          float* gradient);
+
+// For the benchmarks: `steps` multiply-adds in each of some independent chains of each thread of a device full of
+// threads. Returns their number. out: one float.
+std::int64_t multiply_add_chains(Context& context, std::int64_t steps, float* out);
+
+// For the tests: out[count] = exp(x) or log(x) of common/elementary.hpp.
+void elementary(Context& context, bool logarithm, const float* x, std::int64_t count, float* out);
+
+// The extents of the tiles, for tests that put sizes around their edges: (name, extent).
+std::vector<std::pair<std::string, int>> tile_extents();
+
+FPES_NAMESPACE_END
