@@ -9,7 +9,6 @@ import numpy as np
 
 from fpes import _checks
 from fpes._backends import Array, NetworkCall, backend_named, backend_of
-from fpes._checks import FloatArray
 from fpes.noise import noise
 
 _LARGEST_PARAMETERS = 2**35  # elements of noise that 32-bit block numbers can count, eight to a block
@@ -84,7 +83,7 @@ class LinearNetwork:
             device: "cpu", "cuda" (the current CUDA device) or "cuda:1".
 
         Returns:
-            theta, float32 [parameters], a NumPy array, or a CuPy array on a CUDA device; the same bits on every machine.
+            theta, float32 [parameters], a NumPy array, or a CuPy array on a CUDA device; the same bits everywhere.
 
         Raises:
             ValueError: seed out of range, a device that isn't there.

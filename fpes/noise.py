@@ -54,16 +54,15 @@ def noise(
     elements = _ELEMENTS_PER_BLOCK[checked] * 2**32
     start = _checks.integer("first", first, 0, elements - 1)
     size = _checks.integer("count", count, 1, elements - start)
-    tensor = (
-        _checks.integer("seed", seed, 0, LARGEST_SEED),
-        _checks.integer("layer", layer, 0, 2**28),
-        role,
-        _checks.integer("pair", pair, 0, LARGEST_WORD),
-        _checks.integer("generation", generation, 0, LARGEST_WORD),
-    )
+    tensor = {
+        "seed": _checks.integer("seed", seed, 0, LARGEST_SEED),
+        "layer": _checks.integer("layer", layer, 0, 2**28),
+        "pair": _checks.integer("pair", pair, 0, LARGEST_WORD),
+        "generation": _checks.integer("generation", generation, 0, LARGEST_WORD),
+    }
     backend = backend_named(device)
     draws = backend.empty((size,))
-    backend.noise(checked, *tensor, start, draws)
+    backend.noise(draws, kind=checked, role=role, first=start, **tensor)
     return draws
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -16,8 +15,6 @@ from fpes.noise import LARGEST_SEED, LARGEST_WORD
 from fpes.perturbations import FullRank, LowRank, NodePerturbation, Perturbation
 
 _FAMILIES = {FullRank: "full", LowRank: "low_rank", NodePerturbation: "node"}
-# The largest integer weights whose products with integer noise a float holds exactly (24 bits).
-_LARGEST_WEIGHT = {FullRank: 2**20, LowRank: 2**17}
 
 
 class Population:
@@ -37,9 +34,9 @@ class Population:
         seed: 0 ... 2**64 - 1.
         generation: 0 ... 2**32 - 1; every generation has noise of its own.
 
-    On a GPU every call is asynchronous, on CuPy's current stream, and nothing waits for values to be looked at: what the
-    CPU refuses because of its value (NaN in theta, a label or an integer weight out of range) gives NaN in the results
-    that it reaches.
+    On a GPU every call is asynchronous, on CuPy's current stream, and nothing waits for values to be looked at: what
+    the CPU refuses because of its value (NaN in theta, a label or an integer weight out of range) gives NaN in the
+    results that it reaches.
 
     Raises:
         TypeError: an argument of the wrong type, theta not float32.
@@ -136,10 +133,10 @@ class Population:
                 self._call,
                 (begin, end),
                 batch,
-                labels,
-                self._activations,
-                fitness[2 * begin : 2 * end],
-                None if losses is None else losses[2 * begin : 2 * end],
+                labels=labels,
+                activations=self._activations,
+                fitness=fitness[2 * begin : 2 * end],
+                losses=None if losses is None else losses[2 * begin : 2 * end],
             )
         return fitness if losses is None else _negated(losses)
 
@@ -234,7 +231,7 @@ class Population:
         array = self._backend.adopt("weights", weights)
         if array.dtype.kind not in "iu":
             return self._backend.finite("weights", array, (self.size,))
-        return self._backend.integer_weights("weights", array, (self.size,), _LARGEST_WEIGHT[type(self.perturbation)])
+        return self._backend.integer_weights("weights", array, (self.size,), self._call.largest_weight)
 
     def _checked_batch(self, x: Array) -> Minibatch:
         batch = checked_minibatch(self._backend, x, self.net.features, self.size // 2, max(self.net.sizes[1:]))

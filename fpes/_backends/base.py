@@ -1,15 +1,14 @@
 """The methods that every backend has.
 
-A backend stands for one device. It takes arrays in (checked, contiguous, on its device), gives arrays out, and knows
-how to call its C++ module. The functions of the package choose a backend by their arrays and are otherwise the same for
-all devices.
+A backend stands for one device. It checks and makes arrays there, and runs the functions of its C++ module, which have
+the same names and arguments on every device: an Execution that says where and how, then the job. The functions of the
+package choose a backend by their arrays and are otherwise the same for all devices.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +29,7 @@ class Backend(ABC):
     device: str
     """As users write it: "cpu", "cuda:0"."""
 
-    # --- arrays -------------------------------------------------------------------------------------------------------
+    # --- what differs: arrays -----------------------------------------------------------------------------------------
 
     @abstractmethod
     def adopt(self, name: str, value: Any) -> Array:
@@ -77,31 +76,23 @@ class Backend(ABC):
         _checks.check_floats(name, array, shape)
         return self.contiguous(array)
 
-    # --- primitives ---------------------------------------------------------------------------------------------------
+    @abstractmethod
+    def address(self, array: Array) -> int:
+        """Where an array's elements begin, as the C++ modules take it."""
+
+    # --- what differs: how functions run ------------------------------------------------------------------------------
 
     @abstractmethod
-    def gemm(self, flush: str, a: Array, b: Array, out: Array) -> None:
-        """out[m, n] = a[m, k] b[k, n]."""
+    def module(self, flush: str | None) -> ModuleType:
+        """The C++ module for a flush mode; any where the mode plays no part.
+
+        Raises:
+            ImportError: it wasn't built.
+        """
 
     @abstractmethod
-    def bias_add(self, flush: str, v: Array, bias: Array, out: Array) -> None:
-        """out[rows, n] = v[rows, n] + bias[n]."""
-
-    @abstractmethod
-    def multiply(self, flush: str, v: Array, factor: float, out: Array) -> None:
-        """out = v times the factor, rounded to float32."""
-
-    @abstractmethod
-    def noise(
-        self, kind: str, seed: int, layer: int, role: str, pair: int, generation: int, first: int, out: Array
-    ) -> None:
-        """out[count] = elements first, first + 1, ... of a tensor of noise."""
-
-    # --- networks and populations -------------------------------------------------------------------------------------
-
-    @abstractmethod
-    def forward(self, network: NetworkCall, x: Array, out: Array) -> None:
-        """out[batch, classes] = logits of x[batch, features]."""
+    def run(self, module: ModuleType, function: str, *arguments: Any) -> None:
+        """Call a function of the module, on this device."""
 
     @abstractmethod
     def pairs_per_call(self, population: PopulationCall, batch: Minibatch, multiply_adds: int) -> int:
@@ -110,12 +101,41 @@ class Backend(ABC):
         `multiply_adds`: of one member and sample, roughly.
         """
 
-    @abstractmethod
+    # --- primitives ---------------------------------------------------------------------------------------------------
+
+    def gemm(self, flush: str, a: Array, b: Array, out: Array) -> None:
+        """out[m, n] = a[m, k] b[k, n]."""
+        self._run_in(flush, "gemm", self.address(a), self.address(b), self.address(out), *out.shape, a.shape[1])
+
+    def bias_add(self, flush: str, v: Array, bias: Array, out: Array) -> None:
+        """out[rows, n] = v[rows, n] + bias[n]."""
+        self._run_in(flush, "bias_add", self.address(v), self.address(bias), self.address(out), *out.shape)
+
+    def multiply(self, flush: str, v: Array, factor: float, out: Array) -> None:
+        """out = v times the factor, rounded to float32."""
+        self._run_in(flush, "multiply", self.address(v), factor, self.address(out), out.size)
+
+    def noise(
+        self, out: Array, *, kind: str, seed: int, layer: int, role: str, pair: int, generation: int, first: int
+    ) -> None:
+        """out[count] = elements first, first + 1, ... of a tensor of noise."""
+        module = self.module(None)
+        tensor = (module.NoiseKind.__members__[kind], seed, layer, module.NoiseRole.__members__[role], pair, generation)
+        self.run(module, "noise", *tensor, first, out.size, self.address(out))
+
+    # --- networks and populations -------------------------------------------------------------------------------------
+
+    def forward(self, network: NetworkCall, x: Array, out: Array) -> None:
+        """out[batch, classes] = logits of x[batch, features]."""
+        module = self.module(network.flush)
+        self.run(module, "forward", *self._network(module, network), self.address(x), x.shape[0], self.address(out))
+
     def evaluate(
         self,
         population: PopulationCall,
         pairs: PairRange,
         batch: Minibatch,
+        *,
         labels: Array,
         activations: Array | None,
         fitness: Array,
@@ -125,22 +145,55 @@ class Backend(ABC):
 
         `activations`, unless None: where a one_layer population leaves what its gradient needs.
         """
+        module = self.module(population.network.flush)
+        self.run(
+            module,
+            "population_evaluate",
+            *self._population(module, population),
+            *pairs,
+            self.address(batch.x),
+            self.address(labels),
+            batch.shape,
+            self._address_or_0(activations),
+            self.address(fitness),
+            self._address_or_0(losses),
+        )
 
-    @abstractmethod
     def outputs(
         self, population: PopulationCall, pairs: PairRange, batch: Minibatch, activations: Array | None, out: Array
     ) -> None:
         """out[2 pairs, batch, classes] of a range of pairs."""
+        module = self.module(population.network.flush)
+        self.run(
+            module,
+            "population_forward",
+            *self._population(module, population),
+            *pairs,
+            self.address(batch.x),
+            batch.shape,
+            self._address_or_0(activations),
+            self.address(out),
+        )
 
-    @abstractmethod
     def member(self, population: PopulationCall, index: int, out: Array) -> None:
         """out[parameters] of one member."""
+        module = self.module(population.network.flush)
+        self.run(module, "population_member", *self._population(module, population), index, self.address(out))
 
-    @abstractmethod
     def gradient(self, population: PopulationCall, weights: Array, out: Array) -> None:
         """out[parameters], from int32 or float32 weights [size]."""
+        module = self.module(None)
+        self.run(
+            module,
+            "population_gradient",
+            population.network.sizes,
+            _native(module, population),
+            self.address(weights),
+            weights.dtype == np.int32,
+            population.size,
+            self.address(out),
+        )
 
-    @abstractmethod
     def node_gradient(
         self, population: PopulationCall, batch: Minibatch, weights: Array, activations: Array | None, out: Array
     ) -> None:
@@ -148,3 +201,47 @@ class Backend(ABC):
 
         `activations`: what evaluate() left, of a one_layer population.
         """
+        module = self.module(population.network.flush)
+        call = (
+            *self._population(module, population),
+            population.pairs,
+            self.address(batch.x),
+            batch.shape,
+            self.address(weights),
+            weights.ndim == 2,
+        )
+        if activations is None:
+            self.run(module, "node_gradient", *call, self.address(out))
+        else:
+            self.run(module, "incremental_gradient", *call, self.address(activations), self.address(out))
+
+    # --- jobs as the C++ modules take them ----------------------------------------------------------------------------
+
+    def _run_in(self, flush: str, function: str, *arguments: Any) -> None:
+        """Run a function whose first argument is the flush mode."""
+        module = self.module(flush)
+        self.run(module, function, module.Flush.__members__[flush], *arguments)
+
+    def _network(self, module: ModuleType, network: NetworkCall) -> tuple[Any, ...]:
+        flush = module.Flush.__members__[network.flush]
+        return flush, network.sizes, network.scaling, self.address(network.theta)
+
+    def _population(self, module: ModuleType, population: PopulationCall) -> tuple[Any, ...]:
+        return *self._network(module, population.network), _native(module, population)
+
+    def _address_or_0(self, array: Array | None) -> int:
+        return 0 if array is None else self.address(array)
+
+
+def _native(module: ModuleType, population: PopulationCall) -> Any:
+    """The module's own description of a population."""
+    return module.Population(
+        family=module.Family.__members__[population.family],
+        rank=population.rank,
+        noise=module.NoiseKind.__members__[population.noise],
+        seed=population.seed,
+        generation=population.generation,
+        sigma=population.sigma,
+        units=population.units,
+        draws=population.draws,
+    )

@@ -32,24 +32,36 @@ def module_for(flush: str) -> ModuleType:
     """The module that runs a flush mode.
 
     Raises:
-        ImportError: it wasn't built.
+        ImportError: it wasn't built, or doesn't load.
     """
     build = _BUILD_OF[flush]
-    if build not in builds():
+    module = _module(build)
+    if module is None:
         raise ImportError(
             f"flush={flush!r} on a GPU runs in the build {build!r}, which this installation of fpes lacks: "
             f"{why_absent()}"
         )
-    return importlib.import_module(MODULES[build])
+    return module
 
 
 def any_module() -> ModuleType:
     """A module for what is the same in every build: noise, gradients of weights, questions about the machine.
 
     Raises:
-        ImportError: none was built.
+        ImportError: none was built, or it doesn't load.
     """
-    present = builds()
-    if not present:
-        raise ImportError(f"this installation of fpes has no CUDA build: {why_absent()}")
-    return importlib.import_module(MODULES[present[0]])
+    for build in MODULES:
+        module = _module(build)
+        if module is not None:
+            return module
+    raise ImportError(f"this installation of fpes has no CUDA build: {why_absent()}")
+
+
+def _module(build: str) -> ModuleType | None:
+    name = MODULES[build]
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        return None
