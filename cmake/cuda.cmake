@@ -34,27 +34,40 @@ if(NOT FPES_CUDA_FOUND)
     return()
 endif()
 
+list(JOIN CMAKE_CUDA_ARCHITECTURES " " FPES_CUDA_ARCHITECTURES)
+
 function(fpes_add_cuda_module build)
     set(module _cuda_${build})
-    pybind11_add_module(${module} MODULE csrc/bindings/cuda.cpp ${FPES_CUDA_SOURCES})
+    pybind11_add_module(${module} MODULE
+        csrc/bindings/cuda.cpp
+        csrc/common/network.cpp
+        csrc/common/population.cpp
+        ${FPES_CUDA_SOURCES}
+    )
     if(build STREQUAL "ftz")
         set(ftz true)
     else()
         set(ftz false)
     endif()
     target_compile_features(${module} PRIVATE cxx_std_17)
-    target_compile_definitions(${module} PRIVATE FPES_MODULE=${module} FPES_TARGET=cuda_${build} FPES_FTZ=${ftz})
+    target_compile_definitions(
+        ${module}
+        PRIVATE
+            FPES_MODULE=${module}
+            FPES_TARGET=cuda_${build}
+            FPES_FTZ=$<BOOL:${ftz}>
+            FPES_CUDA_ARCHITECTURES="${FPES_CUDA_ARCHITECTURES}"
+    )
     # The arithmetic contract, every flag said aloud: subnormals as the build's name has it, no multiply-add that isn't
     # written, division and square root correctly rounded.
     set(arithmetic -ftz=${ftz} -fmad=false -prec-div=true -prec-sqrt=true)
-    set(host -fvisibility=hidden,-ffp-contract=off,-fno-math-errno,-Wall,-Wextra)
+    set(host -O3 -fvisibility=hidden -ffp-contract=off -fno-math-errno -Wall -Wextra -Wno-psabi)
+    list(JOIN host "," host_by_nvcc)
     target_compile_options(
         ${module}
-        PRIVATE
-            "$<$<COMPILE_LANGUAGE:CUDA>:${arithmetic};-Xcompiler=${host}>"
-            $<$<COMPILE_LANGUAGE:CXX>:-O3 -ffp-contract=off -fno-math-errno -Wall -Wextra -Wno-psabi>
+        PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:${arithmetic};-Xcompiler=${host_by_nvcc}>"
+                "$<$<COMPILE_LANGUAGE:CXX>:${host}>"
     )
-    target_include_directories(${module} PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
     install(TARGETS ${module} DESTINATION fpes)
 endfunction()
 
@@ -62,6 +75,5 @@ foreach(build IN LISTS FPES_CUDA_BUILDS)
     fpes_add_cuda_module(${build})
 endforeach()
 list(JOIN FPES_CUDA_BUILDS " " FPES_CUDA_BUILT)
-list(JOIN CMAKE_CUDA_ARCHITECTURES " " FPES_CUDA_ARCHITECTURES)
 set(FPES_CUDA_COMPILER "${CMAKE_CUDA_COMPILER_VERSION}")
 message(STATUS "fpes: CUDA modules ${FPES_CUDA_BUILT} by nvcc ${FPES_CUDA_COMPILER} for ${FPES_CUDA_ARCHITECTURES}")

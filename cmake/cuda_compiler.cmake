@@ -24,6 +24,10 @@ print(next((f for f in p if os.path.exists(os.path.join(f, 'bin', 'nvcc'))), '')
 if(NOT CMAKE_CUDA_COMPILER AND DEFINED ENV{CUDACXX})
     set(CMAKE_CUDA_COMPILER "$ENV{CUDACXX}")
 endif()
+if(FPES_NVCC AND NOT EXISTS "${FPES_NVCC}")
+    unset(FPES_NVCC CACHE) # of an isolated build that is gone
+    unset(CMAKE_CUDA_COMPILER CACHE)
+endif()
 if(NOT CMAKE_CUDA_COMPILER)
     find_program(
         FPES_NVCC

@@ -28,6 +28,12 @@ def why_absent() -> str:
     return f"FPES_CUDA_BUILDS was {';'.join(_build_info.CUDA_BUILDS)!r} when it was built"
 
 
+def device_names() -> list[str]:
+    """The GPUs that can be used now, in CUDA's order; none where there is no driver."""
+    module = any_module()
+    return [module.device_properties(index)["name"] for index in range(module.device_count())]
+
+
 def module_for(flush: str) -> ModuleType:
     """The module that runs a flush mode.
 
