@@ -36,13 +36,15 @@ endif()
 
 list(JOIN CMAKE_CUDA_ARCHITECTURES " " FPES_CUDA_ARCHITECTURES)
 
+file(GLOB fpes_cuda_sources CONFIGURE_DEPENDS csrc/cuda/*.cu)
+
 function(fpes_add_cuda_module build)
     set(module _cuda_${build})
     pybind11_add_module(${module} MODULE
         csrc/bindings/cuda.cpp
         csrc/common/network.cpp
         csrc/common/population.cpp
-        ${FPES_CUDA_SOURCES}
+        ${fpes_cuda_sources}
     )
     if(build STREQUAL "ftz")
         set(ftz true)

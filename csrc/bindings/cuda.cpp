@@ -13,6 +13,9 @@
 
 #include "../common/fp_mode.hpp"
 #include "../cuda/backend.hpp"
+#if defined(FPES_SHIM)
+#include "shim/controls.hpp"
+#endif
 
 namespace py = pybind11;
 using namespace fpes;
@@ -263,4 +266,7 @@ PYBIND11_MODULE(FPES_MODULE, m) {
     define_primitives(m);
     define_populations(m);
     define_gradients(m);
+#if defined(FPES_SHIM)
+    shim::define_controls(m);
+#endif
 }

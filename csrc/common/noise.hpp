@@ -40,17 +40,17 @@ struct NoiseStream {
 FPES_NAMESPACE_BEGIN
 
 // z * noise_unit has variance 1.
-constexpr double noise_unit(NoiseKind kind) { return kind == NoiseKind::binomial ? 0.5 : 1.0; }
+FPES_INLINE constexpr double noise_unit(NoiseKind kind) { return kind == NoiseKind::binomial ? 0.5 : 1.0; }
 
 // How many elements one 128-bit block holds.
-constexpr int elements_per_block(NoiseKind kind) {
+FPES_INLINE constexpr int elements_per_block(NoiseKind kind) {
     return kind == NoiseKind::binomial ? 8 : kind == NoiseKind::rademacher ? 128 : 4;
 }
 
 // The largest |z|, which bounds exact integer sums.
-constexpr int largest_integer(NoiseKind kind) { return kind == NoiseKind::binomial ? 8 : 1; }
+FPES_INLINE constexpr int largest_integer(NoiseKind kind) { return kind == NoiseKind::binomial ? 8 : 1; }
 
-constexpr std::uint32_t noise_tensor(int layer, NoiseRole role) {
+FPES_INLINE constexpr std::uint32_t noise_tensor(int layer, NoiseRole role) {
     return 8u * static_cast<std::uint32_t>(layer) + static_cast<std::uint32_t>(role);
 }
 

@@ -17,10 +17,11 @@ struct PhiloxKey {
 
 FPES_NAMESPACE_BEGIN
 
-constexpr std::uint32_t philox_multiplier[2] = {0xD2511F53u, 0xCD9E8D57u};
-constexpr std::uint32_t philox_weyl[2] = {0x9E3779B9u, 0xBB67AE85u};  // golden ratio, sqrt(3) - 1
+// Not arrays: device code may use a constant's value, and not its address.
+constexpr std::uint32_t philox_multiplier_0 = 0xD2511F53u, philox_multiplier_1 = 0xCD9E8D57u;
+constexpr std::uint32_t philox_weyl_0 = 0x9E3779B9u, philox_weyl_1 = 0xBB67AE85u;  // golden ratio, sqrt(3) - 1
 
-FPES_INLINE PhiloxKey next_key(PhiloxKey key) { return {{key.word[0] + philox_weyl[0], key.word[1] + philox_weyl[1]}}; }
+FPES_INLINE PhiloxKey next_key(PhiloxKey key) { return {{key.word[0] + philox_weyl_0, key.word[1] + philox_weyl_1}}; }
 
 // One 128-bit block in each lane of U.
 template <class U>
@@ -32,8 +33,8 @@ struct PhiloxBlock {
 template <class U>
 FPES_INLINE PhiloxBlock<U> philox_round(U c0, U c1_and_key, U c2, U c3_and_key) {
     U high[2], low[2];
-    multiply_wide(c0, philox_multiplier[0], high[0], low[0]);
-    multiply_wide(c2, philox_multiplier[1], high[1], low[1]);
+    multiply_wide(c0, philox_multiplier_0, high[0], low[0]);
+    multiply_wide(c2, philox_multiplier_1, high[1], low[1]);
     return {{bit_xor(high[1], c1_and_key), low[1], bit_xor(high[0], c3_and_key), low[0]}};
 }
 
@@ -52,10 +53,10 @@ struct PhiloxCounters {
     FPES_INLINE PhiloxCounters(std::uint32_t tensor, std::uint32_t pair, std::uint32_t generation, PhiloxKey first) {
         const PhiloxKey second = next_key(first);
         std::uint32_t high, low;
-        multiply_wide(pair, philox_multiplier[1], high, low);
+        multiply_wide(pair, philox_multiplier_1, high, low);
         const std::uint32_t word0 = high ^ tensor ^ first.word[0], word1 = low;
         to_word2 = generation ^ first.word[1];
-        multiply_wide(word0, philox_multiplier[0], high, low);
+        multiply_wide(word0, philox_multiplier_0, high, low);
         to_word0 = word1 ^ second.word[0];
         to_new_word2 = high ^ second.word[1];
         word3 = low;
@@ -67,8 +68,8 @@ struct PhiloxCounters {
 template <class U>
 FPES_INLINE PhiloxBlock<U> philox4x32_7(const PhiloxCounters& counters, U n) {
     U high, low, word0, word1;
-    multiply_wide(n, philox_multiplier[0], high, low);
-    multiply_wide(bit_xor(high, splat<U>(counters.to_word2)), philox_multiplier[1], word0, word1);
+    multiply_wide(n, philox_multiplier_0, high, low);
+    multiply_wide(bit_xor(high, splat<U>(counters.to_word2)), philox_multiplier_1, word0, word1);
     PhiloxBlock<U> c = {{bit_xor(word0, splat<U>(counters.to_word0)), word1,
                          bit_xor(low, splat<U>(counters.to_new_word2)), splat<U>(counters.word3)}};
     PhiloxKey key = counters.key;

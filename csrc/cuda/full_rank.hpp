@@ -1,0 +1,342 @@
+// Full-rank perturbation: every member has weights of its own, which are never in memory.
+//
+// A block carries a tile of samples of one antithetic pair through the whole network. Half of its rows are the samples
+// as the + member sees them, half as the - member does:
+//
+//                                  z drawn once           columns of the layer: 512
+//                                  w + s z  and  w - s z  +------------------------+
+//                                                     k 8 | w+                     |   two buffers of each: while one
+//            activations, in                              +------------------------+   is multiplied, the weights of the
+//            shared memory        k 8                 k 8 | w-                     |   next 8 k's are drawn and put into
+//            +-----------------+-----+--------+           +------------------------+   the other
+//    + : 32  |                 |     |        |           +------------------------+
+//   samples  |                 |     |        |           | h+ w+                  |   accumulators of the whole layer,
+//            +-----------------+-----+--------+           +------------------------+   in registers: 128 a thread
+//    - : 32  |                 |     |        |           | h- w-                  |
+//   samples  |                 |     |        |           |                        |
+//            +-----------------+-----+--------+           +------------------------+
+//
+// When the last k is done the accumulators cross the boundary and take the place of the activations they came from: so
+// a layer needs room for its inputs only, and nothing leaves the chip until the losses do.
+//
+// Why this shape. A weight that is drawn and perturbed, at some 10 instructions, serves 64 multiply-adds here, and the
+// unperturbed weights come from the second-level cache at 8 bytes a cycle and multiprocessor. Registers (128 of 255 a
+// thread are accumulators) and shared memory are both nearly full, so a multiprocessor has one block. Narrower networks
+// get more samples in place of columns, small batches fewer rows.
+//
+// The first layer's inputs are copied in as the weights are, 8 k's at a time. A last layer with few outputs would leave
+// most threads without a column; it is computed a row and four columns a thread.
+//
+// The same kernel serves networks that don't fit: it is launched a layer at a time, for some of the columns, reads
+// activations as it reads x, and writes them to memory.
+#pragma once
+
+#include "draws.hpp"
+#include "layers.hpp"
+#include "loss.hpp"
+#include "narrow.hpp"
+#include "tile.hpp"
+
+FPES_NAMESPACE_BEGIN
+
+struct FullRankJob {
+    DeviceLayers layers;
+    NoiseSource noise;
+    float scale;               // of a draw: sigma times the noise's unit
+    std::int64_t first_pair;   // of the launch
+    std::int64_t batch;        // samples of a batch
+    std::int64_t pairs_each;   // that see the same batch
+    const float* inputs;       // x[batches, batch, fan_in], or activations[pairs, 2, batch, fan_in]
+    bool inputs_of_members;    // the latter
+    bool fused;                // all layers in one launch, activations on the chip
+    float* outputs;            // [pairs, 2, batch, fan_out], or null
+    LossSink sink;
+};
+
+template <class T>
+struct FullRankTile {
+    static constexpr int depth = 8;  // k's of a block of weights
+    static constexpr int samples = T::rows / 2;
+    static constexpr int activation_stride = padded_stride(T::columns);
+    static constexpr int stage_stride = padded_stride(depth);
+    static constexpr int activation_floats = T::rows * activation_stride;
+    static constexpr int matrix_floats = depth * T::columns;   // a block of one member's weights
+    static constexpr int weight_floats = 2 * 2 * matrix_floats;  // [buffer][sign]
+    static constexpr int stage_floats = 2 * T::rows * stage_stride;
+    static constexpr int bias_floats = 2 * T::columns;
+    static constexpr int shared_bytes(bool fused) {
+        return static_cast<int>(sizeof(float)) *
+               ((fused ? activation_floats : 0) + weight_floats + stage_floats + bias_floats);
+    }
+
+    static_assert(T::warps_m % 2 == 0, "a warp works for one member");
+    static_assert(T::columns % 8 == 0, "weights are drawn eight at a time");
+    static_assert(2 * narrow_columns * T::columns <= weight_floats, "a narrow layer's weights fit where blocks do");
+    static_assert(narrow_stride <= 2 * stage_stride, "a narrow layer's outputs fit where inputs are staged");
+};
+
+template <class T, class Mode, NoiseKind kind>
+class FullRankBlock {
+    using Shape = FullRankTile<T>;
+    static constexpr int depth = Shape::depth;
+    static constexpr int groups = depth * T::columns / 8;  // of eight weights, in a block
+    static constexpr int passes = (groups + T::threads - 1) / T::threads;
+
+   public:
+    FPES_DEVICE FullRankBlock(const FullRankJob& job)
+        : job_(job),
+          activations_(dynamic_shared<float>()),
+          weights_(activations_ + (job.fused ? Shape::activation_floats : 0)),
+          stage_(weights_ + Shape::weight_floats),
+          bias_(stage_ + Shape::stage_floats) {
+        const int tiles = static_cast<int>(parts(job.batch, Shape::samples));
+        place_ = block_index() / tiles;
+        first_sample_ = static_cast<std::int64_t>(block_index() % tiles) * Shape::samples;
+        pair_ = job.first_pair + place_;
+        const std::int64_t left = job.batch - first_sample_;
+        samples_ = left < Shape::samples ? static_cast<int>(left) : Shape::samples;
+    }
+
+    FPES_DEVICE void run() {
+        const int last = job_.layers.count - 1;
+        for (int l = 0; l <= last; ++l) {
+            const DeviceLayer& layer = job_.layers.layer[l];
+            if (job_.fused && l == last && l > 0 && layer.fan_out <= narrow_columns) {
+                narrow_layer(layer);
+                finish(stage_, narrow_stride, layer.fan_out);
+                return;
+            }
+            wide_layer(layer, l == 0);
+        }
+        if (job_.fused) finish(activations_, Shape::activation_stride, job_.layers.layer[last].fan_out);
+    }
+
+   private:
+    static FPES_DEVICE int sign_of(int row) { return row / Shape::samples; }
+    static FPES_DEVICE int sign() { return T::first_row() / Shape::samples; }
+    // The index of a row's member and sample in arrays [pairs, 2, batch].
+    FPES_DEVICE std::int64_t place_of(int row) const {
+        return (2 * place_ + sign_of(row)) * job_.batch + first_sample_ + row % Shape::samples;
+    }
+    FPES_DEVICE bool inside(int row) const { return row % Shape::samples < samples_; }
+
+    FPES_DEVICE void wide_layer(const DeviceLayer& layer, bool staged) {
+        const int first_column = block_index_y() * T::columns;
+        const int columns = layer.fan_out - first_column;
+        Accumulators<T> acc;
+        acc.clear();
+        float w[passes][8];
+        load_weights(layer, 0, first_column, w);
+        perturb(layer, 0, first_column, w, weights_);
+        perturb_bias(layer, first_column);
+        if (staged) copy_inputs(layer.fan_in, 0, stage_);
+        wait_for_copies<0>();
+        __syncthreads();
+
+        const int blocks = static_cast<int>(parts(layer.fan_in, depth));
+        const bool works = T::first_column() - T::lane() % T::lanes_n * 4 < columns;  // the warp has columns at all
+        FPES_ROLLED
+        for (int block = 0; block < blocks; ++block) {
+            const int k = block * depth, next = k + depth;
+            float* const next_weights = weights_ + (block + 1) % 2 * (2 * Shape::matrix_floats);
+            if (next < layer.fan_in) {
+                if (staged) copy_inputs(layer.fan_in, next, stage_ + (block + 1) % 2 * (T::rows * Shape::stage_stride));
+                load_weights(layer, next, first_column, w);
+            }
+            if (works) {
+                const float* b = weights_ + (block % 2 * 2 + sign()) * Shape::matrix_floats;
+                const int stride = staged ? Shape::stage_stride : Shape::activation_stride;
+                const float* a = staged ? stage_ + block % 2 * (T::rows * Shape::stage_stride) : activations_ + k;
+                // Both members see the same inputs of the first layer, so only one copy of them is there.
+                if (staged && !job_.inputs_of_members) a -= sign() * Shape::samples * Shape::stage_stride;
+                if (next <= layer.fan_in) {
+                    multiply_block<T, Mode, depth>(a, stride, b, acc);
+                } else {
+                    multiply_rest<T, Mode>(a, stride, b, layer.fan_in - k, acc);
+                }
+            }
+            if (next < layer.fan_in) perturb(layer, next, first_column, w, next_weights);
+            wait_for_copies<0>();
+            __syncthreads();
+        }
+
+        if (works) cross(layer, first_column, columns, acc);
+        __syncthreads();
+    }
+
+    // Rows of inputs, columns k ... k + depth - 1, to a stage.
+    FPES_DEVICE void copy_inputs(int fan_in, int k, float* stage) const {
+        const std::int64_t batch = job_.batch;
+        for (int half = 0; half <= static_cast<int>(job_.inputs_of_members); ++half) {
+            const std::int64_t matrix = job_.inputs_of_members ? 2 * place_ + half : pair_ / job_.pairs_each;
+            const float* inputs = job_.inputs + matrix * batch * fan_in;
+            float* to = stage + half * Shape::samples * Shape::stage_stride;
+            if (fan_in % 4 == 0 && reinterpret_cast<std::uintptr_t>(job_.inputs) % 16 == 0) {
+                WindowCopy<T::threads, Shape::samples, depth, 4>(inputs, batch, fan_in, first_sample_, k)
+                    .start(to, Shape::stage_stride);
+            } else {
+                WindowCopy<T::threads, Shape::samples, depth, 1>(inputs, batch, fan_in, first_sample_, k)
+                    .start(to, Shape::stage_stride);
+            }
+        }
+        commit_copies();
+    }
+
+    // The k and the first column of this thread's group of eight weights in a pass.
+    static FPES_DEVICE int group_of(int pass) { return pass * T::threads + thread_index(); }
+    static FPES_DEVICE int k_of(int group) { return group / (T::columns / 8); }
+    static FPES_DEVICE int column_of(int group) { return group % (T::columns / 8) * 8; }
+
+    // Unperturbed weights of the block that begins at k, into registers: long before they are needed.
+    static FPES_DEVICE void load_weights(const DeviceLayer& layer, int k, int first_column, float (&w)[passes][8]) {
+        const bool vectors = layer.has_vectors();
+        FPES_UNROLL
+        for (int pass = 0; pass < passes; ++pass) {
+            const int group = group_of(pass), row = k + k_of(group), column = first_column + column_of(group);
+            if (group >= groups || row >= layer.fan_in) continue;
+            const float* from = layer.weight + static_cast<std::int64_t>(row) * layer.fan_out + column;
+            if (vectors) {
+                if (column < layer.fan_out) load4(from, w[pass]);
+                if (column + 4 < layer.fan_out) load4(from + 4, w[pass] + 4);
+            } else {
+                FPES_UNROLL
+                for (int i = 0; i < 8; ++i) {
+                    if (column + i < layer.fan_out) w[pass][i] = from[i];
+                }
+            }
+        }
+    }
+
+    // The weights of both members, from registers to shared memory.
+    FPES_DEVICE void perturb(const DeviceLayer& layer, int k, int first_column, const float (&w)[passes][8],
+                             float* weights) const {
+        const PhiloxCounters counters =
+            job_.noise.counters(noise_tensor(layer.index, NoiseRole::weight), pair_);
+        FPES_UNROLL
+        for (int pass = 0; pass < passes; ++pass) {
+            const int group = group_of(pass), row = k + k_of(group), column = first_column + column_of(group);
+            if (group >= groups || row >= layer.fan_in || column >= layer.fan_out) continue;
+            float z[8];
+            draw<kind, 8>(counters, static_cast<std::uint64_t>(row) * layer.fan_out + column, z);
+            float* to = weights + k_of(group) * T::columns + column_of(group);
+            store_both(z, w[pass], to, to + Shape::matrix_floats);
+            store_both(z + 4, w[pass] + 4, to + 4, to + Shape::matrix_floats + 4);
+        }
+    }
+    FPES_DEVICE void store_both(const float* z, const float* w, float* plus, float* minus) const {
+        float up[4], down[4];
+        FPES_UNROLL
+        for (int i = 0; i < 4; ++i) {
+            up[i] = Mode::fma(z[i], job_.scale, w[i]);
+            down[i] = Mode::fma(z[i], opposite(job_.scale), w[i]);
+        }
+        store4(plus, up);
+        store4(minus, down);
+    }
+
+    // Both members' biases, after their own factor: bias_[sign][column].
+    FPES_DEVICE void perturb_bias(const DeviceLayer& layer, int first_column) const {
+        const PhiloxCounters counters = job_.noise.counters(noise_tensor(layer.index, NoiseRole::bias), pair_);
+        const int columns = smaller(T::columns, layer.fan_out - first_column);
+        for (int first = 8 * thread_index(); first < columns; first += 8 * T::threads) {
+            float z[8];
+            draw<kind, 8>(counters, static_cast<std::uint64_t>(first_column + first), z);
+            FPES_UNROLL
+            for (int i = 0; i < 8; ++i) {
+                if (first + i >= columns) continue;
+                const float b = layer.bias[first_column + first + i];
+                bias_[first + i] = layer.scaled_bias(Mode::fma(z[i], job_.scale, b));
+                bias_[T::columns + first + i] = layer.scaled_bias(Mode::fma(z[i], opposite(job_.scale), b));
+            }
+        }
+    }
+
+    // Accumulators become activations, on the chip or in memory.
+    FPES_DEVICE void cross(const DeviceLayer& layer, int first_column, int columns, const Accumulators<T>& acc) const {
+        FPES_UNROLL
+        for (int i = 0; i < T::tm; ++i) {
+            const int row = T::row(i);
+            FPES_UNROLL
+            for (int j = 0; j < T::tn; ++j) {
+                const int column = T::column(j);
+                if (column >= columns) continue;
+                const float h = layer.cross(acc.sum[i][j], bias_[sign() * T::columns + column]);
+                if (job_.fused) {
+                    activations_[row * Shape::activation_stride + column] = h;
+                } else if (inside(row)) {
+                    job_.outputs[place_of(row) * layer.fan_out + first_column + column] = h;
+                }
+            }
+        }
+    }
+
+    FPES_DEVICE void narrow_layer(const DeviceLayer& layer) const {
+        const int n = layer.fan_out, stride = narrow_padded(n), weights = layer.fan_in * n;
+        const PhiloxCounters counters =
+            job_.noise.counters(noise_tensor(layer.index, NoiseRole::weight), pair_);
+        float* const plus = weights_;
+        float* const minus = weights_ + layer.fan_in * stride;
+        for (int first = 8 * thread_index(); first < weights; first += 8 * T::threads) {
+            float z[8];
+            draw<kind, 8>(counters, static_cast<std::uint64_t>(first), z);
+            FPES_UNROLL
+            for (int i = 0; i < 8; ++i) {
+                if (first + i >= weights) continue;
+                const int to = (first + i) / n * stride + (first + i) % n;
+                plus[to] = Mode::fma(z[i], job_.scale, layer.weight[first + i]);
+                minus[to] = Mode::fma(z[i], opposite(job_.scale), layer.weight[first + i]);
+            }
+        }
+        perturb_bias(layer, 0);
+        __syncthreads();
+        for (int task = thread_index(); task < T::rows * (stride / 4); task += T::threads) {
+            const int row = task % T::rows, column = task / T::rows * 4;
+            float sum[4];
+            multiply_narrow<Mode>(activations_ + row * Shape::activation_stride,
+                                  (sign_of(row) ? minus : plus) + column, stride, layer.fan_in, sum);
+            FPES_UNROLL
+            for (int i = 0; i < 4; ++i) {
+                if (column + i >= n) continue;
+                stage_[row * narrow_stride + column + i] =
+                    layer.cross(sum[i], bias_[sign_of(row) * T::columns + column + i]);
+            }
+        }
+        __syncthreads();
+    }
+
+    // The logits, in shared memory, to where they are wanted.
+    FPES_DEVICE void finish(const float* logits, int stride, int classes) const {
+        if (job_.outputs) {
+            for (int i = thread_index(); i < T::rows * classes; i += T::threads) {
+                const int row = i / classes, column = i % classes;
+                if (inside(row)) job_.outputs[place_of(row) * classes + column] = logits[row * stride + column];
+            }
+        }
+        if (!job_.sink.labels) return;
+        for (int row = thread_index(); row < T::rows; row += T::threads) {
+            if (!inside(row)) continue;
+            const std::int64_t label = pair_ / job_.pairs_each * job_.batch + first_sample_ + row % Shape::samples;
+            job_.sink.losses[place_of(row)] =
+                cross_entropy(logits + row * stride, classes, job_.sink.labels[label]);
+        }
+        __syncthreads();
+        if (thread_index() == 0) job_.sink.finish(place_, 2u * static_cast<unsigned>(samples_));
+    }
+
+    const FullRankJob& job_;
+    float* activations_;
+    float* weights_;
+    float* stage_;
+    float* bias_;
+    std::int64_t place_;  // of the pair, in the launch
+    std::int64_t first_sample_;
+    std::int64_t pair_;
+    int samples_;
+};
+
+template <class T, class Mode, NoiseKind kind>
+__global__ __launch_bounds__(T::threads, 1) void full_rank_kernel(const FPES_CONSTANT FullRankJob job) {
+    FullRankBlock<T, Mode, kind>(job).run();
+}
+
+FPES_NAMESPACE_END

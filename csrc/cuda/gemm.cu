@@ -1,0 +1,135 @@
+// The matrix product c[m, n] = a[m, k] b[k, n], row-major, any size.
+//
+//                     n: 128
+//                   +---------+                    A block of 4 warps computes 128 x 128 elements, a lane 8 x 16. It
+//              k 16 | b       |   two buffers      walks along k 16 at a time: while one pair of buffers is multiplied,
+//                   +---------+   of each          the next piece of a and b is copied into the other by cp.async,
+//            k 16                                  behind the threads' backs. One barrier for every 16 k's.
+//          +-----+  +---------+
+//          |     |  |         |                    Why this shape: 2,048 multiply-adds a lane between barriers, for 96
+// m: 128   | a   |  | c       |                    16-byte reads of shared memory and 8 copies. Two blocks fit on a
+//          |     |  |         |                    multiprocessor, so one computes while the other waits. From the second
+//          +-----+  +---------+                    level cache come 8 bytes a cycle and multiprocessor, a third of what
+//                                                  it delivers.
+//
+// Where the result is so small that such tiles would leave multiprocessors idle, they are 64 x 64.
+#include "backend.hpp"
+#include "extents.hpp"
+#include "modes.hpp"
+#include "tile.hpp"
+
+FPES_NAMESPACE_BEGIN
+namespace {
+
+using LargeTile = Tile<4, 1, 4, 8, 8, 16>;
+using SmallTile = Tile<2, 2, 4, 8, 8, 4>;
+
+constexpr int depth = 16;  // k's in a buffer
+constexpr int a_stride = padded_stride(depth);
+static_assert(a_stride / 4 % 2 == 1, "rows of a lie an odd number of 16-byte units apart");
+
+template <class T>
+constexpr int buffer_floats = T::rows* a_stride + depth * T::columns;
+
+// Tiles are numbered down strips of this many rows of tiles, so that blocks that run together share rows of a and
+// columns of b in the second-level cache.
+constexpr int strip = 16;
+
+struct Place {
+    std::int64_t row;
+    std::int64_t column;
+};
+template <class T>
+FPES_DEVICE Place place_of(int number, std::int64_t m, std::int64_t n) {
+    const int tall = static_cast<int>(parts(m, T::rows)), wide = static_cast<int>(parts(n, T::columns));
+    const int first = number / (strip * wide) * strip;
+    const int height = smaller(strip, tall - first);
+    const int within = number % (strip * wide);
+    return {static_cast<std::int64_t>(first + within % height) * T::rows,
+            static_cast<std::int64_t>(within / height) * T::columns};
+}
+
+template <class T, class Mode, int vector>
+__global__ __launch_bounds__(T::threads, 2) void gemm_kernel(const float* a, const float* b, float* c, std::int64_t m,
+                                                             std::int64_t n, std::int64_t k) {
+    const Place at = place_of<T>(block_index(), m, n);
+    WindowCopy<T::threads, T::rows, depth, vector> window_of_a(a, m, k, at.row, 0);
+    WindowCopy<T::threads, depth, T::columns, vector> window_of_b(b, k, n, 0, at.column);
+    const auto buffer = [](int block) { return dynamic_shared<float>() + block % 2 * buffer_floats<T>; };
+    const auto copy = [&](int block) {
+        window_of_a.start(buffer(block), a_stride);
+        window_of_b.start(buffer(block) + T::rows * a_stride, T::columns);
+        window_of_a.move_right(depth);
+        window_of_b.move_down(depth);
+        commit_copies();
+    };
+
+    Accumulators<T> acc;
+    acc.clear();
+    const int blocks = static_cast<int>(k / depth), rest = static_cast<int>(k % depth);
+    copy(0);
+    FPES_ROLLED
+    for (int block = 0; block < blocks; ++block) {
+        wait_for_copies<0>();
+        __syncthreads();  // and everybody is done with the other buffer
+        if (block + 1 < blocks || rest) copy(block + 1);
+        multiply_block<T, Mode, depth>(buffer(block), a_stride, buffer(block) + T::rows * a_stride, acc);
+    }
+    if (rest) {
+        wait_for_copies<0>();
+        __syncthreads();
+        multiply_rest<T, Mode>(buffer(blocks), a_stride, buffer(blocks) + T::rows * a_stride, rest, acc);
+    }
+
+    FPES_UNROLL
+    for (int i = 0; i < T::tm; ++i) {
+        const std::int64_t row = at.row + T::row(i);
+        if (row >= m) break;
+        FPES_UNROLL
+        for (int j = 0; j < T::tn; j += vector) {
+            const std::int64_t column = at.column + T::column(j);
+            if (column >= n) continue;
+            if constexpr (vector == 4) {
+                store4(c + row * n + column, &acc.sum[i][j]);
+            } else {
+                c[row * n + column] = acc.sum[i][j];
+            }
+        }
+    }
+}
+
+template <class T, class Mode>
+void launch_gemm(const Context& context, const float* a, const float* b, float* c, std::int64_t m, std::int64_t n,
+                 std::int64_t k) {
+    const Grid grid{parts(m, T::rows) * parts(n, T::columns)};
+    constexpr int bytes = 2 * buffer_floats<T> * static_cast<int>(sizeof(float));
+    const auto addresses = reinterpret_cast<std::uintptr_t>(a) | reinterpret_cast<std::uintptr_t>(b) |
+                           reinterpret_cast<std::uintptr_t>(c);
+    const bool vectors = k % 4 == 0 && n % 4 == 0 && addresses % 16 == 0;
+    launch(vectors ? gemm_kernel<T, Mode, 4> : gemm_kernel<T, Mode, 1>, grid, T::threads, bytes, context, a, b, c, m, n,
+           k);
+}
+
+}  // namespace
+
+void gemm(Context& context, Flush flush, const float* a, const float* b, float* c, std::int64_t m, std::int64_t n,
+          std::int64_t k) {
+    check_flush(flush);
+    if (context.arena.measuring()) return;
+    const bool large = parts(m, LargeTile::rows) * parts(n, LargeTile::columns) >= context.device.multiprocessors;
+    in_product_mode(flush, [&](auto mode) {
+        using Mode = decltype(mode);
+        const auto run = large ? launch_gemm<LargeTile, Mode> : launch_gemm<SmallTile, Mode>;
+        run(context, a, b, c, m, n, k);
+    });
+}
+
+Extents gemm_extents() {
+    return {{"gemm_rows", LargeTile::rows},
+            {"gemm_columns", LargeTile::columns},
+            {"gemm_small_rows", SmallTile::rows},
+            {"gemm_small_columns", SmallTile::columns},
+            {"gemm_depth", depth}};
+}
+
+FPES_NAMESPACE_END

@@ -1,0 +1,57 @@
+// The network as kernels see it.
+#pragma once
+
+#include "../common/population.hpp"
+#include "backend.hpp"
+#include "intrinsics.hpp"
+
+FPES_NAMESPACE_BEGIN
+
+struct DeviceLayer {
+    const float* weight;  // [fan_in, fan_out]
+    const float* bias;    // [fan_out]
+    int fan_in;
+    int fan_out;
+    int index;  // in the whole network: what its noise is drawn by
+    float bias_factor;
+    float enter;
+    float leave;
+    float node_scale;  // of noise on its pre-activations
+
+    FPES_DEVICE float scaled_bias(float b) const { return b * bias_factor; }
+    // The boundary after the layer, from an accumulator to an activation. Plain operations: they flush.
+    FPES_DEVICE float cross(float sum, float scaled_bias) const { return ((sum + scaled_bias) * enter) * leave; }
+    // Whether rows of the weights can be read 16 bytes at a time.
+    FPES_DEVICE bool has_vectors() const {
+        return fan_out % 4 == 0 && reinterpret_cast<std::uintptr_t>(weight) % 16 == 0;
+    }
+};
+
+// The layers that one launch goes through: they travel with the launch's arguments, of which there may be 4 KB.
+constexpr int most_layers = 24;
+
+struct DeviceLayers {
+    int count;
+    DeviceLayer layer[most_layers];
+};
+
+// Layers begin ... end - 1.
+inline DeviceLayers device_layers(const Network& network, const Population* population, int begin, int end) {
+    DeviceLayers layers{};
+    layers.count = end - begin;
+    for (int l = begin; l < end; ++l) {
+        const Layer& layer = network.layers[l];
+        layers.layer[l - begin] = {network.theta + layer.weight_offset,
+                                   network.theta + layer.bias_offset,
+                                   static_cast<int>(layer.fan_in),
+                                   static_cast<int>(layer.fan_out),
+                                   l,
+                                   layer.bias_factor,
+                                   layer.enter,
+                                   layer.leave,
+                                   population ? population->node_scale(layer) : 0.0f};
+    }
+    return layers;
+}
+
+FPES_NAMESPACE_END
