@@ -15,7 +15,10 @@ if(NOT FPES_CUDA MATCHES "^(AUTO|ON|OFF)$")
 endif()
 foreach(build IN LISTS FPES_CUDA_BUILDS)
     if(NOT build MATCHES "^(ftz|ieee)$")
-        message(FATAL_ERROR "FPES_CUDA_BUILDS has '${build}', expected ftz, ieee or both: \"ftz;ieee\"")
+        message(
+            FATAL_ERROR
+            "FPES_CUDA_BUILDS has '${build}', expected ftz, ieee or both: \"ftz;ieee\""
+        )
     endif()
 endforeach()
 
@@ -30,7 +33,12 @@ if(NOT FPES_CUDA_FOUND)
     endif()
     message(STATUS "fpes: no CUDA modules: ${FPES_CUDA_REASON}")
     # The reason becomes a string in Python.
-    string(REGEX REPLACE "([\"\\\\])" "\\\\\\1" FPES_CUDA_REASON "${FPES_CUDA_REASON}")
+    string(
+        REGEX REPLACE "([\"\\\\])"
+        "\\\\\\1"
+        FPES_CUDA_REASON
+        "${FPES_CUDA_REASON}"
+    )
     return()
 endif()
 
@@ -63,12 +71,21 @@ function(fpes_add_cuda_module build)
     # The arithmetic contract, every flag said aloud: subnormals as the build's name has it, no multiply-add that isn't
     # written, division and square root correctly rounded.
     set(arithmetic -ftz=${ftz} -fmad=false -prec-div=true -prec-sqrt=true)
-    set(host -O3 -fvisibility=hidden -ffp-contract=off -fno-math-errno -Wall -Wextra -Wno-psabi)
+    set(host
+        -O3
+        -fvisibility=hidden
+        -ffp-contract=off
+        -fno-math-errno
+        -Wall
+        -Wextra
+        -Wno-psabi
+    )
     list(JOIN host "," host_by_nvcc)
     target_compile_options(
         ${module}
-        PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:${arithmetic};-Xcompiler=${host_by_nvcc}>"
-                "$<$<COMPILE_LANGUAGE:CXX>:${host}>"
+        PRIVATE
+            "$<$<COMPILE_LANGUAGE:CUDA>:${arithmetic};-Xcompiler=${host_by_nvcc}>"
+            "$<$<COMPILE_LANGUAGE:CXX>:${host}>"
     )
     install(TARGETS ${module} DESTINATION fpes)
 endfunction()
@@ -78,4 +95,7 @@ foreach(build IN LISTS FPES_CUDA_BUILDS)
 endforeach()
 list(JOIN FPES_CUDA_BUILDS " " FPES_CUDA_BUILT)
 set(FPES_CUDA_COMPILER "${CMAKE_CUDA_COMPILER_VERSION}")
-message(STATUS "fpes: CUDA modules ${FPES_CUDA_BUILT} by nvcc ${FPES_CUDA_COMPILER} for ${FPES_CUDA_ARCHITECTURES}")
+message(
+    STATUS
+    "fpes: CUDA modules ${FPES_CUDA_BUILT} by nvcc ${FPES_CUDA_COMPILER} for ${FPES_CUDA_ARCHITECTURES}"
+)

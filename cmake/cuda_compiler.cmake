@@ -32,7 +32,12 @@ if(NOT CMAKE_CUDA_COMPILER)
     find_program(
         FPES_NVCC
         nvcc
-        HINTS "$ENV{CUDA_PATH}/bin" "$ENV{CUDA_HOME}/bin" /usr/local/cuda/bin /opt/cuda/bin "${fpes_pypi_cuda}/bin"
+        HINTS
+            "$ENV{CUDA_PATH}/bin"
+            "$ENV{CUDA_HOME}/bin"
+            /usr/local/cuda/bin
+            /opt/cuda/bin
+            "${fpes_pypi_cuda}/bin"
         DOC "CUDA compiler"
     )
     if(FPES_NVCC)
@@ -53,7 +58,10 @@ if(fpes_pypi_cuda AND CMAKE_CUDA_COMPILER STREQUAL "${fpes_pypi_cuda}/bin/nvcc")
 endif()
 
 set(fpes_trial "${CMAKE_BINARY_DIR}/cuda-trial")
-file(WRITE "${fpes_trial}/trial.cu" "__global__ void nothing() {}\nint main() { nothing<<<1, 1>>>(); }\n")
+file(
+    WRITE "${fpes_trial}/trial.cu"
+    "__global__ void nothing() {}\nint main() { nothing<<<1, 1>>>(); }\n"
+)
 separate_arguments(fpes_cuda_flags NATIVE_COMMAND "$ENV{CUDAFLAGS}")
 set(fpes_host_compiler "${CMAKE_CUDA_HOST_COMPILER}")
 if(NOT fpes_host_compiler AND DEFINED ENV{CUDAHOSTCXX})
@@ -70,9 +78,16 @@ execute_process(
     ERROR_VARIABLE fpes_trial_output
 )
 if(NOT fpes_trial_result EQUAL 0)
-    string(REGEX REPLACE "[\r\n]+" "; " fpes_trial_output "${fpes_trial_output}")
+    string(
+        REGEX REPLACE "[\r\n]+"
+        "; "
+        fpes_trial_output
+        "${fpes_trial_output}"
+    )
     string(STRIP "${fpes_trial_output}" fpes_trial_output)
-    set(FPES_CUDA_REASON "${CMAKE_CUDA_COMPILER} can't build a program: ${fpes_trial_output} ${fpes_trial_result}")
+    set(FPES_CUDA_REASON
+        "${CMAKE_CUDA_COMPILER} can't build a program: ${fpes_trial_output} ${fpes_trial_result}"
+    )
     return()
 endif()
 
@@ -86,7 +101,9 @@ set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 set(CMAKE_CUDA_RUNTIME_LIBRARY Static) # so that the modules need nothing but the driver
 enable_language(CUDA)
 if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.0)
-    set(FPES_CUDA_REASON "${CMAKE_CUDA_COMPILER} is CUDA ${CMAKE_CUDA_COMPILER_VERSION}, and fpes needs 12.0 or newer")
+    set(FPES_CUDA_REASON
+        "${CMAKE_CUDA_COMPILER} is CUDA ${CMAKE_CUDA_COMPILER_VERSION}, and fpes needs 12.0 or newer"
+    )
     return()
 endif()
 set(FPES_CUDA_FOUND TRUE)
