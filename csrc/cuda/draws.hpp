@@ -74,6 +74,14 @@ FPES_DEVICE void draw(const PhiloxCounters& counters, std::uint64_t first, float
 
 // The same where the kind is known only at run time.
 template <int count>
+FPES_DEVICE void draw_aligned(NoiseKind kind, const PhiloxCounters& counters, std::uint64_t first, float* z) {
+    switch (kind) {
+        case NoiseKind::binomial: return draw_aligned<NoiseKind::binomial, count>(counters, first, z);
+        case NoiseKind::rademacher: return draw_aligned<NoiseKind::rademacher, count>(counters, first, z);
+        case NoiseKind::gaussian: return draw_aligned<NoiseKind::gaussian, count>(counters, first, z);
+    }
+}
+template <int count>
 FPES_DEVICE void draw(NoiseKind kind, const PhiloxCounters& counters, std::uint64_t first, float* z) {
     switch (kind) {
         case NoiseKind::binomial: return draw<NoiseKind::binomial, count>(counters, first, z);
@@ -82,11 +90,26 @@ FPES_DEVICE void draw(NoiseKind kind, const PhiloxCounters& counters, std::uint6
     }
 }
 
+// Elements first ... first + 7 of a stream, to shared memory: little code, for uses that are not hot.
+FPES_DEVICE void draw_to(float* to, NoiseKind kind, const PhiloxCounters& counters, std::uint64_t first) {
+    const int skipped = static_cast<int>(first % 8);
+    FPES_ROLLED
+    for (int half = 0; half < (skipped ? 2 : 1); ++half) {
+        float z[8];
+        draw_aligned<8>(kind, counters, first - skipped + 8 * half, z);
+        FPES_UNROLL
+        for (int i = 0; i < 8; ++i) {
+            const int place = 8 * half + i - skipped;
+            if (place >= 0 && place < 8) to[place] = z[i];
+        }
+    }
+}
+
 // One element, for uses that are few.
 FPES_DEVICE float draw_one(NoiseKind kind, const PhiloxCounters& counters, std::uint64_t element) {
     float z[4];
     const auto place = static_cast<int>(element % 4);
-    draw<4>(kind, counters, element - place, z);
+    draw_aligned<4>(kind, counters, element - place, z);
     const float low = place & 1 ? z[1] : z[0], high = place & 1 ? z[3] : z[2];
     return place & 2 ? high : low;
 }

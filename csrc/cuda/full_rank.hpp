@@ -160,7 +160,23 @@ class FullRankBlock {
             __syncthreads();
         }
 
-        if (works) cross(layer, first_column, columns, acc);
+        Result result{activations_, Shape::activation_stride, T::rows, smaller(T::columns, columns)};
+        if (!job_.fused) {
+            // Rows of both signs are `batch` rows apart in memory, and `samples` rows here.
+            const std::int64_t gap = sign() * (job_.batch - Shape::samples);
+            result.data = job_.outputs + (place_of(0) + gap) * layer.fan_out + first_column;
+            result.stride = layer.fan_out;
+            result.rows = sign() * Shape::samples + samples_;
+        }
+        store_sums<T>(acc, result);
+        __syncthreads();
+        for (int i = thread_index(); i < T::rows * result.columns; i += T::threads) {
+            const int row = i / result.columns, column = i % result.columns;
+            if (!job_.fused && !inside(row)) continue;
+            float* const sums = job_.fused ? activations_ + row * Shape::activation_stride
+                                           : job_.outputs + place_of(row) * layer.fan_out + first_column;
+            sums[column] = layer.cross(sums[column], bias_[sign_of(row) * T::columns + column]);
+        }
         __syncthreads();
     }
 
@@ -247,25 +263,6 @@ class FullRankBlock {
                 const float b = layer.bias[first_column + first + i];
                 bias_[first + i] = layer.scaled_bias(Mode::fma(z[i], job_.scale, b));
                 bias_[T::columns + first + i] = layer.scaled_bias(Mode::fma(z[i], opposite(job_.scale), b));
-            }
-        }
-    }
-
-    // Accumulators become activations, on the chip or in memory.
-    FPES_DEVICE void cross(const DeviceLayer& layer, int first_column, int columns, const Accumulators<T>& acc) const {
-        FPES_UNROLL
-        for (int i = 0; i < T::tm; ++i) {
-            const int row = T::row(i);
-            FPES_UNROLL
-            for (int j = 0; j < T::tn; ++j) {
-                const int column = T::column(j);
-                if (column >= columns) continue;
-                const float h = layer.cross(acc.sum[i][j], bias_[sign() * T::columns + column]);
-                if (job_.fused) {
-                    activations_[row * Shape::activation_stride + column] = h;
-                } else if (inside(row)) {
-                    job_.outputs[place_of(row) * layer.fan_out + first_column + column] = h;
-                }
             }
         }
     }

@@ -123,6 +123,40 @@ FPES_DEVICE void multiply_rest(const float* a, int a_stride, const float* b, int
     }
 }
 
+// Where a tile of sums goes before it becomes activations: shared memory, or global where it doesn't fit. Some of its
+// columns and rows may lie outside the matrix: then they aren't written.
+struct Result {
+    float* data;
+    std::int64_t stride;
+    int rows;
+    int columns;
+    FPES_DEVICE float* row(int i) const { return data + i * stride; }
+};
+
+template <class T>
+FPES_DEVICE void store_sums(const Accumulators<T>& acc, const Result& result) {
+    float* const to = result.row(T::first_row()) + T::first_column();
+    // Whole groups of columns, each at a multiple of 16 bytes: always in shared memory, often in global memory.
+    const bool vectors = result.stride % 4 == 0 && reinterpret_cast<std::uintptr_t>(result.data) % 16 == 0;
+    FPES_UNROLL
+    for (int i = 0; i < T::tm; ++i) {
+        if (T::row(i) >= result.rows) break;
+        FPES_UNROLL
+        for (int j = 0; j < T::tn; j += 4) {
+            float* const four = to + i * T::lanes_m * result.stride + j * T::lanes_n;
+            const int left = result.columns - T::column(j);
+            if (vectors && left >= 4) {
+                store4(four, acc.sum[i] + j);
+            } else {
+                FPES_UNROLL
+                for (int c = 0; c < 4; ++c) {
+                    if (c < left) four[c] = acc.sum[i][j + c];
+                }
+            }
+        }
+    }
+}
+
 // Copies a walking window [tile_rows][tile_columns] of a row-major matrix to shared memory, `vector` floats at a time: 4
 // where rows of the matrix start at multiples of 16 bytes, else 1. What lies outside the matrix becomes 0.
 //
@@ -137,8 +171,8 @@ class WindowCopy {
         : matrix_(matrix),
           from_(matrix + (first_row + my_row()) * columns + first_column + my_column()),
           ld_(columns),
-          rows_left_(static_cast<int>(rows - first_row) - my_row()),
-          columns_left_(static_cast<int>(columns - first_column) - my_column()) {}
+          rows_left_(clamped(rows - first_row) - my_row()),
+          columns_left_(clamped(columns - first_column) - my_column()) {}
 
     FPES_DEVICE void start(float* shared, int stride) const {
         shared += my_row() * stride + my_column();
@@ -166,6 +200,8 @@ class WindowCopy {
     static_assert(tile_columns % vector == 0, "a row of the window is a whole number of vectors");
     static_assert(threads % per_row == 0, "a thread stays in its columns from pass to pass");
 
+    // Further than any window walks is far enough.
+    static FPES_DEVICE int clamped(std::int64_t left) { return static_cast<int>(left < 0x7fffffff ? left : 0x7fffffff); }
     static FPES_DEVICE int my_row() { return thread_index() / per_row; }
     static FPES_DEVICE int my_column() { return thread_index() % per_row * vector; }
 

@@ -1,17 +1,35 @@
-// The tiles of the population kernels: rows x columns, all of them 256 threads.
+// The tiles of the population kernels, rows x columns, all of them 256 threads; and the choice among them.
 #pragma once
+
+#include <cstdint>
 
 #include "tile.hpp"
 
 FPES_NAMESPACE_BEGIN
 
-using WideTile = Tile<2, 4, 4, 8, 8, 16>;     //  64 x 512
-using MiddleTile = Tile<4, 2, 4, 8, 8, 16>;   // 128 x 256
-using NarrowTile = Tile<8, 1, 4, 8, 8, 16>;   // 256 x 128
-using LowTile = Tile<2, 4, 2, 16, 8, 8>;      //  32 x 512
-using LowestTile = Tile<2, 4, 1, 32, 8, 4>;   //  16 x 512
+enum class TileName : int { wide, middle, narrow, low, lowest };
+constexpr TileName all_tiles[] = {TileName::wide, TileName::middle, TileName::narrow, TileName::low, TileName::lowest};
 
-// What a launch that takes one layer at a time uses, whatever the network.
-using LayerTile = NarrowTile;
+using WideTile = Tile<2, 4, 4, 8, 8, 16>;    //  64 x 512
+using MiddleTile = Tile<4, 2, 4, 8, 8, 16>;  // 128 x 256
+using NarrowTile = Tile<8, 1, 4, 8, 8, 16>;  // 256 x 128
+using LowTile = Tile<2, 4, 2, 16, 8, 8>;     //  32 x 512, for smaller batches and smaller multiprocessors
+using LowestTile = Tile<2, 4, 1, 32, 8, 4>;  //  16 x 512
+
+// What a launch uses that takes one layer at a time, whatever the network.
+constexpr TileName layer_tile = TileName::narrow;
+
+// Calls body(tile) with the tile of that name.
+template <class Body>
+auto with_tile(TileName name, Body body) {
+    switch (name) {
+        case TileName::wide: return body(WideTile());
+        case TileName::middle: return body(MiddleTile());
+        case TileName::narrow: return body(NarrowTile());
+        case TileName::low: return body(LowTile());
+        case TileName::lowest: break;
+    }
+    return body(LowestTile());
+}
 
 FPES_NAMESPACE_END

@@ -1,0 +1,28 @@
+// The heuristic: which tile carries a network, or whether it is taken a layer at a time.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "../common/population.hpp"
+#include "backend.hpp"
+#include "tiles.hpp"
+
+FPES_NAMESPACE_BEGIN
+
+struct Choice {
+    bool fused;
+    TileName tile;  // layer_tile where not fused
+};
+
+// For full rank: `batch` samples of `pairs` pairs, two members each.
+Choice choose_full_rank(const Device& device, const Network& network, std::int64_t pairs, std::int64_t batch);
+// For members that share weights: `rows` of activations, through layers begin ... of the network. `rank`: of low rank,
+// else 0.
+Choice choose_shared_weights(const Device& device, const Network& network, int begin, std::int64_t rows,
+                             std::int64_t batch, int rank);
+
+// The choice in words.
+std::string in_words(const Choice& choice, bool full_rank);
+
+FPES_NAMESPACE_END

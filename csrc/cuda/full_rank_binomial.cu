@@ -1,0 +1,8 @@
+// Full rank with binomial noise.
+#include "launch_full_rank.hpp"
+
+FPES_NAMESPACE_BEGIN
+
+template void launch_full_rank<NoiseKind::binomial>(const Context&, Flush, TileName, std::int64_t, const FullRankJob&);
+
+FPES_NAMESPACE_END

@@ -1,0 +1,8 @@
+// Full rank with rademacher noise.
+#include "launch_full_rank.hpp"
+
+FPES_NAMESPACE_BEGIN
+
+template void launch_full_rank<NoiseKind::rademacher>(const Context&, Flush, TileName, std::int64_t, const FullRankJob&);
+
+FPES_NAMESPACE_END

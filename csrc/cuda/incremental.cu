@@ -1,0 +1,301 @@
+// Node perturbation, one layer at a time: each pair of members perturbs one layer, and what it leaves alone is not
+// computed again.
+//
+// The unperturbed network is carried forward once for each distinct sample, and its sums are kept. A pair that perturbs
+// all units of a layer starts from that layer's sums, as node perturbation does (shared_weights.hpp), and nothing above
+// is perturbed. A pair that perturbs k units of a layer changes at most k of its activations, so the next layer's sums
+// are those that are there plus at most k rows of its weights:
+//
+//      h, k units perturbed       w of the next layer         its sums
+//     +----------------+         +---------+
+//     |  x     x   x   |         | row x   |            +----------------------------+
+//     +----------------+         | row x   |     ->     | unperturbed + dh_x w_x ... |    a block for each pair and
+//        dh = h' - h,            | row x   |            +----------------------------+    sample, a thread some columns
+//        often zero              +---------+
+//
+// and the shared-weights kernel goes on from those. Of the last layer, the changed sums are what it starts from.
+#include "incremental.hpp"
+
+#include <algorithm>
+#include <numeric>
+
+#include "modes.hpp"
+
+FPES_NAMESPACE_BEGIN
+namespace {
+
+constexpr int threads = 128;
+// Units whose changes are worked out at a time.
+constexpr int chunk = 1024;
+// Floats of changed sums that are kept at a time, where one pair doesn't need more.
+constexpr std::int64_t most_changed_floats = 1 << 24;
+
+struct Change {
+    int unit;
+    float value[2];  // of the + and the - member
+};
+
+struct ChangesJob {
+    Rows rows;
+    NoiseSource noise;
+    DeviceLayer layer;  // that is perturbed
+    int units;          // of it
+    const float* sums;         // of the layer, unperturbed, by sample
+    const float* activations;  // likewise
+    // The layer above, or null and 0 where there is none.
+    const float* next_weight;
+    const float* next_sums;
+    int next_units;
+    float* out;  // sums [rows, units of the layer above, or of the last layer itself]
+};
+
+// Sums of the perturbed units of the layer: of one unit, for both members.
+template <class Mode>
+FPES_DEVICE Change changed_sum(const ChangesJob& job, const Row& row, int j) {
+    const DeviceLayer& layer = job.layer;
+    const auto of = [&](NoiseRole role) { return job.noise.counters(noise_tensor(layer.index, role), row.pair); };
+    Change change;
+    change.unit = perturbed_unit(of(NoiseRole::positions), row.sample, j, job.units, layer.fan_out);
+    const float z = draw_one(job.noise.kind, of(NoiseRole::node), static_cast<std::uint64_t>(row.sample) * job.units + j);
+    const float sum = job.sums[row.input * layer.fan_out + change.unit];
+    change.value[0] = Mode::fma(z, layer.node_scale, sum);
+    change.value[1] = Mode::fma(z, opposite(layer.node_scale), sum);
+    return change;
+}
+
+template <class Mode>
+__global__ __launch_bounds__(threads) void changes_kernel(const FPES_CONSTANT ChangesJob job) {
+    auto* const changes = dynamic_shared<Change>();
+    const DeviceLayer& layer = job.layer;
+    const std::int64_t place = block_index() / job.rows.batch, sample = block_index() % job.rows.batch;
+    const std::int64_t first_row = 2 * place * job.rows.batch + sample;  // of the + member
+    const Row row = row_of(job.rows, first_row, first_row);
+    const bool last = job.next_weight == nullptr;
+    const int columns = last ? layer.fan_out : job.next_units;
+    const float* from = (last ? job.sums : job.next_sums) + row.input * columns;
+    float* const out[2] = {job.out + first_row * columns, job.out + (first_row + job.rows.batch) * columns};
+    for (int j = thread_index(); j < columns; j += threads) out[0][j] = out[1][j] = from[j];
+
+    for (int begin = 0; begin < job.units; begin += chunk) {
+        const int count = smaller(chunk, job.units - begin);
+        __syncthreads();  // the sums are there, and everybody is done with the last changes
+        for (int i = thread_index(); i < count; i += threads) {
+            Change change = changed_sum<Mode>(job, row, begin + i);
+            for (int sign = 0; sign < 2; ++sign) {
+                if (last) {
+                    out[sign][change.unit] = change.value[sign];
+                } else {
+                    const float h = layer.cross(change.value[sign], layer.scaled_bias(layer.bias[change.unit]));
+                    change.value[sign] = Mode::sub(h, job.activations[row.input * layer.fan_out + change.unit]);
+                }
+            }
+            changes[i] = change;
+        }
+        if (last) continue;
+        __syncthreads();
+        for (int j = thread_index(); j < columns; j += threads) {
+            for (int sign = 0; sign < 2; ++sign) {
+                float sum = out[sign][j];
+                for (int i = 0; i < count; ++i) {
+                    if (is_zero(changes[i].value[sign])) continue;
+                    const std::int64_t at = static_cast<std::int64_t>(changes[i].unit) * columns + j;
+                    sum = Mode::fma(changes[i].value[sign], job.next_weight[at], sum);
+                }
+                out[sign][j] = sum;
+            }
+        }
+    }
+}
+
+// Activations of the unperturbed network from its sums; and, where `kept` is not null, in units of the network's scale.
+__global__ __launch_bounds__(elementwise_threads) void cross_kernel(DeviceLayer layer, const float* sums,
+                                                                    std::int64_t count, float* out, float* kept,
+                                                                    float kept_factor) {
+    const std::int64_t i = global_index(elementwise_threads);
+    if (i >= count) return;
+    const float h = layer.cross(sums[i], layer.scaled_bias(layer.bias[i % layer.fan_out]));
+    out[i] = h;
+    if (kept) kept[i] = Ieee::mul(h, kept_factor);
+}
+
+class IncrementalRun {
+   public:
+    IncrementalRun(Context& context, const Network& network, const Population& population, PairRange pairs,
+                   const Batches& batch)
+        : network_(network),
+          population_(population),
+          pairs_(pairs),
+          batch_(batch),
+          first_sample_(batch.batch_of(pairs.begin) * batch.size),
+          samples_((batch.batch_of(pairs.end - 1) + 1) * batch.size - first_sample_) {
+        for (const Layer& layer : network.layers) {
+            sums_.push_back(context.arena.take<float>(samples_ * layer.fan_out));
+            activations_.push_back(context.arena.take<float>(samples_ * layer.fan_out));
+        }
+        // Layers are perturbed one after another, and may use the same memory.
+        const Arena before = context.arena;
+        Arena largest = before;
+        for (int l = 0; l < depth(); ++l) {
+            context.arena = before;
+            if (population.draws[l] > 0) plans_.push_back(plan_layer(context, l));
+            if (context.arena.used() > largest.used()) largest = context.arena;
+        }
+        context.arena = largest;
+    }
+
+    void run(Context& context, float* kept, float* outputs, const LossSink& sink) const {
+        forward(context, kept);
+        for (const LayerPlan& plan : plans_) run_layer(context, plan, outputs, sink);
+    }
+
+   private:
+    struct LayerPlan {
+        int layer;
+        int begin;            // the layer where the shared-weights kernel starts
+        Rows rows;            // of all its pairs
+        std::int64_t places;  // that are worked on at a time
+        float* changed;       // their sums, where few units are perturbed
+        SharedWeightsRun run;
+    };
+
+    int depth() const { return static_cast<int>(network_.layers.size()); }
+
+    LayerPlan plan_layer(Context& context, int l) const {
+        const Turn turn = turn_of(population_, l);
+        const std::int64_t first_cycle = pairs_.begin / turn.cycle;
+        const std::int64_t all_places = (parts(pairs_.end, turn.cycle) - first_cycle) * turn.run;
+        Rows rows{2 * all_places * batch_.size,
+                  0,
+                  batch_.size,
+                  2,
+                  first_cycle * turn.cycle + turn.offset,
+                  turn.run,
+                  turn.cycle,
+                  pairs_.begin,
+                  pairs_.end,
+                  batch_.pairs_each};
+        const bool sparse = population_.units[l] > 0;
+        const int begin = sparse ? std::min(l + 1, depth() - 1) : l;
+        std::int64_t places = all_places;
+        float* changed = nullptr;
+        if (sparse) {
+            const std::int64_t floats = 2 * batch_.size * network_.layers[begin].fan_out;
+            places = std::clamp<std::int64_t>(most_changed_floats / floats, 1, all_places);
+            changed = context.arena.take<float>(places * floats);
+        }
+        Rows part = rows;
+        part.count = 2 * places * batch_.size;
+        return {l, begin, rows, places, changed, SharedWeightsRun(context, network_, &population_, begin, part)};
+    }
+
+    // The unperturbed network, on the samples that the pairs see.
+    void forward(Context& context, float* kept) const {
+        const float* in = batch_.x + first_sample_ * network_.layers[0].fan_in;
+        for (int l = 0; l < depth(); ++l) {
+            const Layer& layer = network_.layers[l];
+            gemm(context, network_.flush, in, network_.theta + layer.weight_offset, sums_[l], samples_, layer.fan_out,
+                 layer.fan_in);
+            const bool keep = kept && l + 1 < depth();
+            // Back from the scaled domain, exactly.
+            const float factor = keep ? 1.0f / network_.layers[l + 1].bias_factor : 1.0f;
+            const std::int64_t count = samples_ * layer.fan_out;
+            launch(cross_kernel, Grid{parts(count, elementwise_threads)}, elementwise_threads, 0, context,
+                   device_layers(network_, &population_, l, l + 1).layer[0], sums_[l], count, activations_[l],
+                   keep ? kept + first_sample_ * layer.fan_out : nullptr, factor);
+            if (keep) kept += batch_.count * batch_.size * layer.fan_out;
+            in = activations_[l];
+        }
+    }
+
+    // An array by sample of the samples that are there, as if it began at sample 0 of batch 0.
+    const float* by_sample(const float* array, int l) const {
+        return array - first_sample_ * network_.layers[l].fan_out;
+    }
+
+    void run_layer(Context& context, const LayerPlan& plan, float* outputs, const LossSink& sink) const {
+        const std::int64_t rows_of_a_place = 2 * batch_.size, all = plan.rows.count / rows_of_a_place;
+        for (std::int64_t first = 0; first < all; first += plan.places) {
+            Rows rows = plan.rows;
+            rows.first_place = first;
+            rows.count = std::min(plan.places, all - first) * rows_of_a_place;
+            SharedWeightsJob job = shared_weights_job(network_, &population_, plan.begin, rows);
+            if (plan.changed) {
+                find_changes(context, plan, rows);
+                job.sums = plan.changed;
+                job.corrected_layers = 0;
+            } else {
+                job.sums = by_sample(sums_[plan.begin], plan.begin);
+                job.sums_by_sample = true;
+                job.corrected_layers = 1;
+            }
+            job.outputs = outputs;
+            job.sink = sink;
+            plan.run.run(context, job);
+        }
+    }
+
+    void find_changes(Context& context, const LayerPlan& plan, const Rows& rows) const {
+        ChangesJob job{};
+        job.rows = rows;
+        job.noise = noise_source(population_);
+        job.layer = device_layers(network_, &population_, plan.layer, plan.layer + 1).layer[0];
+        job.units = population_.units[plan.layer];
+        job.sums = by_sample(sums_[plan.layer], plan.layer);
+        job.activations = by_sample(activations_[plan.layer], plan.layer);
+        if (plan.begin > plan.layer) {
+            const Layer& next = network_.layers[plan.begin];
+            job.next_weight = network_.theta + next.weight_offset;
+            job.next_sums = by_sample(sums_[plan.begin], plan.begin);
+            job.next_units = static_cast<int>(next.fan_out);
+        }
+        job.out = plan.changed;
+        const int bytes = std::min(job.units, chunk) * static_cast<int>(sizeof(Change));
+        in_product_mode(network_.flush, [&](auto mode) {
+            launch(changes_kernel<decltype(mode)>, Grid{rows.count / 2}, threads, bytes, context, job);
+        });
+    }
+
+    const Network& network_;
+    const Population& population_;
+    PairRange pairs_;
+    const Batches& batch_;
+    std::int64_t first_sample_;
+    std::int64_t samples_;
+    std::vector<float*> sums_;
+    std::vector<float*> activations_;
+    std::vector<LayerPlan> plans_;
+};
+
+}  // namespace
+
+Turn turn_of(const Population& population, int layer) {
+    const auto begin = population.draws.begin();
+    return {std::accumulate(begin, population.draws.end(), std::int64_t{0}),
+            std::accumulate(begin, begin + layer, std::int64_t{0}), population.draws[layer]};
+}
+
+void run_incremental(Context& context, const Network& network, const Population& population, PairRange pairs,
+                     const Batches& batch, float* activations, float* outputs, const LossSink& sink) {
+    const IncrementalRun run(context, network, population, pairs, batch);
+    if (!context.arena.measuring()) run.run(context, activations, outputs, sink);
+}
+
+std::string incremental_plan(const Device& device, const Network& network, const Population& population,
+                             PairRange pairs, const Batches& batch) {
+    std::string words = "the unperturbed network once for each sample";
+    for (int l = 0; l < static_cast<int>(network.layers.size()); ++l) {
+        const Turn turn = turn_of(population, l);
+        if (turn.run == 0) continue;
+        const bool sparse = population.units[l] > 0;
+        const int begin = sparse ? std::min(l + 1, static_cast<int>(network.layers.size()) - 1) : l;
+        const std::int64_t rows = 2 * pairs.count() / turn.cycle * turn.run * batch.size;
+        const Choice choice = choose_shared_weights(device, network, begin, rows, batch.size, 0);
+        words += "\nlayer " + std::to_string(l) + ": " +
+                 (sparse ? "changes of " + std::to_string(population.units[l]) + " units, then "
+                         : std::string("noise on all units, then ")) +
+                 in_words(choice, /*full_rank=*/false);
+    }
+    return words;
+}
+
+FPES_NAMESPACE_END

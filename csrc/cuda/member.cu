@@ -1,0 +1,97 @@
+// One member of a population, written out: a thread eight parameters side by side.
+//
+// Full rank: fma(z, +-sigma unit, w). Low rank: w + (+-scale A^T) B, rank by rank, the perturbation that a population
+// applies without ever writing it down.
+#include "backend.hpp"
+#include "draws.hpp"
+#include "layers.hpp"
+#include "modes.hpp"
+#include "population.hpp"
+
+FPES_NAMESPACE_BEGIN
+namespace {
+
+struct MemberJob {
+    NoiseSource noise;
+    std::int64_t pair;
+    bool minus;
+    float weight_scale;
+    float rank_scale;
+    int rank;
+};
+
+// Elements of a tensor of full noise.
+template <class Mode>
+__global__ __launch_bounds__(elementwise_threads) void full_kernel(MemberJob job, std::uint32_t tensor,
+                                                                   const float* from, std::int64_t count, float* to) {
+    const std::int64_t first = global_index(elementwise_threads) * 8;
+    if (first >= count) return;
+    float z[8];
+    draw<8>(job.noise.kind, job.noise.counters(tensor, job.pair), static_cast<std::uint64_t>(first), z);
+    const float scale = job.minus ? opposite(job.weight_scale) : job.weight_scale;
+    FPES_UNROLL
+    for (int i = 0; i < 8; ++i) {
+        if (first + i < count) to[first + i] = Mode::fma(z[i], scale, from[first + i]);
+    }
+}
+
+// Eight columns of a row of a weight matrix.
+template <class Mode>
+__global__ __launch_bounds__(elementwise_threads) void low_rank_kernel(MemberJob job, DeviceLayer layer, float* to) {
+    const std::int64_t groups = parts(layer.fan_out, 8), number = global_index(elementwise_threads);
+    if (number >= groups * layer.fan_in) return;
+    const std::int64_t row = number / groups, column = number % groups * 8;
+    const std::int64_t first = row * layer.fan_out + column;
+    const PhiloxCounters of_a = job.noise.counters(noise_tensor(layer.index, NoiseRole::factor_a), job.pair);
+    const PhiloxCounters of_b = job.noise.counters(noise_tensor(layer.index, NoiseRole::factor_b), job.pair);
+    float sum[8];
+    FPES_UNROLL
+    for (int i = 0; i < 8; ++i) sum[i] = column + i < layer.fan_out ? layer.weight[first + i] : 0.0f;
+    for (int r = 0; r < job.rank; ++r) {
+        const float a = draw_one(job.noise.kind, of_a, static_cast<std::uint64_t>(r * std::int64_t{layer.fan_in} + row));
+        const float left = Mode::mul(a, job.minus ? opposite(job.rank_scale) : job.rank_scale);
+        float b[8];
+        draw<8>(job.noise.kind, of_b, static_cast<std::uint64_t>(r * std::int64_t{layer.fan_out} + column), b);
+        FPES_UNROLL
+        for (int i = 0; i < 8; ++i) sum[i] = Mode::fma(left, b[i], sum[i]);
+    }
+    FPES_UNROLL
+    for (int i = 0; i < 8; ++i) {
+        if (column + i < layer.fan_out) to[first + i] = sum[i];
+    }
+}
+
+template <class Mode>
+void write_full(const Context& context, const MemberJob& job, std::uint32_t tensor, const float* from,
+                std::int64_t count, float* to) {
+    launch(full_kernel<Mode>, Grid{parts(count, std::int64_t{elementwise_threads} * 8)}, elementwise_threads, 0, context,
+           job, tensor, from, count, to);
+}
+
+}  // namespace
+
+void member(Context& context, const Network& network, const Population& population, std::int64_t member, float* theta) {
+    check_flush(network.flush);
+    if (context.arena.measuring()) return;
+    const MemberJob job{noise_source(population),   member / 2,      member % 2 != 0, population.weight_scale(),
+                        population.rank_scale(), population.rank};
+    in_product_mode(network.flush, [&](auto mode) {
+        using Mode = decltype(mode);
+        for (const Layer& layer : network.layers) {
+            const std::int64_t weights = layer.fan_in * layer.fan_out;
+            if (population.family == Family::full) {
+                write_full<Mode>(context, job, noise_tensor(layer.index, NoiseRole::weight),
+                                 network.theta + layer.weight_offset, weights, theta + layer.weight_offset);
+            } else {
+                const DeviceLayers layers = device_layers(network, &population, layer.index, layer.index + 1);
+                const std::int64_t groups = parts(layer.fan_out, 8) * layer.fan_in;
+                launch(low_rank_kernel<Mode>, Grid{parts(groups, elementwise_threads)}, elementwise_threads, 0, context,
+                       job, layers.layer[0], theta + layer.weight_offset);
+            }
+            write_full<Mode>(context, job, noise_tensor(layer.index, NoiseRole::bias),
+                             network.theta + layer.bias_offset, layer.fan_out, theta + layer.bias_offset);
+        }
+    });
+}
+
+FPES_NAMESPACE_END

@@ -1,0 +1,266 @@
+// Populations on the host side: memory, jobs, launches.
+#include "population.hpp"
+
+#include <algorithm>
+
+#include "extents.hpp"
+#include "modes.hpp"
+
+FPES_NAMESPACE_BEGIN
+namespace {
+
+// Floats of a buffer for a launch a layer, at most, where one pair doesn't need more.
+constexpr std::int64_t most_buffer_floats = 1 << 25;
+
+__global__ __launch_bounds__(elementwise_threads) void finish_rows_kernel(Rows rows, const float* logits, int classes,
+                                                                          float* outputs, LossSink sink) {
+    const std::int64_t r = global_index(elementwise_threads);
+    if (r >= rows.count) return;
+    const Row row = row_of(rows, r, r);
+    if (!row.inside) return;
+    const float* from = logits + r * classes;
+    if (outputs) {
+        for (int j = 0; j < classes; ++j) outputs[row.output * classes + j] = from[j];
+    }
+    if (!sink.labels) return;
+    sink.losses[row.output] = cross_entropy(from, classes, sink.labels[row.input]);
+    sink.finish(row.pair - rows.begin, 1);
+}
+
+class FullRankRun {
+   public:
+    FullRankRun(Context& context, const Network& network, PairRange pairs, const Batches& batch)
+        : network_(network),
+          choice_(choose_full_rank(context.device, network, pairs.count(), batch.size)),
+          buffers_(context, network, 0, choice_.fused ? 0 : pairs.count(), 2 * batch.size) {}
+
+    void run(Context& context, const Population& population, PairRange pairs, const Batches& batch, float* outputs,
+             const LossSink& sink) const {
+        FullRankJob job{};
+        job.noise = noise_source(population);
+        job.scale = population.weight_scale();
+        job.first_pair = pairs.begin;
+        job.batch = batch.size;
+        job.pairs_each = batch.pairs_each;
+        job.inputs = batch.x;
+        if (choice_.fused) {
+            job.layers = device_layers(network_, &population, 0, static_cast<int>(network_.layers.size()));
+            job.fused = true;
+            job.outputs = outputs;
+            job.sink = sink;
+            launch_one(context, population, pairs.count(), job);
+        } else {
+            run_layers(context, population, pairs, batch, job, outputs, sink);
+        }
+    }
+
+   private:
+    void run_layers(Context& context, const Population& population, PairRange pairs, const Batches& batch,
+                    FullRankJob job, float* outputs, const LossSink& sink) const {
+        const int depth = static_cast<int>(network_.layers.size());
+        for (std::int64_t begin = pairs.begin; begin < pairs.end; begin += buffers_.places_at_a_time()) {
+            const PairRange some{begin, std::min(pairs.end, begin + buffers_.places_at_a_time())};
+            job.first_pair = some.begin;
+            job.inputs = batch.x;
+            job.inputs_of_members = false;
+            for (int l = 0; l < depth; ++l) {
+                job.layers = device_layers(network_, &population, l, l + 1);
+                job.outputs = buffers_.buffer(l);
+                launch_one(context, population, some.count(), job);
+                job.inputs = job.outputs;
+                job.inputs_of_members = true;
+            }
+            Rows rows = rows_of(some, batch);
+            rows.begin = pairs.begin;  // outputs are counted from the first pair of the call
+            finish_rows(context, rows, job.outputs, static_cast<int>(network_.layers.back().fan_out), outputs, sink);
+        }
+    }
+
+    void launch_one(Context& context, const Population& population, std::int64_t pairs, const FullRankJob& job) const {
+        const auto launch_kind = population.noise == NoiseKind::binomial     ? launch_full_rank<NoiseKind::binomial>
+                                 : population.noise == NoiseKind::rademacher ? launch_full_rank<NoiseKind::rademacher>
+                                                                             : launch_full_rank<NoiseKind::gaussian>;
+        launch_kind(context, network_.flush, choice_.tile, pairs, job);
+    }
+
+    const Network& network_;
+    Choice choice_;
+    LayerBuffers buffers_;
+};
+
+// Members that share weights, of which the first layer's sums are shared too.
+void run_shared_weights(Context& context, const Network& network, const Population& population, PairRange pairs,
+                        const Batches& batch, float* outputs, const LossSink& sink) {
+    const Rows rows = rows_of(pairs, batch);
+    const FirstSums sums(context, network, pairs, batch);
+    const SharedWeightsRun run(context, network, &population, 0, rows);
+    if (context.arena.measuring()) return;
+    SharedWeightsJob job = shared_weights_job(network, &population, 0, rows);
+    job.inputs = batch.x;
+    job.inputs_by_sample = true;
+    job.sums = sums.compute(context, network, batch);
+    job.sums_by_sample = true;
+    job.outputs = outputs;
+    job.sink = sink;
+    run.run(context, job);
+}
+
+void run_population(Context& context, const Network& network, const Population& population, PairRange pairs,
+                    const Batches& batch, float* activations, float* outputs, const LossSink& sink) {
+    switch (population.family) {
+        case Family::full: {
+            const FullRankRun run(context, network, pairs, batch);
+            if (!context.arena.measuring()) run.run(context, population, pairs, batch, outputs, sink);
+            return;
+        }
+        case Family::low_rank:
+        case Family::node: return run_shared_weights(context, network, population, pairs, batch, outputs, sink);
+        case Family::one_layer:
+            return run_incremental(context, network, population, pairs, batch, activations, outputs, sink);
+    }
+}
+
+}  // namespace
+
+SharedWeightsJob shared_weights_job(const Network& network, const Population* population, int begin,
+                                    const Rows& rows) {
+    SharedWeightsJob job{};
+    const int depth = static_cast<int>(network.layers.size());
+    if (depth - begin <= most_layers) job.layers = device_layers(network, population, begin, depth);
+    job.rows = rows;
+    job.correction = Correction::none;
+    if (!population) return job;
+    job.noise = noise_source(*population);
+    job.correction = population->family == Family::low_rank ? Correction::low_rank : Correction::node;
+    job.corrected_layers = depth - begin;
+    job.rank = population->rank;
+    job.weight_scale = population->weight_scale();
+    job.rank_scale = population->rank_scale();
+    return job;
+}
+
+LayerBuffers::LayerBuffers(Context& context, const Network& network, int begin, std::int64_t places,
+                           std::int64_t rows_of_a_place)
+    : places_(places), buffers_{nullptr, nullptr} {
+    if (places == 0) return;
+    std::int64_t widest = 0;
+    for (std::size_t l = begin; l < network.layers.size(); ++l) widest = std::max(widest, network.layers[l].fan_out);
+    places_ = std::clamp<std::int64_t>(most_buffer_floats / (rows_of_a_place * widest), 1, places);
+    for (float*& buffer : buffers_) buffer = context.arena.take<float>(places_ * rows_of_a_place * widest);
+}
+
+SharedWeightsRun::SharedWeightsRun(Context& context, const Network& network, const Population* population, int begin,
+                                   const Rows& rows)
+    : network_(network),
+      population_(population),
+      begin_(begin),
+      choice_(choose_shared_weights(context.device, network, begin, rows.count, rows.batch, rank_of(population))),
+      buffers_(context, network, begin, choice_.fused ? 0 : rows.count / (rows.signs * rows.batch),
+               rows.signs * rows.batch) {}
+
+void SharedWeightsRun::run(Context& context, SharedWeightsJob job) const {
+    job.fused = choice_.fused;
+    if (choice_.fused) {
+        launch_shared_weights(context, network_.flush, choice_.tile, job);
+    } else {
+        run_layers(context, job);
+    }
+}
+
+// Some places at a time, and of them a layer at a time.
+void SharedWeightsRun::run_layers(Context& context, const SharedWeightsJob& job) const {
+    const int depth = static_cast<int>(network_.layers.size());
+    const std::int64_t rows_of_a_place = job.rows.signs * job.rows.batch, places = job.rows.count / rows_of_a_place;
+    for (std::int64_t first = 0; first < places; first += buffers_.places_at_a_time()) {
+        const std::int64_t count = std::min(places - first, buffers_.places_at_a_time());
+        SharedWeightsJob part = job;
+        part.rows.first_place = job.rows.first_place + first;
+        part.rows.count = count * rows_of_a_place;
+        if (!job.inputs_by_sample && job.inputs) {
+            part.inputs = job.inputs + first * rows_of_a_place * network_.layers[begin_].fan_in;
+        }
+        if (!job.sums_by_sample && job.sums) {
+            part.sums = job.sums + first * rows_of_a_place * network_.layers[begin_].fan_out;
+        }
+        for (int l = begin_; l < depth; ++l) {
+            part.layers = device_layers(network_, population_, l, l + 1);
+            part.corrected_layers = job.corrected_layers - (l - begin_);
+            part.outputs = buffers_.buffer(l);
+            part.sink = LossSink{};
+            launch_shared_weights(context, network_.flush, layer_tile, part);
+            part.inputs = part.outputs;
+            part.inputs_by_sample = false;
+            part.sums = nullptr;
+        }
+        finish_rows(context, part.rows, part.outputs, static_cast<int>(network_.layers.back().fan_out), job.outputs,
+                    job.sink);
+    }
+}
+
+void finish_rows(const Context& context, const Rows& rows, const float* logits, int classes, float* outputs,
+                 const LossSink& sink) {
+    launch(finish_rows_kernel, Grid{parts(rows.count, elementwise_threads)}, elementwise_threads, 0, context, rows,
+           logits, classes, outputs, sink);
+}
+
+void forward(Context& context, const Network& network, const float* x, std::int64_t batch, float* outputs) {
+    check_flush(network.flush);
+    const Rows rows{batch, 0, batch, 1, 0, 1, 1, 0, 1, 1};
+    const SharedWeightsRun run(context, network, nullptr, 0, rows);
+    if (context.arena.measuring()) return;
+    SharedWeightsJob job = shared_weights_job(network, nullptr, 0, rows);
+    job.inputs = x;
+    job.outputs = outputs;
+    run.run(context, job);
+}
+
+void evaluate(Context& context, const Network& network, const Population& population, PairRange pairs,
+              const Batches& batch, float* activations, float* fitness, float* losses) {
+    check_flush(network.flush);
+    const LossSink sink{batch.labels, losses ? losses : context.arena.take<float>(2 * pairs.count() * batch.size),
+                        fitness, context.arena.take<unsigned>(pairs.count()), batch.size};
+    if (!context.arena.measuring()) {
+        fill_with_zeros(sink.counts, static_cast<std::size_t>(pairs.count()) * sizeof(unsigned), context);
+    }
+    run_population(context, network, population, pairs, batch, activations, nullptr, sink);
+}
+
+void outputs(Context& context, const Network& network, const Population& population, PairRange pairs,
+             const Batches& batch, float* activations, float* outputs) {
+    check_flush(network.flush);
+    run_population(context, network, population, pairs, batch, activations, outputs, LossSink{});
+}
+
+std::string plan(const Device& device, const Network& network, const Population& population, PairRange pairs,
+                 const Batches& batch) {
+    switch (population.family) {
+        case Family::full:
+            return in_words(choose_full_rank(device, network, pairs.count(), batch.size), /*full_rank=*/true);
+        case Family::low_rank:
+        case Family::node:
+            return "the first layer's product once for each sample; then " +
+                   in_words(choose_shared_weights(device, network, 0, 2 * pairs.count() * batch.size, batch.size,
+                                                  rank_of(&population)),
+                            /*full_rank=*/false);
+        case Family::one_layer: break;
+    }
+    return incremental_plan(device, network, population, pairs, batch);
+}
+
+std::vector<std::pair<std::string, int>> tile_extents() {
+    Extents extents = gemm_extents();
+    const char* const names[] = {"wide", "middle", "narrow", "low", "lowest"};
+    for (const TileName tile : all_tiles) {
+        with_tile(tile, [&](auto shape) {
+            using T = decltype(shape);
+            const std::string name = names[static_cast<int>(tile)];
+            extents.push_back({name + "_rows", T::rows});
+            extents.push_back({name + "_columns", T::columns});
+        });
+    }
+    extents.push_back({"population_depth", FullRankTile<LowestTile>::depth});
+    extents.push_back({"narrow_layer", narrow_columns});
+    return extents;
+}
+
+FPES_NAMESPACE_END

@@ -1,0 +1,88 @@
+// Jobs of members that share weights, put together on the host: what population.cu and the gradients have in common.
+#pragma once
+
+#include "choice.hpp"
+#include "launch.hpp"
+
+FPES_NAMESPACE_BEGIN
+
+// Of low rank, else 0; population may be null.
+inline int rank_of(const Population* population) {
+    return population && population->family == Family::low_rank ? population->rank : 0;
+}
+
+inline NoiseSource noise_source(const Population& population) {
+    return {population.key, population.generation, population.noise};
+}
+
+// Rows of pairs begin ... end - 1, all of which see a batch.
+inline Rows rows_of(PairRange pairs, const Batches& batch) {
+    return {2 * pairs.count() * batch.size, 0, batch.size, 2, pairs.begin, 1, 1, pairs.begin, pairs.end, batch.pairs_each};
+}
+
+// Sums of the first layer, which all members that see the same samples share: [batches * batch, fan_out] of the batches
+// that the pairs see. The pointer is to where those of batch 0 would be.
+class FirstSums {
+   public:
+    FirstSums(Context& context, const Network& network, PairRange pairs, const Batches& batch)
+        : first_(batch.batch_of(pairs.begin) * batch.size),
+          rows_((batch.batch_of(pairs.end - 1) + 1) * batch.size - first_),
+          sums_(context.arena.take<float>(rows_ * network.layers[0].fan_out)) {}
+    const float* compute(Context& context, const Network& network, const Batches& batch) const {
+        const Layer& layer = network.layers[0];
+        gemm(context, network.flush, batch.x + first_ * layer.fan_in, network.theta + layer.weight_offset, sums_, rows_,
+             layer.fan_out, layer.fan_in);
+        return sums_ - first_ * layer.fan_out;
+    }
+
+   private:
+    std::int64_t first_;
+    std::int64_t rows_;
+    float* sums_;
+};
+
+// A job from layer `begin` to the last, which still lacks what the first layer starts from.
+SharedWeightsJob shared_weights_job(const Network& network, const Population* population, int begin, const Rows& rows);
+
+// Two buffers for activations of a launch for each layer, of as many places (pairs) at a time as a limit allows.
+class LayerBuffers {
+   public:
+    LayerBuffers(Context& context, const Network& network, int begin, std::int64_t places,
+                 std::int64_t rows_of_a_place);
+    std::int64_t places_at_a_time() const { return places_; }
+    float* buffer(int i) const { return buffers_[i % 2]; }
+
+   private:
+    std::int64_t places_;
+    float* buffers_[2];
+};
+
+// Runs such a job, fused or a layer at a time as the choice says. Taking memory is done when it is made.
+class SharedWeightsRun {
+   public:
+    SharedWeightsRun(Context& context, const Network& network, const Population* population, int begin,
+                     const Rows& rows);
+    // The job's outputs and sink get what they ask for, whichever way it is run.
+    void run(Context& context, SharedWeightsJob job) const;
+
+   private:
+    void run_layers(Context& context, const SharedWeightsJob& job) const;
+
+    const Network& network_;
+    const Population* population_;
+    int begin_;
+    Choice choice_;
+    LayerBuffers buffers_;
+};
+
+// Logits [rows, classes] of a launch, to the outputs and the sink.
+void finish_rows(const Context& context, const Rows& rows, const float* logits, int classes, float* outputs,
+                 const LossSink& sink);
+
+// Of one_layer (incremental.cu).
+void run_incremental(Context& context, const Network& network, const Population& population, PairRange pairs,
+                     const Batches& batch, float* activations, float* outputs, const LossSink& sink);
+std::string incremental_plan(const Device& device, const Network& network, const Population& population,
+                             PairRange pairs, const Batches& batch);
+
+FPES_NAMESPACE_END
