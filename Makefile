@@ -56,7 +56,7 @@ cuda: check $(BIN)/python
 gpu-check:
 	@$(MAKE) --no-print-directory gpu-check-build gpu-check-test gpu-check-bench
 
-gpu-check-%:
+gpu-check-build gpu-check-test gpu-check-bench: gpu-check-%:
 	@test -n "$(OUT)" || { echo "Say where the results go: make $@ OUT=folder"; exit 2; }
 	@$(PYTHON) benchmarks/gpu_check.py $* --out "$(OUT)"
 

@@ -18,6 +18,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -76,17 +77,14 @@ def environment() -> dict[str, str]:
 def run(command: list[str], log: Path, seconds: float) -> int:
     """Run a command in the repository with its output in a file; the exit status, or 124 after so many seconds."""
     with log.open("w") as file:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment(), stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
         try:
-            return subprocess.run(
-                command,
-                cwd=ROOT,
-                env=environment(),
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                timeout=seconds,
-                check=False,
-            ).returncode
+            return process.wait(seconds)
         except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # with the compilers or tests that it has started
+            process.wait()
             return 124
 
 
