@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import sys
 
 import fake_cupy
 import numpy as np
+import pytest
 
 from fpes import _cpu, _settings
 from fpes._backends import cuda_modules
@@ -80,6 +82,15 @@ def install(monkeypatch, modules):
             monkeypatch.setitem(sys.modules, name, modules[build])
         else:
             monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+def shim():
+    """The kernels of csrc/cuda themselves, compiled for the CPU against the shim; the test is skipped without them."""
+    names = {build: f"fpes._shim_{build}" for build in ("ftz", "ieee")}
+    missing = [name for name in names.values() if importlib.util.find_spec(name) is None]
+    if missing:
+        pytest.skip(f"NOT TESTED: {', '.join(missing)} was not built (FPES_SHIM=ON pip install .)")
+    return {build: importlib.import_module(name) for build, name in names.items()}
 
 
 def on_gpu(array, device=0):

@@ -1,4 +1,8 @@
-"""Arrays on GPUs: where they are computed, on which stream, what is refused; without a GPU, by the double."""
+"""Arrays on GPUs: where they are computed, on which stream, what is refused.
+
+Without a GPU: CuPy is replaced by a double whose device memory is the host's. Most tests put functions of the CPU
+backend in the place of the kernels, and look at how they are called; some run the kernels themselves, by the shim.
+"""
 
 from __future__ import annotations
 
@@ -43,6 +47,14 @@ def modules(monkeypatch):
     assert not fake_cupy.state.waits, "the host waited for the device"
 
 
+@pytest.fixture
+def shim(monkeypatch):
+    """The double, with the kernels themselves."""
+    cuda_double.install(monkeypatch, cuda_double.shim())
+    yield
+    assert not fake_cupy.state.waits, "the host waited for the device"
+
+
 def network(flush="boundary"):
     return fpes.LinearNetwork(SIZES, flush=flush)
 
@@ -79,6 +91,13 @@ def everything(place, flush):
 
 @each_flush
 def test_the_same_bits_as_on_the_cpu(modules, flush):
+    for (name, actual), (_, expected) in zip(everything(on_gpu, flush), everything(np.array, flush), strict=True):
+        oracle.assert_bitwise_equal(host(actual), expected, name)
+
+
+@each_flush
+def test_the_way_to_the_kernels(shim, flush):
+    """From the Python call through the binding to the CUDA sources, and back with the bits of the CPU."""
     for (name, actual), (_, expected) in zip(everything(on_gpu, flush), everything(np.array, flush), strict=True):
         oracle.assert_bitwise_equal(host(actual), expected, name)
 
@@ -214,6 +233,19 @@ def test_labels_are_narrowed_without_wrapping_round(modules, dtype):
     np.testing.assert_array_equal(np.delete(got, [2, 3]), np.delete(Y, [2, 3]))
 
 
+@pytest.mark.parametrize("family", PERTURBATIONS)
+@pytest.mark.parametrize("bad", [-1, 3, 2**40])
+def test_labels_out_of_range_give_nan(shim, family, bad):
+    y = Y.copy()
+    y[5] = bad
+    members = population(on_gpu(network().init(0)), family)
+    losses = host(members.evaluate(on_gpu(X), on_gpu(y), per_sample=True))
+    expected = population(network().init(0), family).evaluate(X, Y, per_sample=True)
+    assert np.isnan(losses[:, 5]).all()
+    oracle.assert_bitwise_equal(np.delete(losses, 5, axis=1), np.delete(expected, 5, axis=1))
+    assert np.isnan(host(members.evaluate(on_gpu(X), on_gpu(y)))).all()
+
+
 @pytest.mark.parametrize("family", ["full", "low rank"])
 @pytest.mark.parametrize("bad", [2**20 + 1, -(2**20) - 1, 2**40 + 1])
 def test_integers_too_large_for_an_exact_gradient_give_nan(modules, family, bad):
@@ -347,6 +379,14 @@ def test_what_cuda_says_becomes_advice(modules, failure, error, words):
     with pytest.raises(error, match=words) as raised:
         fpes.gemm(on_gpu(X), on_gpu(X.T))
     assert isinstance(raised.value.__cause__, cuda_double.CudaError)
+
+
+def test_an_error_of_the_kernels_own_module(shim, monkeypatch):
+    """The exception that csrc/bindings/cuda.cpp makes is the one that is translated."""
+    monkeypatch.setattr(fake_cupy.state, "devices", 3)
+    with pytest.raises(RuntimeError, match=r"cuda:2: .*invalid device") as raised:
+        fpes.gemm(on_gpu(X, 2), on_gpu(X.T, 2))
+    assert raised.value.__cause__.args[:2] == (101, "cudaErrorInvalidDevice")
 
 
 def test_no_memory_for_a_result_or_for_scratch(modules):
