@@ -164,7 +164,6 @@ def jax_vmap(case: Case, rank: int | None = None, at_a_time: int = AT_A_TIME) ->
 
 def cupy_batched(case: Case, at_a_time: int = AT_A_TIME) -> Callable[[], Any]:
     """Weights of some members at a time, materialised by CuPy, and batched products of cuBLAS."""
-    require("cupy")
     import cupy
 
     x, y = map(cupy.asarray, case.data())
