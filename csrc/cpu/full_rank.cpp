@@ -115,13 +115,15 @@ class FullRankWorker {
     // Decides for each member how its activations are multiplied: by all terms, or by those that aren't zero.
     void list_nonzeros(int l, int rows, const Panels in[2]) {
         const int k = static_cast<int>(network_.layer(l).fan_in);
-        const double all = static_cast<double>(rows) * k;
         for (int sign = 0; sign < 2; ++sign) {
-            terms_[sign] = sign && in[1].data == in[0].data ? terms_[0] : nullptr;
-            if (!skipping_ || terms_[sign]) continue;
-            const auto found =
-                static_cast<double>(engine_.kernels().find_nonzeros(in[sign], rows, k, lists_[sign].view()));
-            if (found < sparse_enough * all) terms_[sign] = &lists_[sign];
+            if (sign && in[1].data == in[0].data) {
+                terms_[1] = terms_[0];
+                return;
+            }
+            terms_[sign] = nullptr;
+            if (!skipping_) continue;
+            const std::int64_t found = engine_.kernels().find_nonzeros(in[sign], rows, k, lists_[sign].view());
+            if (static_cast<double>(found) < sparse_enough * rows * k) terms_[sign] = &lists_[sign];
         }
     }
 
