@@ -25,9 +25,8 @@ void gradient(const Engine& engine, int threads, const std::vector<Layer>& layer
 // weights[members, batch].
 void node_gradient(const Job& job, const float* weights, bool per_sample, float* gradient);
 
-// The same where each pair perturbs one layer (incremental.cpp). activations: what evaluate() kept of the same batch.
-void incremental_gradient(const Job& job, const float* weights, bool per_sample, const float* activations,
-                          float* gradient);
+// The same where each pair perturbs one layer (incremental.cpp). job.sums: what evaluate() kept of the same batch.
+void incremental_gradient(const Job& job, const float* weights, bool per_sample, float* gradient);
 
 // Ends of both: out[rows, n] = sum * scale, rounded once; and the bias of a layer, whose gradient is zero where the
 // boundary flushes the bias to zero, for it has no influence there.

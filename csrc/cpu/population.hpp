@@ -68,9 +68,9 @@ struct Job {
     const Population& population;
     PairRange pairs;
     Batches batch;
-    // Of one_layer, unless it is null: the unperturbed network's activations, for the gradient. For each hidden layer
-    // in order [batches * size, width], row-major, in units of the network's own scale.
-    float* activations = nullptr;
+    // Of one_layer, unless it is null: the unperturbed network's accumulators, for the gradient. For each layer in
+    // order [batches * size, fan_out], row-major.
+    float* sums = nullptr;
 };
 
 // What becomes of the logits [rows, classes] of one member on samples first ... first + rows - 1. Called by many
