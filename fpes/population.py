@@ -13,12 +13,16 @@ from fpes._checks import FloatArray
 from fpes.minibatch import Minibatch, checked_minibatch
 from fpes.network import LinearNetwork
 from fpes.noise import LARGEST_SEED, LARGEST_WORD
-from fpes.perturbations import FullRank, LowRank, NodePerturbation, Perturbation
+from fpes.perturbations import FullRank, LowRank, NodePerturbation, Perturbation, draws_of, units_of
 
 _FAMILIES = {
     FullRank: _cpu.Family.full,
     LowRank: _cpu.Family.low_rank,
     NodePerturbation: _cpu.Family.node,
+}
+_ONE_LAYER_FAMILIES = {
+    LowRank: _cpu.Family.one_layer_rank_one,
+    NodePerturbation: _cpu.Family.one_layer,
 }
 # The largest integer weights whose products with integer noise a float holds exactly (24 bits).
 _LARGEST_WEIGHT = {FullRank: 2**20, LowRank: 2**17}
@@ -71,10 +75,10 @@ class Population:
         self._family = _FAMILIES[type(self.perturbation)]
         self._units: list[int] = []
         self._draws: list[int] = []
-        if isinstance(self.perturbation, NodePerturbation) and self.perturbation.one_layer_at_a_time:
-            self._family = _cpu.Family.one_layer
-            self._units = self.perturbation.units_of(net.sizes)
-            self._draws = self.perturbation.draws_of(net.sizes)
+        if not isinstance(self.perturbation, FullRank) and self.perturbation.one_layer_at_a_time:
+            self._family = _ONE_LAYER_FAMILIES[type(self.perturbation)]
+            self._units = units_of(self.perturbation, net.sizes)
+            self._draws = draws_of(self.perturbation, net.sizes)
             self._check_draws()
         # The last batch, and its unperturbed accumulators where each pair perturbs one layer: node perturbation's
         # gradient depends on them.
@@ -288,7 +292,7 @@ class Population:
     @property
     def _multiply_adds(self) -> int:
         """Of one member and sample, roughly. Where a pair perturbs one layer, only what lies above is computed."""
-        if self._family is not _cpu.Family.one_layer:
+        if not self._draws:
             return self.net.parameters
         sizes = self.net.sizes
         above = [sum(a * b for a, b in pairwise(sizes[layer + 1 :])) for layer in range(len(self._draws))]

@@ -82,7 +82,8 @@ PYBIND11_MODULE(_cpu, m) {
         .value("full", Family::full)
         .value("low_rank", Family::low_rank)
         .value("node", Family::node)
-        .value("one_layer", Family::one_layer);
+        .value("one_layer", Family::one_layer)
+        .value("one_layer_rank_one", Family::one_layer_rank_one);
 
     py::class_<Execution>(m, "Execution")
         .def(py::init([](std::string isa, int threads) { return Execution{std::move(isa), threads}; }), py::arg("isa"),

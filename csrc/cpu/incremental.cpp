@@ -1,5 +1,5 @@
-// Node perturbation, one layer at a time: each pair of members perturbs one layer, and what it leaves alone is not
-// computed again.
+// One layer at a time, by node perturbation or by a change of the weights of rank one: each pair of members perturbs
+// one layer, and what it leaves alone is not computed again.
 //
 // A thread takes a tile of samples and carries it through the unperturbed network once, keeping every layer's
 // accumulators and activations. A pair that perturbs all units of layer l starts there. A pair that perturbs only k of
@@ -81,7 +81,7 @@ class IncrementalWorker {
           columns_(engine_.matrix(most_rows_, columns_at_a_time())),
           stack_{engine_.matrix(most_rows_, network_.widest_output()),
                  engine_.matrix(most_rows_, network_.widest_output())},
-          noise_(job, tile),
+          noise_(job, tile, most_rows_ / 2),
           unperturbed_(LayerNoise::most_units(job.population) * tile + engine_.width()),
           changes_(most_rows_ * LayerNoise::most_units(job.population)),
           begin_(most_rows_ + 1) {
@@ -123,6 +123,7 @@ class IncrementalWorker {
     }
 
     void run(const Group& group) {
+        noise_.prepare(network_.layer(group.layer), group.pairs, inputs_of(group.layer), rows_);
         const int rows = static_cast<int>(2 * group.pairs.size()) * rows_;
         Panels logits;
         if (job_.population.units[group.layer] == 0) {
@@ -153,12 +154,14 @@ class IncrementalWorker {
                             layer.enter, layer.leave, out);
     }
 
+    Panels inputs_of(int l) { return l == 0 ? input_.view() : activations_[l - 1].view(); }
+
     // Activations of a layer of which all units are perturbed.
     Panels perturb_all(const Group& group) {
         const Layer& layer = network_.layer(group.layer);
         const Panels stack = stack_[group.layer % 2].view();
         for (std::size_t place = 0; place < group.pairs.size(); ++place) {
-            noise_.perturb_all(layer, group.pairs[place], sample_, rows_, sums_[group.layer].view(),
+            noise_.perturb_all(layer, group.pairs[place], place, sample_, rows_, sums_[group.layer].view(),
                                scaled_bias_[group.layer].view(), member_rows(stack, place, 0),
                                member_rows(stack, place, 1));
         }
@@ -180,8 +183,8 @@ class IncrementalWorker {
     }
 
     // The activations of the perturbed units of a layer, of one pair.
-    void perturb_some(int l, std::int64_t pair) {
-        noise_.perturb_some(network_.layer(l), pair, sample_, rows_, sums_[l].view(), scaled_bias_[l].view());
+    void perturb_some(int l, std::int64_t pair, std::size_t place) {
+        noise_.perturb_some(network_.layer(l), pair, place, sample_, rows_, sums_[l].view(), scaled_bias_[l].view());
     }
 
     // What the pairs' noise changes in the activations of a layer, as lists, a row (member, sample) each.
@@ -189,8 +192,8 @@ class IncrementalWorker {
         const int k = job_.population.units[group.layer], count = rows_ * k;
         std::int32_t found = 0, row = 0;
         begin_[0] = 0;
-        for (const std::int64_t pair : group.pairs) {
-            perturb_some(group.layer, pair);
+        for (std::size_t place = 0; place < group.pairs.size(); ++place) {
+            perturb_some(group.layer, group.pairs[place], place);
             const std::int32_t* units = noise_.units();
             engine_.kernels().gather_units(activations_[group.layer].view(), false, units, rows_, k,
                                            unperturbed_.data());
@@ -239,7 +242,7 @@ class IncrementalWorker {
             for (int j = 0; j < classes; ++j) at(logits, row, j, width) = at(unperturbed, row % rows_, j, width);
         }
         for (std::size_t place = 0; place < group.pairs.size(); ++place) {
-            perturb_some(group.layer, group.pairs[place]);
+            perturb_some(group.layer, group.pairs[place], place);
             for (int sign = 0; sign < 2; ++sign) {
                 const Panels member = member_rows(logits, place, sign);
                 for (int i = 0; i < rows_ * k; ++i) {

@@ -30,7 +30,7 @@ constexpr std::int64_t block_rows = 64;
 // A thread's memory for one tile of one layer.
 struct TileMemory {
     TileMemory(const Job& job, std::int64_t rows, std::int64_t width)
-        : noise(job, rows),
+        : noise(job, rows, 1),
           sums(job.engine.matrix(rows, width)),
           scaled_bias(job.engine.matrix(1, width)),
           plus(job.engine.matrix(rows, width)),
@@ -122,13 +122,13 @@ class IncrementalGradient {
         const auto first = static_cast<std::uint64_t>(sample);
         const Panels sums = memory.sums.view(), bias = memory.scaled_bias.view();
         if (const int k = job_.population.units[layer.index]) {
-            memory.noise.perturb_some(layer, pair, sample, rows, sums, bias);
+            memory.noise.perturb_some(layer, pair, 0, sample, rows, sums, bias);
             engine_.outside(&ModeKernels::accumulate_units, stream, first, difference, memory.noise.units(), rows, k,
                             static_cast<const float*>(memory.noise.changed(0)),
                             static_cast<const float*>(memory.noise.changed(1)), noise, memory.scratch.data());
         } else {
             const Panels plus = memory.plus.view(), minus = memory.minus.view();
-            memory.noise.perturb_all(layer, pair, sample, rows, sums, bias, plus, minus);
+            memory.noise.perturb_all(layer, pair, 0, sample, rows, sums, bias, plus, minus);
             engine_.outside(&ModeKernels::accumulate_rows, stream, first, difference, rows,
                             static_cast<int>(layer.fan_out), plus, minus, noise, memory.scratch.data());
         }
