@@ -207,6 +207,9 @@ class Population:
         weights, such as centred ranks, with integer noise give the correctly rounded exact sum; float weights are
         summed in float32, pairs in order. Either way the bits are the same for any number of threads.
 
+        Where each pair perturbs one layer, a layer's estimate is the sum over its own pairs, and k of n units perturbed
+        count n / k times; for low rank, biases have gradient zero.
+
         Node perturbation: for each layer the sum over samples of weight times (mean of the pair's inputs) (x) noise, on
         the batch last evaluated; a bias that the boundary flushes to zero has gradient zero. Where each pair perturbs
         one layer, the noise of a unit that is zero in both members is left out: the loss doesn't depend on it, so it
