@@ -12,9 +12,10 @@ from fpes._backends import Array, PopulationCall, backend_of
 from fpes.minibatch import Minibatch, checked_minibatch
 from fpes.network import LinearNetwork
 from fpes.noise import LARGEST_SEED, LARGEST_WORD
-from fpes.perturbations import FullRank, LowRank, NodePerturbation, Perturbation
+from fpes.perturbations import FullRank, LowRank, NodePerturbation, Perturbation, draws_of, units_of
 
 _FAMILIES = {FullRank: "full", LowRank: "low_rank", NodePerturbation: "node"}
+_ONE_LAYER_FAMILIES = {LowRank: "one_layer_rank_one", NodePerturbation: "one_layer"}
 
 
 class Population:
@@ -69,15 +70,15 @@ class Population:
         self._family = _FAMILIES[type(self.perturbation)]
         self._units: list[int] = []
         self._draws: list[int] = []
-        if isinstance(self.perturbation, NodePerturbation) and self.perturbation.one_layer_at_a_time:
-            self._family = "one_layer"
-            self._units = self.perturbation.units_of(net.sizes)
-            self._draws = self.perturbation.draws_of(net.sizes)
+        if not isinstance(self.perturbation, FullRank) and self.perturbation.one_layer_at_a_time:
+            self._family = _ONE_LAYER_FAMILIES[type(self.perturbation)]
+            self._units = units_of(self.perturbation, net.sizes)
+            self._draws = draws_of(self.perturbation, net.sizes)
             self._check_draws()
-        # The last batch, and its activations where each pair perturbs one layer: node perturbation's gradient depends
-        # on them.
+        # The last batch, and its unperturbed accumulators where each pair perturbs one layer: node perturbation's
+        # gradient depends on them.
         self._batch: Minibatch | None = None
-        self._activations: Array | None = None
+        self._sums: Array | None = None
 
     def _check_draws(self) -> None:
         pairs, draws = self.size // 2, sum(self._draws)
@@ -134,7 +135,7 @@ class Population:
                 (begin, end),
                 batch,
                 labels=labels,
-                activations=self._activations,
+                sums=self._sums,
                 fitness=fitness[2 * begin : 2 * end],
                 losses=None if losses is None else losses[2 * begin : 2 * end],
             )
@@ -159,7 +160,7 @@ class Population:
         calls = self._calls(batch, chunk)
         outputs = self._backend.empty((self.size, batch.size, self.net.classes))
         for begin, end in calls:
-            self._backend.outputs(self._call, (begin, end), batch, self._activations, outputs[2 * begin : 2 * end])
+            self._backend.outputs(self._call, (begin, end), batch, self._sums, outputs[2 * begin : 2 * end])
         return outputs
 
     def member(self, i: int) -> Array:
@@ -191,8 +192,13 @@ class Population:
         weights, such as centred ranks, with integer noise give the correctly rounded exact sum; float weights are
         summed in float32, pairs in order. Either way the bits are the same for any number of threads.
 
+        Where each pair perturbs one layer, a layer's estimate is the sum over its own pairs, and k of n units perturbed
+        count n / k times; for low rank, biases have gradient zero.
+
         Node perturbation: for each layer the sum over samples of weight times (mean of the pair's inputs) (x) noise, on
-        the batch last evaluated; a bias that the boundary flushes to zero has gradient zero.
+        the batch last evaluated; a bias that the boundary flushes to zero has gradient zero. Where each pair perturbs
+        one layer, the noise of a unit that is zero in both members is left out: the loss doesn't depend on it, so it
+        adds nothing to the expectation, only variance.
 
         Args:
             weights: [size], int32 or float32. For node perturbation float32 [size], or [size, batch] to weight each
@@ -220,7 +226,7 @@ class Population:
         shape = (self.size, self._batch.size) if per_sample else (self.size,)
         checked = self._backend.finite("weights", weights, shape)
         result = self._backend.empty((self.net.parameters,))
-        self._backend.node_gradient(self._call, self._batch, checked, self._activations, result)
+        self._backend.node_gradient(self._call, self._batch, checked, self._sums, result)
         return result
 
     def _check_device(self, **arrays: Any) -> None:
@@ -237,7 +243,7 @@ class Population:
         batch = checked_minibatch(self._backend, x, self.net.features, self.size // 2, max(self.net.sizes[1:]))
         self._batch = batch
         if self._family == "one_layer":
-            self._activations = self._backend.empty((batch.groups * batch.size * sum(self.net.sizes[1:-1]),))
+            self._sums = self._backend.empty((batch.groups * batch.size * sum(self.net.sizes[1:]),))
         return batch
 
     def _calls(self, batch: Minibatch, chunk: int | None) -> list[tuple[int, int]]:
@@ -252,7 +258,7 @@ class Population:
     @property
     def _multiply_adds(self) -> int:
         """Of one member and sample, roughly. Where a pair perturbs one layer, only what lies above is computed."""
-        if self._family != "one_layer":
+        if not self._draws:
             return self.net.parameters
         sizes = self.net.sizes
         above = [sum(a * b for a, b in pairwise(sizes[layer + 1 :])) for layer in range(len(self._draws))]

@@ -137,13 +137,13 @@ class Backend(ABC):
         batch: Minibatch,
         *,
         labels: Array,
-        activations: Array | None,
+        sums: Array | None,
         fitness: Array,
         losses: Array | None,
     ) -> None:
         """fitness[2 pairs], and losses[2 pairs, batch] unless None, of a range of pairs.
 
-        `activations`, unless None: where a one_layer population leaves what its gradient needs.
+        `sums`, unless None: where a one_layer population leaves what its gradient needs.
         """
         module = self.module(population.network.flush)
         self.run(
@@ -154,13 +154,13 @@ class Backend(ABC):
             self.address(batch.x),
             self.address(labels),
             batch.shape,
-            self._address_or_0(activations),
+            self._address_or_0(sums),
             self.address(fitness),
             self._address_or_0(losses),
         )
 
     def outputs(
-        self, population: PopulationCall, pairs: PairRange, batch: Minibatch, activations: Array | None, out: Array
+        self, population: PopulationCall, pairs: PairRange, batch: Minibatch, sums: Array | None, out: Array
     ) -> None:
         """out[2 pairs, batch, classes] of a range of pairs."""
         module = self.module(population.network.flush)
@@ -171,7 +171,7 @@ class Backend(ABC):
             *pairs,
             self.address(batch.x),
             batch.shape,
-            self._address_or_0(activations),
+            self._address_or_0(sums),
             self.address(out),
         )
 
@@ -195,11 +195,11 @@ class Backend(ABC):
         )
 
     def node_gradient(
-        self, population: PopulationCall, batch: Minibatch, weights: Array, activations: Array | None, out: Array
+        self, population: PopulationCall, batch: Minibatch, weights: Array, sums: Array | None, out: Array
     ) -> None:
         """out[parameters] of node perturbation, from float32 weights [size] or [size, batch].
 
-        `activations`: what evaluate() left, of a one_layer population.
+        `sums`: what evaluate() left, of a one_layer population.
         """
         module = self.module(population.network.flush)
         call = (
@@ -210,10 +210,10 @@ class Backend(ABC):
             self.address(weights),
             weights.ndim == 2,
         )
-        if activations is None:
+        if sums is None:
             self.run(module, "node_gradient", *call, self.address(out))
         else:
-            self.run(module, "incremental_gradient", *call, self.address(activations), self.address(out))
+            self.run(module, "incremental_gradient", *call, self.address(sums), self.address(out))
 
     # --- jobs as the C++ modules take them ----------------------------------------------------------------------------
 
@@ -235,6 +235,10 @@ class Backend(ABC):
 
 def _native(module: ModuleType, population: PopulationCall) -> Any:
     """The module's own description of a population."""
+    if population.family not in module.Family.__members__:
+        raise NotImplementedError(
+            "low rank one layer at a time (LowRank with units or draws) runs on the CPU only so far: use NumPy arrays"
+        )
     return module.Population(
         family=module.Family.__members__[population.family],
         rank=population.rank,

@@ -10,7 +10,7 @@ from typing import Any
 Array = Any
 
 # The largest integer weights whose products with integer noise a float holds exactly (24 bits).
-_LARGEST_WEIGHT = {"full": 2**20, "low_rank": 2**17}
+_LARGEST_WEIGHT = {"full": 2**20, "low_rank": 2**17, "one_layer_rank_one": 2**17}
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class PopulationCall:
     Args:
         network: its centre.
         size: members.
-        family: "full", "low_rank", "node" or "one_layer".
+        family: "full", "low_rank", "node", "one_layer" or "one_layer_rank_one".
         rank: of low_rank, else 1.
         noise: "binomial", "rademacher" or "gaussian".
         seed: 0 ... 2**64 - 1.
         generation: 0 ... 2**32 - 1.
         sigma: standard deviation of the perturbation.
-        units: of one_layer: how many units of each layer carry noise, 0 meaning all.
-        draws: of one_layer: how many pairs in a row perturb each layer.
+        units: where each pair perturbs one layer: how many units of each layer carry noise, 0 meaning all.
+        draws: likewise: how many pairs in a row perturb each layer.
     """
 
     network: NetworkCall
@@ -65,5 +65,5 @@ class PopulationCall:
 
     @property
     def largest_weight(self) -> int:
-        """Magnitude up to which integer weights have an exact gradient, of full and low rank."""
+        """Magnitude up to which integer weights have an exact gradient, where weights are perturbed."""
         return _LARGEST_WEIGHT[self.family]
