@@ -86,8 +86,8 @@ Choice choose_shared_weights(const Device& device, const Network& network, int b
 std::string in_words(const Choice& choice, bool full_rank) {
     return with_tile(choice.tile, [&](auto shape) {
         using T = decltype(shape);
-        const int bytes = full_rank ? FullRankTile<T>::shared_bytes(choice.fused)
-                                    : SharedWeightsTile<T>::shared_bytes(choice.fused);
+        const int bytes =
+            full_rank ? FullRankTile<T>::shared_bytes(choice.fused) : SharedWeightsTile<T>::shared_bytes(choice.fused);
         return std::string(choice.fused ? "one launch for all layers, activations in shared memory"
                                         : "a launch for each layer, activations in global memory") +
                "; tiles of " + std::to_string(T::rows) + " rows x " + std::to_string(T::columns) + " columns, " +

@@ -20,14 +20,15 @@ FPES_DEVICE std::uint32_t word_of(const PhiloxBlock<std::uint32_t>& block, int i
     return i & 2 ? high : low;
 }
 
-// Elements first ... first + count - 1 of a stream, where first is a multiple of count, 4 or 8: what a block's bits mean
-// is told in common/noise.hpp and cpu/kernels_noise.hpp.
+// Elements first ... first + count - 1 of a stream, where first is a multiple of count, 4 or 8: what a block's bits
+// mean is told in common/noise.hpp and cpu/kernels_noise.hpp.
 template <NoiseKind kind, int count>
 FPES_DEVICE void draw_aligned(const PhiloxCounters& counters, std::uint64_t first, float* z) {
-    static_assert(count == 4 || count == 8, "a Philox block of any kind is a whole number of such groups, or half of one");
+    static_assert(count == 4 || count == 8,
+                  "a Philox block of any kind is a whole number of such groups, or half of one");
     const auto number = static_cast<std::uint32_t>(first / elements_per_block(kind));
     if constexpr (kind == NoiseKind::gaussian) {
-FPES_UNROLL
+        FPES_UNROLL
         for (int i = 0; i < count / 4; ++i) {
             const auto block = philox4x32_7(counters, number + static_cast<std::uint32_t>(i));
             normal_pair(block.word[0], block.word[1], z[4 * i], z[4 * i + 1]);
@@ -36,7 +37,7 @@ FPES_UNROLL
     } else if constexpr (kind == NoiseKind::binomial) {
         const auto block = philox4x32_7(counters, number);
         const int half = static_cast<int>(first % 8) / 4;  // 0 where count is 8
-FPES_UNROLL
+        FPES_UNROLL
         for (int i = 0; i < count / 2; ++i) {
             const std::uint32_t word = count == 8 ? block.word[i] : half ? block.word[2 + i] : block.word[i];
             z[2 * i] = centred_popcount(word);
@@ -45,8 +46,9 @@ FPES_UNROLL
     } else {
         const auto block = philox4x32_7(counters, number);
         const std::uint32_t bits = word_of(block, static_cast<int>(first % 128) / 32) >> (first % 32);
-FPES_UNROLL
-        for (int i = 0; i < count; ++i) z[i] = as_f32(0xbf800000u ^ ((bits >> i & 1u) << 31));  // +1 where the bit is set
+        FPES_UNROLL
+        for (int i = 0; i < count; ++i)
+            z[i] = as_f32(0xbf800000u ^ ((bits >> i & 1u) << 31));  // +1 where the bit is set
     }
 }
 

@@ -6,8 +6,9 @@
 //                                  z drawn once           columns of the layer: 512
 //                                  w + s z  and  w - s z  +------------------------+
 //                                                     k 8 | w+                     |   two buffers of each: while one
-//            activations, in                              +------------------------+   is multiplied, the weights of the
-//            shared memory        k 8                 k 8 | w-                     |   next 8 k's are drawn and put into
+//            activations, in                              +------------------------+   is multiplied, the weights of
+//            the shared memory        k 8                 k 8 | w-                     |   next 8 k's are drawn and put
+//            into
 //            +-----------------+-----+--------+           +------------------------+   the other
 //    + : 32  |                 |     |        |           +------------------------+
 //   samples  |                 |     |        |           | h+ w+                  |   accumulators of the whole layer,
@@ -42,14 +43,14 @@ FPES_NAMESPACE_BEGIN
 struct FullRankJob {
     DeviceLayers layers;
     NoiseSource noise;
-    float scale;               // of a draw: sigma times the noise's unit
-    std::int64_t first_pair;   // of the launch
-    std::int64_t batch;        // samples of a batch
-    std::int64_t pairs_each;   // that see the same batch
-    const float* inputs;       // x[batches, batch, fan_in], or activations[pairs, 2, batch, fan_in]
-    bool inputs_of_members;    // the latter
-    bool fused;                // all layers in one launch, activations on the chip
-    float* outputs;            // [pairs, 2, batch, fan_out], or null
+    float scale;              // of a draw: sigma times the noise's unit
+    std::int64_t first_pair;  // of the launch
+    std::int64_t batch;       // samples of a batch
+    std::int64_t pairs_each;  // that see the same batch
+    const float* inputs;      // x[batches, batch, fan_in], or activations[pairs, 2, batch, fan_in]
+    bool inputs_of_members;   // the latter
+    bool fused;               // all layers in one launch, activations on the chip
+    float* outputs;           // [pairs, 2, batch, fan_out], or null
     LossSink sink;
 };
 
@@ -60,7 +61,7 @@ struct FullRankTile {
     static constexpr int activation_stride = padded_stride(T::columns);
     static constexpr int stage_stride = padded_stride(depth);
     static constexpr int activation_floats = T::rows * activation_stride;
-    static constexpr int matrix_floats = depth * T::columns;   // a block of one member's weights
+    static constexpr int matrix_floats = depth * T::columns;     // a block of one member's weights
     static constexpr int weight_floats = 2 * 2 * matrix_floats;  // [buffer][sign]
     static constexpr int stage_floats = 2 * T::rows * stage_stride;
     static constexpr int bias_floats = 2 * T::columns;
@@ -226,8 +227,7 @@ class FullRankBlock {
     // The weights of both members, from registers to shared memory.
     FPES_DEVICE void perturb(const DeviceLayer& layer, int k, int first_column, const float (&w)[passes][8],
                              float* weights) const {
-        const PhiloxCounters counters =
-            job_.noise.counters(noise_tensor(layer.index, NoiseRole::weight), pair_);
+        const PhiloxCounters counters = job_.noise.counters(noise_tensor(layer.index, NoiseRole::weight), pair_);
         FPES_UNROLL
         for (int pass = 0; pass < passes; ++pass) {
             const int group = group_of(pass), row = k + k_of(group), column = first_column + column_of(group);
@@ -269,8 +269,7 @@ class FullRankBlock {
 
     FPES_DEVICE void narrow_layer(const DeviceLayer& layer) const {
         const int n = layer.fan_out, stride = narrow_padded(n), weights = layer.fan_in * n;
-        const PhiloxCounters counters =
-            job_.noise.counters(noise_tensor(layer.index, NoiseRole::weight), pair_);
+        const PhiloxCounters counters = job_.noise.counters(noise_tensor(layer.index, NoiseRole::weight), pair_);
         float* const plus = weights_;
         float* const minus = weights_ + layer.fan_in * stride;
         for (int first = 8 * thread_index(); first < weights; first += 8 * T::threads) {
@@ -289,8 +288,8 @@ class FullRankBlock {
         for (int task = thread_index(); task < T::rows * (stride / 4); task += T::threads) {
             const int row = task % T::rows, column = task / T::rows * 4;
             float sum[4];
-            multiply_narrow<Mode>(activations_ + row * Shape::activation_stride,
-                                  (sign_of(row) ? minus : plus) + column, stride, layer.fan_in, sum);
+            multiply_narrow<Mode>(activations_ + row * Shape::activation_stride, (sign_of(row) ? minus : plus) + column,
+                                  stride, layer.fan_in, sum);
             FPES_UNROLL
             for (int i = 0; i < 4; ++i) {
                 if (column + i >= n) continue;
@@ -313,8 +312,7 @@ class FullRankBlock {
         for (int row = thread_index(); row < T::rows; row += T::threads) {
             if (!inside(row)) continue;
             const std::int64_t label = pair_ / job_.pairs_each * job_.batch + first_sample_ + row % Shape::samples;
-            job_.sink.losses[place_of(row)] =
-                cross_entropy(logits + row * stride, classes, job_.sink.labels[label]);
+            job_.sink.losses[place_of(row)] = cross_entropy(logits + row * stride, classes, job_.sink.labels[label]);
         }
         __syncthreads();
         if (thread_index() == 0) job_.sink.finish(place_, 2u * static_cast<unsigned>(samples_));

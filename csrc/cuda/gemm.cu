@@ -8,7 +8,8 @@
 //          +-----+  +---------+
 //          |     |  |         |                    Why this shape: 2,048 multiply-adds a lane between barriers, for 96
 // m: 128   | a   |  | c       |                    16-byte reads of shared memory and 8 copies. Two blocks fit on a
-//          |     |  |         |                    multiprocessor, so one computes while the other waits. From the second
+//          |     |  |         |                    multiprocessor, so one computes while the other waits. From the
+//          second
 //          +-----+  +---------+                    level cache come 8 bytes a cycle and multiprocessor, a third of what
 //                                                  it delivers.
 //
@@ -29,7 +30,7 @@ constexpr int a_stride = padded_stride(depth);
 static_assert(a_stride / 4 % 2 == 1, "rows of a lie an odd number of 16-byte units apart");
 
 template <class T>
-constexpr int buffer_floats = T::rows* a_stride + depth * T::columns;
+constexpr int buffer_floats = T::rows * a_stride + depth * T::columns;
 
 // Tiles are numbered down strips of this many rows of tiles, so that blocks that run together share rows of a and
 // columns of b in the second-level cache.
@@ -103,8 +104,8 @@ void launch_gemm(const Context& context, const float* a, const float* b, float* 
                  std::int64_t k) {
     const Grid grid{parts(m, T::rows) * parts(n, T::columns)};
     constexpr int bytes = 2 * buffer_floats<T> * static_cast<int>(sizeof(float));
-    const auto addresses = reinterpret_cast<std::uintptr_t>(a) | reinterpret_cast<std::uintptr_t>(b) |
-                           reinterpret_cast<std::uintptr_t>(c);
+    const auto addresses =
+        reinterpret_cast<std::uintptr_t>(a) | reinterpret_cast<std::uintptr_t>(b) | reinterpret_cast<std::uintptr_t>(c);
     const bool vectors = k % 4 == 0 && n % 4 == 0 && addresses % 16 == 0;
     launch(vectors ? gemm_kernel<T, Mode, 4> : gemm_kernel<T, Mode, 1>, grid, T::threads, bytes, context, a, b, c, m, n,
            k);

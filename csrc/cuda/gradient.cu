@@ -175,8 +175,8 @@ __global__ __launch_bounds__(SumTile::threads) void low_rank_kernel(LowRankTerms
 template <class Weight>
 class GradientRun {
    public:
-    GradientRun(Context& context, const std::vector<Layer>& layers, const Population& population,
-                const Weight* weights, std::int64_t members, float* gradient)
+    GradientRun(Context& context, const std::vector<Layer>& layers, const Population& population, const Weight* weights,
+                std::int64_t members, float* gradient)
         : context_(context),
           layers_(layers),
           population_(population),
@@ -209,7 +209,8 @@ class GradientRun {
     int shares(std::int64_t blocks, std::int64_t terms) const {
         constexpr std::int64_t least_terms = 64, blocks_each = 8;
         const std::int64_t wanted = parts(blocks_each * context_.device.multiprocessors, blocks);
-        return static_cast<int>(std::clamp<std::int64_t>(wanted, 1, std::min<std::int64_t>(parts(terms, least_terms), 65535)));
+        return static_cast<int>(
+            std::clamp<std::int64_t>(wanted, 1, std::min<std::int64_t>(parts(terms, least_terms), 65535)));
     }
 
     void full(std::uint32_t tensor, std::int64_t count, std::size_t offset) {
@@ -230,10 +231,11 @@ class GradientRun {
     }
 
     void low_rank(const Layer& layer) {
-        const double scale = unit() * unit() / (std::sqrt(static_cast<double>(population_.rank)) * members() *
-                                                population_.sigma);
-        const LowRankTerms<Weight> terms{noise_source(population_), weights_, population_.rank, layer.index,
-                                         static_cast<int>(layer.fan_in), static_cast<int>(layer.fan_out)};
+        const double scale =
+            unit() * unit() / (std::sqrt(static_cast<double>(population_.rank)) * members() * population_.sigma);
+        const LowRankTerms<Weight> terms{
+            noise_source(population_),      weights_, population_.rank, layer.index, static_cast<int>(layer.fan_in),
+            static_cast<int>(layer.fan_out)};
         const std::int64_t blocks = parts(layer.fan_in, SumTile::rows) * parts(layer.fan_out, SumTile::columns);
         const std::int64_t count = pairs_ * population_.rank;
         float* const out = gradient_ + layer.weight_offset;

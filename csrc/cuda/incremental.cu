@@ -38,8 +38,8 @@ struct Change {
 struct ChangesJob {
     Rows rows;
     NoiseSource noise;
-    DeviceLayer layer;  // that is perturbed
-    int units;          // of it
+    DeviceLayer layer;         // that is perturbed
+    int units;                 // of it
     const float* sums;         // of the layer, unperturbed, by sample
     const float* activations;  // likewise
     // The layer above, or null and 0 where there is none.
@@ -56,7 +56,8 @@ FPES_DEVICE Change changed_sum(const ChangesJob& job, const Row& row, int j) {
     const auto of = [&](NoiseRole role) { return job.noise.counters(noise_tensor(layer.index, role), row.pair); };
     Change change;
     change.unit = perturbed_unit(of(NoiseRole::positions), row.sample, j, job.units, layer.fan_out);
-    const float z = draw_one(job.noise.kind, of(NoiseRole::node), static_cast<std::uint64_t>(row.sample) * job.units + j);
+    const float z =
+        draw_one(job.noise.kind, of(NoiseRole::node), static_cast<std::uint64_t>(row.sample) * job.units + j);
     const float sum = job.sums[row.input * layer.fan_out + change.unit];
     change.value[0] = Mode::fma(z, layer.node_scale, sum);
     change.value[1] = Mode::fma(z, opposite(layer.node_scale), sum);

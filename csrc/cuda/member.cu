@@ -48,7 +48,8 @@ __global__ __launch_bounds__(elementwise_threads) void low_rank_kernel(MemberJob
     FPES_UNROLL
     for (int i = 0; i < 8; ++i) sum[i] = column + i < layer.fan_out ? layer.weight[first + i] : 0.0f;
     for (int r = 0; r < job.rank; ++r) {
-        const float a = draw_one(job.noise.kind, of_a, static_cast<std::uint64_t>(r * std::int64_t{layer.fan_in} + row));
+        const float a =
+            draw_one(job.noise.kind, of_a, static_cast<std::uint64_t>(r * std::int64_t{layer.fan_in} + row));
         const float left = Mode::mul(a, job.minus ? opposite(job.rank_scale) : job.rank_scale);
         float b[8];
         draw<8>(job.noise.kind, of_b, static_cast<std::uint64_t>(r * std::int64_t{layer.fan_out} + column), b);
@@ -64,8 +65,8 @@ __global__ __launch_bounds__(elementwise_threads) void low_rank_kernel(MemberJob
 template <class Mode>
 void write_full(const Context& context, const MemberJob& job, std::uint32_t tensor, const float* from,
                 std::int64_t count, float* to) {
-    launch(full_kernel<Mode>, Grid{parts(count, std::int64_t{elementwise_threads} * 8)}, elementwise_threads, 0, context,
-           job, tensor, from, count, to);
+    launch(full_kernel<Mode>, Grid{parts(count, std::int64_t{elementwise_threads} * 8)}, elementwise_threads, 0,
+           context, job, tensor, from, count, to);
 }
 
 }  // namespace
@@ -73,8 +74,8 @@ void write_full(const Context& context, const MemberJob& job, std::uint32_t tens
 void member(Context& context, const Network& network, const Population& population, std::int64_t member, float* theta) {
     check_flush(network.flush);
     if (context.arena.measuring()) return;
-    const MemberJob job{noise_source(population),   member / 2,      member % 2 != 0, population.weight_scale(),
-                        population.rank_scale(), population.rank};
+    const MemberJob job{noise_source(population), member / 2,     member % 2 != 0, population.weight_scale(),
+                        population.rank_scale(),  population.rank};
     in_product_mode(network.flush, [&](auto mode) {
         using Mode = decltype(mode);
         for (const Layer& layer : network.layers) {

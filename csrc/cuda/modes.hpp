@@ -11,8 +11,9 @@ constexpr bool build_flushes = FPES_FTZ != 0;
 // Refuses a mode that the other build computes.
 inline void check_flush(Flush flush) {
     if (elementwise_flushes(flush) != build_flushes) {
-        throw std::invalid_argument(build_flushes ? "the build that flushes doesn't compute the flush mode 'never'"
-                                                  : "the build that doesn't flush computes the flush mode 'never' only");
+        throw std::invalid_argument(build_flushes
+                                        ? "the build that flushes doesn't compute the flush mode 'never'"
+                                        : "the build that doesn't flush computes the flush mode 'never' only");
     }
 }
 

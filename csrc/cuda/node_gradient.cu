@@ -68,7 +68,9 @@ struct NodeTerms {
 
    private:
     // Of the + member.
-    FPES_DEVICE std::int64_t row_number(std::int64_t t) const { return t / rows.batch * 2 * rows.batch + t % rows.batch; }
+    FPES_DEVICE std::int64_t row_number(std::int64_t t) const {
+        return t / rows.batch * 2 * rows.batch + t % rows.batch;
+    }
     FPES_DEVICE Row row_of_term(std::int64_t t) const { return row_of(rows, 0, row_number(t)); }
 };
 
@@ -130,8 +132,8 @@ __global__ __launch_bounds__(SumTile::threads) void terms_kernel(Terms terms, st
                 continue;
             }
             const bool of_bias = first_row + T::row(i) == terms.fan_in;
-            const bool dead = of_bias && out.dead_biases &&
-                              is_zero(out.bias[first_column + T::column(j)] * out.bias_factor);
+            const bool dead =
+                of_bias && out.dead_biases && is_zero(out.bias[first_column + T::column(j)] * out.bias_factor);
             out.gradient[place(i, j)] = dead ? 0.0f : to_float(to_double(sums[i][j]) * out.scale);
         }
     }
@@ -305,11 +307,7 @@ class IncrementalGradientRun {
    public:
     IncrementalGradientRun(Context& context, const Network& network, const Population& population, PairRange pairs,
                            const Batches& batch)
-        : network_(network),
-          population_(population),
-          pairs_(pairs),
-          batch_(batch),
-          samples_(batch.count * batch.size) {
+        : network_(network), population_(population), pairs_(pairs), batch_(batch), samples_(batch.count * batch.size) {
         std::int64_t widest = 0;
         for (const Layer& layer : network.layers) widest = std::max(widest, layer.fan_out);
         noise_ = context.arena.take<float>(samples_ * widest);

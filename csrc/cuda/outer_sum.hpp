@@ -3,7 +3,8 @@
 //              t: 16                           64 columns
 //            +--------+                      +------------+
 //   64 rows  | left   |    x        t: 16    | right      |      Both factors are made by the block as they are needed
-//            | (t, i) |                      | (t, j)     |      (drawn, or computed from activations) and never stored.
+//            | (t, i) |                      | (t, j)     |      (drawn, or computed from activations) and never
+//            stored.
 //            +--------+                      +------------+      A thread has 4 x 4 sums, for all terms.
 //
 // Why this shape. The order of the terms is part of the contract where they are floats: one chain of multiply-adds, t

@@ -122,8 +122,7 @@ void run_population(Context& context, const Network& network, const Population& 
 
 }  // namespace
 
-SharedWeightsJob shared_weights_job(const Network& network, const Population* population, int begin,
-                                    const Rows& rows) {
+SharedWeightsJob shared_weights_job(const Network& network, const Population* population, int begin, const Rows& rows) {
     SharedWeightsJob job{};
     const int depth = static_cast<int>(network.layers.size());
     if (depth - begin <= most_layers) job.layers = device_layers(network, population, begin, depth);

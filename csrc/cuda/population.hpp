@@ -17,7 +17,8 @@ inline NoiseSource noise_source(const Population& population) {
 
 // Rows of pairs begin ... end - 1, all of which see a batch.
 inline Rows rows_of(PairRange pairs, const Batches& batch) {
-    return {2 * pairs.count() * batch.size, 0, batch.size, 2, pairs.begin, 1, 1, pairs.begin, pairs.end, batch.pairs_each};
+    return {
+        2 * pairs.count() * batch.size, 0, batch.size, 2, pairs.begin, 1, 1, pairs.begin, pairs.end, batch.pairs_each};
 }
 
 // Sums of the first layer, which all members that see the same samples share: [batches * batch, fan_out] of the batches

@@ -1,5 +1,5 @@
-// Low-rank and node perturbation, and the unperturbed network: all members share the weights, and differ by a correction
-// of the accumulators.
+// Low-rank and node perturbation, and the unperturbed network: all members share the weights, and differ by a
+// correction of the accumulators.
 //
 // So rows of all members (pair, sign, sample) form one tall matrix, and a block carries a tile of it through the
 // network:
@@ -277,22 +277,21 @@ class SharedWeightsBlock {
                         counters(layer, role, by_row ? rows_[id].pair : pair_at(id)), first);
             }
             __syncthreads();
-            for_each_column(result, by_row ? begin : 0, by_row ? end : result.rows,
-                            [&](int row, int column, float* sum) {
-                                const int id = by_row ? row : rows_[row].place;
-                                if (id < begin || id >= end) return;
-                                const float z = buffers_[(id - begin) * T::columns + column];
-                                if (role == NoiseRole::bias) {
-                                    const float bias = Mode::fma(z, signed_scale(row, job_.weight_scale),
-                                                                 layer.bias[first_column + column]);
-                                    *sum = layer.cross(*sum, layer.scaled_bias(bias));
-                                } else if (role == NoiseRole::factor_b) {
-                                    *sum = Mode::fma(z, coefficients_[row * Shape::most_ranks + rank % ranks_at_a_time()],
-                                                     *sum);
-                                } else {
-                                    *sum = Mode::fma(z, signed_scale(row, layer.node_scale), *sum);
-                                }
-                            });
+            for_each_column(
+                result, by_row ? begin : 0, by_row ? end : result.rows, [&](int row, int column, float* sum) {
+                    const int id = by_row ? row : rows_[row].place;
+                    if (id < begin || id >= end) return;
+                    const float z = buffers_[(id - begin) * T::columns + column];
+                    if (role == NoiseRole::bias) {
+                        const float bias =
+                            Mode::fma(z, signed_scale(row, job_.weight_scale), layer.bias[first_column + column]);
+                        *sum = layer.cross(*sum, layer.scaled_bias(bias));
+                    } else if (role == NoiseRole::factor_b) {
+                        *sum = Mode::fma(z, coefficients_[row * Shape::most_ranks + rank % ranks_at_a_time()], *sum);
+                    } else {
+                        *sum = Mode::fma(z, signed_scale(row, layer.node_scale), *sum);
+                    }
+                });
             __syncthreads();
         }
     }
@@ -302,8 +301,8 @@ class SharedWeightsBlock {
         return smaller(smaller(job_.rank, Shape::most_ranks), Shape::buffer_floats / (8 * places()));
     }
 
-    // coefficients_[row][r] = (h A_r) * +-scale, for some ranks from `first` on: a chain each, k in order. A is drawn some
-    // k's at a time, [place][rank][k's].
+    // coefficients_[row][r] = (h A_r) * +-scale, for some ranks from `first` on: a chain each, k in order. A is drawn
+    // some k's at a time, [place][rank][k's].
     FPES_DEVICE void multiply_by_factors(const DeviceLayer& layer, int l, int first) {
         const int ranks = smaller(ranks_at_a_time(), job_.rank - first);
         const int factors = places() * ranks, step = Shape::buffer_floats / factors / 8 * 8;

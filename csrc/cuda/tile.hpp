@@ -16,10 +16,10 @@
 //
 // Why this shape. The contract gives each element one chain of multiply-adds along k, so a lane needs many elements to
 // hide the latency of a chain, and tm x tn of them use each value read from shared memory tn or tm times: 8 x 16 is 128
-// multiply-adds for 6 loads of 16 bytes. Both operands are read by vectors of four without a bank conflict. b: the lanes
-// of a warp row read 16 bytes each, side by side, and all warp rows' lanes the same ones. a: a lane reads four k's of a
-// row, and lanes_m rows lie an odd number of 16-byte units apart, so that up to eight of them are in different banks.
-// So the left operand needs no transposition, and both can be filled by 16-byte copies.
+// multiply-adds for 6 loads of 16 bytes. Both operands are read by vectors of four without a bank conflict. b: the
+// lanes of a warp row read 16 bytes each, side by side, and all warp rows' lanes the same ones. a: a lane reads four
+// k's of a row, and lanes_m rows lie an odd number of 16-byte units apart, so that up to eight of them are in different
+// banks. So the left operand needs no transposition, and both can be filled by 16-byte copies.
 #pragma once
 
 #include "intrinsics.hpp"
@@ -157,8 +157,8 @@ FPES_DEVICE void store_sums(const Accumulators<T>& acc, const Result& result) {
     }
 }
 
-// Copies a walking window [tile_rows][tile_columns] of a row-major matrix to shared memory, `vector` floats at a time: 4
-// where rows of the matrix start at multiples of 16 bytes, else 1. What lies outside the matrix becomes 0.
+// Copies a walking window [tile_rows][tile_columns] of a row-major matrix to shared memory, `vector` floats at a time:
+// 4 where rows of the matrix start at multiples of 16 bytes, else 1. What lies outside the matrix becomes 0.
 //
 // A thread copies the same columns of every rows_per_pass-th row. It keeps one address and how far the matrix reaches
 // beyond it, so that a window's place costs few registers where accumulators need most of them.
@@ -201,7 +201,9 @@ class WindowCopy {
     static_assert(threads % per_row == 0, "a thread stays in its columns from pass to pass");
 
     // Further than any window walks is far enough.
-    static FPES_DEVICE int clamped(std::int64_t left) { return static_cast<int>(left < 0x7fffffff ? left : 0x7fffffff); }
+    static FPES_DEVICE int clamped(std::int64_t left) {
+        return static_cast<int>(left < 0x7fffffff ? left : 0x7fffffff);
+    }
     static FPES_DEVICE int my_row() { return thread_index() / per_row; }
     static FPES_DEVICE int my_column() { return thread_index() % per_row * vector; }
 

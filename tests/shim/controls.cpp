@@ -13,6 +13,7 @@ void define_controls(pybind11::module_& m) {
         shared_per_block = shared;
         multiprocessors = count;
     });
+    define_wrong_kernels(m);
 }
 
 }  // namespace fpes::shim

@@ -144,8 +144,8 @@ class Block {
     void check_same_place(const Fiber& fiber) const {
         const Fiber& first = fibers_[0];
         if (fiber.ended == first.ended && (fiber.ended || fiber.barrier == first.barrier)) return;
-        throw std::logic_error("diverged barrier: of the threads of a block, thread 0 " + place(first) + " and thread " +
-                               std::to_string(&fiber - &first) + " " + place(fiber));
+        throw std::logic_error("diverged barrier: of the threads of a block, thread 0 " + place(first) +
+                               " and thread " + std::to_string(&fiber - &first) + " " + place(fiber));
     }
     static std::string place(const Fiber& fiber) {
         if (fiber.ended) return "has ended";

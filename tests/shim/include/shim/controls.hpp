@@ -6,5 +6,6 @@
 namespace fpes::shim {
 
 void define_controls(pybind11::module_& m);
+void define_wrong_kernels(pybind11::module_& m);
 
 }  // namespace fpes::shim

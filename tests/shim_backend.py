@@ -1,0 +1,230 @@
+"""The CUDA backend on the host shim, called as a GPU would be: the same modules' functions, "device memory" in NumPy.
+
+Every buffer that a call may write is surrounded by guards, and scratch memory starts as NaN.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+
+import numpy as np
+import pytest
+
+import fpes
+
+BUILT = importlib.util.find_spec("fpes._shim_ftz") is not None
+needs_shim = pytest.mark.skipif(not BUILT, reason="NOT TESTED: the host shim was not built (FPES_SHIM=ON builds it)")
+
+_GUARD = 64
+_ALIGNMENT = 256
+_LARGE_SHARED_MEMORY, _MULTIPROCESSORS = 232448, 4
+
+
+def module(flush: str):
+    """The build that computes a flush mode."""
+    return importlib.import_module("fpes._shim_ieee" if flush == "never" else "fpes._shim_ftz")
+
+
+@contextlib.contextmanager
+def device(reverse: bool = False, shared: int = _LARGE_SHARED_MEMORY, multiprocessors: int = _MULTIPROCESSORS):
+    """How the shim runs: fibers in descending order, on a device with so much shared memory for a block."""
+    builds = [module("never"), module("always")]
+    for build in builds:
+        build.set_reverse_order(reverse)
+        build.set_device(shared, multiprocessors)
+    try:
+        yield
+    finally:
+        for build in builds:
+            build.set_reverse_order(False)
+            build.set_device(_LARGE_SHARED_MEMORY, _MULTIPROCESSORS)
+
+
+class Guarded:
+    """An array to be written, in the middle of bytes that must stay what they are."""
+
+    def __init__(self, shape, dtype=np.float32, alignment: int = _ALIGNMENT):
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        self._bytes = np.full(size + 2 * _GUARD + alignment, 0xFF, np.uint8)
+        start = _GUARD + -(self._bytes.ctypes.data + _GUARD) % alignment
+        self._before, self._after = self._bytes[:start], self._bytes[start + size :]
+        self.array = self._bytes[start : start + size].view(dtype).reshape(shape)
+
+    @property
+    def address(self) -> int:
+        return self.array.ctypes.data if self.array.size else 0
+
+    def check(self) -> None:
+        assert (self._before == 0xFF).all(), "the call wrote before its buffer"
+        assert (self._after == 0xFF).all(), "the call wrote behind its buffer"
+
+
+def aligned(array: np.ndarray, offset: int = 0) -> np.ndarray:
+    """A copy that starts `offset` bytes after a multiple of 256, as GPU memory does with 0."""
+    copy = Guarded((array.size * array.itemsize + offset,), np.uint8).array[offset:].view(array.dtype)
+    copy[:] = array.ravel()
+    return copy.reshape(array.shape)
+
+
+def call(flush: str, name: str, *arguments) -> None:
+    """Run a function of the module, with the workspace that it asks for."""
+    build = module(flush)
+    size = getattr(build, name + "_workspace")(build.Execution(0, 0), *arguments)
+    workspace = Guarded((size,), np.uint8)
+    getattr(build, name)(build.Execution(0, 0, workspace.address, size), *arguments)
+    workspace.check()
+
+
+def gemm(a: np.ndarray, b: np.ndarray, flush: str, offset: int = 0) -> np.ndarray:
+    left, right = aligned(a, offset), aligned(b, offset)
+    out = Guarded((a.shape[0], b.shape[1]))
+    sizes = (a.shape[0], b.shape[1], a.shape[1])
+    call(flush, "gemm", module(flush).Flush.__members__[flush], left.ctypes.data, right.ctypes.data, out.address, *sizes)
+    out.check()
+    return out.array
+
+
+class ShimPopulation:
+    """What a fpes.Population computes, by the CUDA kernels on the shim."""
+
+    def __init__(self, population: fpes.Population):
+        self._population = population
+        self._flush = population.net.flush
+        build = module(self._flush)
+        self._native = build.Population(
+            family=build.Family.__members__[population._family.name],
+            rank=getattr(population.perturbation, "rank", 1),
+            noise=build.NoiseKind.__members__[population.perturbation.noise],
+            seed=population.seed,
+            generation=population.generation,
+            sigma=population.sigma,
+            units=population._units,
+            draws=population._draws,
+        )
+        self._theta = aligned(population.theta)
+        self._activations: Guarded | None = None
+        self._batch: tuple | None = None
+
+    @property
+    def _network(self) -> tuple:
+        net = self._population.net
+        return module(self._flush).Flush.__members__[self._flush], net.sizes, net.scaling, self._theta.ctypes.data
+
+    def _see(self, x: np.ndarray) -> tuple:
+        population, grouped = self._population, x.ndim == 3
+        groups, size = x.shape[:2] if grouped else (1, x.shape[0])
+        shape = (size, groups, population.size // 2 // groups)
+        self._batch = (aligned(x), shape)
+        if population._draws:
+            self._activations = Guarded((groups * size * sum(population.net.sizes[1:-1]),))
+        return self._batch
+
+    @property
+    def _activations_address(self) -> int:
+        return 0 if self._activations is None else self._activations.address
+
+    def evaluate(self, x, y, *, per_sample=False, pairs=None) -> np.ndarray:
+        begin, end = pairs or (0, self._population.size // 2)
+        inputs, shape = self._see(x)
+        labels = aligned(np.ascontiguousarray(y, np.int32))
+        fitness = Guarded((2 * (end - begin),))
+        losses = Guarded((2 * (end - begin), shape[0]) if per_sample else (0,))
+        call(
+            self._flush,
+            "population_evaluate",
+            *self._network,
+            self._native,
+            begin,
+            end,
+            inputs.ctypes.data,
+            labels.ctypes.data,
+            shape,
+            self._activations_address,
+            fitness.address,
+            losses.address,
+        )
+        fitness.check()
+        losses.check()
+        if self._activations is not None:
+            self._activations.check()
+        return -losses.array if per_sample else fitness.array
+
+    def forward(self, x, *, pairs=None) -> np.ndarray:
+        begin, end = pairs or (0, self._population.size // 2)
+        inputs, shape = self._see(x)
+        out = Guarded((2 * (end - begin), shape[0], self._population.net.sizes[-1]))
+        call(
+            self._flush,
+            "population_forward",
+            *self._network,
+            self._native,
+            begin,
+            end,
+            inputs.ctypes.data,
+            shape,
+            self._activations_address,
+            out.address,
+        )
+        out.check()
+        return out.array
+
+    def member(self, i: int) -> np.ndarray:
+        out = Guarded((self._population.net.parameters,))
+        call(self._flush, "population_member", *self._network, self._native, i, out.address)
+        out.check()
+        return out.array
+
+    def gradient(self, weights: np.ndarray) -> np.ndarray:
+        population = self._population
+        out = Guarded((population.net.parameters,))
+        copy = aligned(weights)
+        if self._batch is None or not isinstance(population.perturbation, fpes.NodePerturbation):
+            integers = weights.dtype == np.int32
+            call(
+                self._flush,
+                "population_gradient",
+                population.net.sizes,
+                self._native,
+                copy.ctypes.data,
+                integers,
+                population.size,
+                out.address,
+            )
+        else:
+            inputs, shape = self._batch
+            arguments = (
+                *self._network,
+                self._native,
+                population.size // 2,
+                inputs.ctypes.data,
+                shape,
+                copy.ctypes.data,
+                weights.ndim == 2,
+            )
+            if population._draws:
+                call(self._flush, "incremental_gradient", *arguments, self._activations_address, out.address)
+            else:
+                call(self._flush, "node_gradient", *arguments, out.address)
+        out.check()
+        return out.array
+
+    def plan(self, x: np.ndarray) -> str:
+        build = module(self._flush)
+        _, shape = self._see(x)
+        flush, sizes, scaling, _ = self._network
+        pairs = self._population.size // 2
+        return build.population_plan(build.Execution(0, 0), flush, sizes, scaling, self._native, 0, pairs, shape)
+
+
+def net_forward(net: fpes.LinearNetwork, theta: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Outputs of the unperturbed network."""
+    build = module(net.flush)
+    parameters, inputs = aligned(theta), aligned(x)
+    out = Guarded((x.shape[0], net.sizes[-1]))
+    flush = build.Flush.__members__[net.flush]
+    address = (parameters.ctypes.data, inputs.ctypes.data)
+    call(net.flush, "forward", flush, net.sizes, net.scaling, *address, x.shape[0], out.address)
+    out.check()
+    return out.array
