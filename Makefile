@@ -3,6 +3,8 @@
 #   make run      install fpes into .venv and train the flush-to-zero network on real digits (about a minute)
 #   make test     install what the tests need too, and run them all
 #   make bench    measure the kernels, beside PyTorch's and JAX's where these are installed (some minutes)
+#   make cuda     install fpes into .venv with the CUDA kernels and CuPy; the compiler comes from PyPI if there is none
+#   make gpu-check OUT=folder   on a machine with a GPU: build, test and measure; or gpu-check-build, -test, -bench
 #   make lint     ruff, mypy, clang-format and gersemi, as pre-commit runs them
 #   make format   apply the formatters
 #   make wheel    build a wheel into dist/
@@ -11,10 +13,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc fpes -type f -not -name '*.pyc' -not -name '*.so' 2>/dev/null)
+SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc cmake fpes tests/shim -type f -not -name '*.pyc' -not -name '*.so' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench lint format wheel clean check
+.PHONY: help run test bench cuda gpu-check gpu-check-build gpu-check-test gpu-check-bench lint format wheel clean check
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -31,17 +33,32 @@ $(BIN)/python: | check
 	$(PYTHON) -m venv $(VENV)
 
 # A stamp for each set of extras; sources newer than it mean that the package is built again.
+# What `make run` shows needs no CUDA, which would take minutes to compile where nvcc is.
 $(VENV)/.installed-cli: $(BIN)/python $(SOURCES)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check ".[cli]"
+	FPES_CUDA=$${FPES_CUDA:-OFF} $(BIN)/python -m pip install --quiet --disable-pip-version-check ".[cli]"
 	@touch $@
 
+# With the modules that run the CUDA kernels on the CPU; and with the CUDA builds where nvcc is, for tests to read them.
 $(VENV)/.installed-test: $(BIN)/python $(SOURCES)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check ".[test]"
+	FPES_SHIM=ON $(BIN)/python -m pip install --quiet --disable-pip-version-check ".[test]"
 	@touch $@ $(VENV)/.installed-cli
 
 $(VENV)/.installed-dev: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check ".[dev]"
 	@touch $@
+
+cuda: check $(BIN)/python
+	FPES_CUDA=ON $(BIN)/python -m pip install --disable-pip-version-check ".[cli,cuda]"
+	@touch $(VENV)/.installed-cli
+	$(BIN)/fpes info
+
+# With the packages of $(PYTHON), offline, and without .venv: see benchmarks/gpu_check.py.
+gpu-check:
+	@$(MAKE) --no-print-directory gpu-check-build gpu-check-test gpu-check-bench
+
+gpu-check-build gpu-check-test gpu-check-bench: gpu-check-%:
+	@test -n "$(OUT)" || { echo "Say where the results go: make $@ OUT=folder"; exit 2; }
+	@$(PYTHON) benchmarks/gpu_check.py $* --out "$(OUT)"
 
 run: check $(VENV)/.installed-cli
 	$(BIN)/fpes train
@@ -56,14 +73,14 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $$(find csrc -name '*.hpp' -o -name '*.cpp')
-	$(BIN)/gersemi --check CMakeLists.txt
+	$(BIN)/clang-format --dry-run --Werror $$(find csrc tests/shim -name '*.hpp' -o -name '*.cpp' -o -name '*.cu')
+	$(BIN)/gersemi --check CMakeLists.txt cmake tests/shim
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $$(find csrc -name '*.hpp' -o -name '*.cpp')
-	$(BIN)/gersemi -i CMakeLists.txt
+	$(BIN)/clang-format -i $$(find csrc tests/shim -name '*.hpp' -o -name '*.cpp' -o -name '*.cu')
+	$(BIN)/gersemi -i CMakeLists.txt cmake tests/shim
 
 wheel: check $(BIN)/python
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

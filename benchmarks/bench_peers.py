@@ -1,7 +1,8 @@
 """What a user would take instead: the same population on the same samples with NumPy, PyTorch and JAX.
 
 Each peer draws its own noise in every evaluation, as ES does in every generation, and returns the mean cross-entropy of
-every member. None of them can flush the way fpes does, and none is asked to.
+every member. None of them can flush the way fpes does, and none is asked to. `device` and `at_a_time`, the members
+whose weights are materialised together, are for GPUs (gpu_bench.py).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pytest
 from bench_cases import SIGMA, Case
 
 # Members whose weights are materialised at a time: 43 MB of them for 784-512-512-10.
-_MEMBERS_AT_A_TIME = 16
+AT_A_TIME = 16
 
 
 def require(name: str) -> None:
@@ -63,19 +64,20 @@ def numpy_full(case: Case) -> Callable[[], np.ndarray]:
     return evaluate
 
 
-def torch_baddbmm(case: Case) -> Callable[[], Any]:
+def torch_baddbmm(case: Case, device: str = "cpu", at_a_time: int = AT_A_TIME) -> Callable[[], Any]:
     """Weights of some members at a time, materialised, and batched matrix products."""
     require("torch")
     import torch
 
-    x, y = (torch.from_numpy(array) for array in case.data())
-    layers = [tuple(map(torch.from_numpy, layer)) for layer in case.net.unpack(case.net.init(0))]
+    x, y = (torch.from_numpy(array).to(device) for array in case.data())
+    layers = [[torch.from_numpy(p).to(device) for p in layer] for layer in case.net.unpack(case.net.init(0))]
     scaling = case.net.scaling
 
     def members(pairs: int) -> torch.Tensor:
         h = x.expand(2 * pairs, -1, -1)
         for number, (weight, bias) in enumerate(layers):
-            z, zb = SIGMA * torch.randn(pairs, *weight.shape), SIGMA * torch.randn(pairs, 1, bias.shape[0])
+            z = SIGMA * torch.randn(pairs, *weight.shape, device=device)
+            zb = SIGMA * torch.randn(pairs, 1, bias.shape[0], device=device)
             w, b = torch.cat([weight + z, weight - z]), torch.cat([bias + zb, bias - zb])
             h = torch.baddbmm(b, h, w) / scaling if number == 0 else torch.baddbmm(b / scaling, h, w)
         labels = y.expand(2 * pairs, -1).reshape(-1)
@@ -84,18 +86,18 @@ def torch_baddbmm(case: Case) -> Callable[[], Any]:
 
     def evaluate() -> torch.Tensor:
         with torch.inference_mode():
-            return torch.cat([members(_MEMBERS_AT_A_TIME // 2) for _ in range(case.size // _MEMBERS_AT_A_TIME)])
+            return torch.cat([members(at_a_time // 2) for _ in range(case.size // at_a_time)])
 
     return evaluate
 
 
-def torch_vmap(case: Case) -> Callable[[], Any]:
+def torch_vmap(case: Case, device: str = "cpu", at_a_time: int = AT_A_TIME) -> Callable[[], Any]:
     """torch.func.vmap over a function of one member's noise."""
     require("torch")
     import torch
 
-    x, y = (torch.from_numpy(array) for array in case.data())
-    layers = [tuple(map(torch.from_numpy, layer)) for layer in case.net.unpack(case.net.init(0))]
+    x, y = (torch.from_numpy(array).to(device) for array in case.data())
+    layers = [[torch.from_numpy(p).to(device) for p in layer] for layer in case.net.unpack(case.net.init(0))]
     scaling = case.net.scaling
 
     def loss(*noise: torch.Tensor) -> torch.Tensor:
@@ -108,17 +110,17 @@ def torch_vmap(case: Case) -> Callable[[], Any]:
     each = torch.func.vmap(loss)
 
     def members(pairs: int) -> torch.Tensor:
-        draws = [torch.randn(pairs, *p.shape) for layer in layers for p in layer]
+        draws = [torch.randn(pairs, *p.shape, device=device) for layer in layers for p in layer]
         return each(*(torch.cat([z, -z]) for z in draws))
 
     def evaluate() -> torch.Tensor:
         with torch.inference_mode():
-            return torch.cat([members(_MEMBERS_AT_A_TIME // 2) for _ in range(case.size // _MEMBERS_AT_A_TIME)])
+            return torch.cat([members(at_a_time // 2) for _ in range(case.size // at_a_time)])
 
     return evaluate
 
 
-def jax_vmap(case: Case, rank: int | None = None) -> Callable[[], Any]:
+def jax_vmap(case: Case, rank: int | None = None, at_a_time: int = AT_A_TIME) -> Callable[[], Any]:
     """A jitted vmap over random keys, as evosax does it; full rank, or low rank applied to the activations."""
     require("jax")
     import jax
@@ -153,8 +155,36 @@ def jax_vmap(case: Case, rank: int | None = None) -> Callable[[], Any]:
         keys = jax.random.split(key, case.size // 2)
         signs = jnp.array([1.0, -1.0])
         if rank is None:  # materialised weights of all members at once would not fit most machines
-            return jax.lax.map(lambda k: pair(k, signs), keys, batch_size=_MEMBERS_AT_A_TIME // 2)
+            return jax.lax.map(lambda k: pair(k, signs), keys, batch_size=at_a_time // 2)
         return jax.vmap(lambda k: pair(k, signs))(keys)
 
     key = jax.random.key(0)
     return lambda: evaluate_all(key).block_until_ready()
+
+
+def cupy_batched(case: Case, at_a_time: int = AT_A_TIME) -> Callable[[], Any]:
+    """Weights of some members at a time, materialised by CuPy, and batched products of cuBLAS."""
+    import cupy
+
+    x, y = map(cupy.asarray, case.data())
+    layers = [tuple(map(cupy.asarray, layer)) for layer in case.net.unpack(case.net.init(0))]
+    scaling = np.float32(case.net.scaling)
+    rows = cupy.arange(case.batch)
+
+    def both(parameter: Any, pairs: int) -> Any:
+        z = np.float32(SIGMA) * cupy.random.standard_normal((pairs, *parameter.shape), dtype=cupy.float32)
+        return cupy.concatenate([parameter + z, parameter - z])
+
+    def members(pairs: int) -> Any:
+        h = x
+        for number, (weight, bias) in enumerate(layers):
+            w, b = both(weight, pairs), both(bias, pairs)[:, None]
+            h = (cupy.matmul(h, w) + b) / scaling if number == 0 else cupy.matmul(h, w) + b / scaling
+        logits = h * scaling
+        logits -= logits.max(axis=2, keepdims=True)
+        return (cupy.log(cupy.exp(logits).sum(axis=2)) - logits[:, rows, y]).mean(axis=1)
+
+    def evaluate() -> Any:
+        return cupy.concatenate([members(at_a_time // 2) for _ in range(case.size // at_a_time)])
+
+    return evaluate

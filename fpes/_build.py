@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fpes import _settings
+from fpes import _build_info, _settings
+from fpes._backends import cuda_modules
 from fpes._version import __version__
 
 
@@ -12,7 +13,11 @@ def build_config() -> dict[str, Any]:
     """Builds that are present and how they will run.
 
     Returns:
-        version: str; cpu: {isas, isa, threads}; cuda: {built, reason}, the reason saying why where it isn't.
+        version: str.
+        cpu: {isas, isa, threads}.
+        cuda: {built, builds, reason, compiler, architectures, devices}: whether there is any CUDA build; which
+        ("ftz" runs flush "boundary" and "always", "ieee" runs "never"); why one is missing, "" if none is; the version
+        of nvcc; the architectures as CMake names them; the names of the GPUs that can be used now.
     """
     return {
         "version": __version__,
@@ -21,8 +26,17 @@ def build_config() -> dict[str, Any]:
             "isa": _settings.get_isa(),
             "threads": _settings.get_threads(),
         },
-        "cuda": {
-            "built": False,
-            "reason": "this version of fpes has no CUDA kernels yet; the CPU backend gives the same bits",
-        },
+        "cuda": _cuda(),
+    }
+
+
+def _cuda() -> dict[str, Any]:
+    builds = cuda_modules.builds()
+    return {
+        "built": bool(builds),
+        "builds": builds,
+        "reason": "" if len(builds) == len(cuda_modules.MODULES) else cuda_modules.why_absent(),
+        "compiler": _build_info.CUDA_COMPILER,
+        "architectures": list(_build_info.CUDA_ARCHITECTURES),
+        "devices": cuda_modules.device_names() if builds else [],
     }

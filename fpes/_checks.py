@@ -24,23 +24,35 @@ def flush_mode(flush: str) -> str:
 
 
 def float_array(name: str, value: Any, shape: tuple[int | str, ...] | None = None) -> FloatArray:
-    """`value` as a C-contiguous float32 array: copied if it has gaps, refused if it has another dtype.
+    """`value` as a C-contiguous float32 NumPy array: copied if it has gaps, refused if it has another dtype.
 
     `shape` holds a number where an extent must be exactly that, and a word where it may be anything from 1 on.
     """
+    array = numpy_array(name, value)
+    check_floats(name, array, shape)
+    return np.asarray(array, order="C")
+
+
+def numpy_array(name: str, value: Any) -> np.ndarray:
+    """`value`, if it is a NumPy array."""
     _refuse_gpu(name, value)
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{name} is a {type(value).__name__}, expected a NumPy array of dtype float32")
-    if value.dtype != np.float32:
+    return value
+
+
+def check_floats(name: str, array: Any, shape: tuple[int | str, ...] | None = None) -> None:
+    """Refuse a NumPy or CuPy array that isn't float32, or has another shape, or an extent beyond the kernels'."""
+    if array.dtype != np.float32:
+        library = type(array).__module__.partition(".")[0]
         raise TypeError(
-            f"{name} has dtype {value.dtype}, expected float32: convert it with {name}.astype(numpy.float32)"
+            f"{name} has dtype {array.dtype}, expected float32: convert it with {name}.astype({library}.float32)"
         )
     if shape is not None:
-        check_shape(name, value.shape, shape)
-    for extent in value.shape:
+        check_shape(name, array.shape, shape)
+    for extent in array.shape:
         if extent > LARGEST_INDEX:
-            raise ValueError(f"{name} has shape {value.shape}, expected extents of at most {LARGEST_INDEX}")
-    return np.asarray(value, order="C")
+            raise ValueError(f"{name} has shape {array.shape}, expected extents of at most {LARGEST_INDEX}")
 
 
 def check_shape(name: str, actual: tuple[int, ...], expected: tuple[int | str, ...]) -> None:
@@ -132,6 +144,6 @@ def power_of_two(name: str, value: Any) -> float:
 def _refuse_gpu(name: str, value: Any) -> None:
     if hasattr(value, "__cuda_array_interface__"):
         raise TypeError(
-            f"{name} is on a GPU ({type(value).__module__}.{type(value).__name__}), and this version of fpes has "
-            "no CUDA backend: move it to the host, with cupy.asnumpy() for instance"
+            f"{name} is on a GPU ({type(value).__module__}.{type(value).__name__}), and a NumPy array is needed here: "
+            "move it to the host, with cupy.asnumpy() for instance"
         )

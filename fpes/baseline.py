@@ -37,7 +37,7 @@ def train_by_backprop(
     Returns:
         theta, float32 [net.parameters].
     """
-    theta = net.init(seed).astype(np.float64)
+    theta: DoubleArray = net.init(seed).astype(np.float64)
     mean, square = np.zeros_like(theta), np.zeros_like(theta)
     rng = np.random.default_rng(seed)
     for step in range(1, steps + 1):

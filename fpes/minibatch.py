@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fpes import _checks
-from fpes._checks import FloatArray, IntArray
+from fpes._backends import Array, Backend
 
 # Noise is indexed by (sample, unit) in blocks of at least 4 elements, whose numbers have 32 bits.
 _MOST_NODES = 2**34
@@ -17,30 +16,32 @@ class Minibatch:
     """Samples, checked and ready for the kernels.
 
     Args:
+        backend: of the device that holds it.
         x: float32 [batch, features], or [groups, batch, features].
         groups: 1, or how many groups of members there are.
         size: samples in each group's batch.
         pairs_each: antithetic pairs in a group.
     """
 
-    x: FloatArray
+    backend: Backend
+    x: Array
     groups: int
     size: int
     pairs_each: int
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """As the C++ module takes it."""
+        """As the C++ modules take it."""
         return self.size, self.groups, self.pairs_each
 
-    def labels(self, y: Any, classes: int) -> IntArray:
+    def labels(self, y: Any, classes: int) -> Array:
         """`y` as int32 labels, [batch], or [groups, batch] where x has groups."""
         if self.x.ndim == 2:
-            return _checks.labels("y", y, (self.size,), classes)
-        return _checks.labels("y", y, (self.groups, self.size), classes)
+            return self.backend.labels("y", y, (self.size,), classes)
+        return self.backend.labels("y", y, (self.groups, self.size), classes)
 
 
-def checked_minibatch(x: FloatArray, features: int, pairs: int, widest: int) -> Minibatch:
+def checked_minibatch(backend: Backend, x: Array, features: int, pairs: int, widest: int) -> Minibatch:
     """A minibatch for a population of so many pairs, whose widest layer has `widest` units.
 
     Raises:
@@ -48,7 +49,7 @@ def checked_minibatch(x: FloatArray, features: int, pairs: int, widest: int) -> 
         ValueError: a wrong shape, an empty batch, groups that don't divide the pairs, too many samples.
     """
     grouped = getattr(x, "ndim", 2) == 3
-    inputs = _checks.float_array("x", x, ("groups", "batch", features) if grouped else ("batch", features))
+    inputs = backend.floats("x", x, ("groups", "batch", features) if grouped else ("batch", features))
     groups, size = inputs.shape[:2] if grouped else (1, inputs.shape[0])
     if pairs % groups:
         raise ValueError(
@@ -56,4 +57,4 @@ def checked_minibatch(x: FloatArray, features: int, pairs: int, widest: int) -> 
         )
     if size * widest >= _MOST_NODES:
         raise ValueError(f"x has {size} samples, too many for layers {widest} wide: split the batch")
-    return Minibatch(inputs, groups, size, pairs // groups)
+    return Minibatch(backend, inputs, groups, size, pairs // groups)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fpes import _checks, _cpu, _settings
-from fpes._checks import FloatArray
+from fpes import _checks
+from fpes._backends import Array, NetworkCall, backend_named, backend_of
 from fpes.noise import noise
 
 _LARGEST_PARAMETERS = 2**35  # elements of noise that 32-bit block numbers can count, eight to a block
@@ -75,71 +75,74 @@ class LinearNetwork:
         """The same network in another flush mode; theta means the same to both."""
         return LinearNetwork(self.sizes, self.scaling, flush)
 
-    def init(self, seed: int = 0) -> FloatArray:
+    def init(self, seed: int = 0, device: str = "cpu") -> Array:
         """Initial parameters: weights normal with standard deviation sqrt(2 / fan_in), biases zero.
 
+        Args:
+            seed: 0 ... 2**64 - 1.
+            device: "cpu", "cuda" (the current CUDA device) or "cuda:1".
+
         Returns:
-            theta, float32 [parameters]; the same bits on every machine.
+            theta, float32 [parameters], a NumPy array, or a CuPy array on a CUDA device; the same bits everywhere.
 
         Raises:
-            ValueError: seed not in 0 ... 2**64 - 1.
+            ValueError: seed out of range, a device that isn't there.
+            ImportError, RuntimeError: no CUDA build, no CuPy, no GPU.
         """
+        backend = backend_named(device)
         theta = np.zeros(self.parameters, np.float32)
         for layer, (weight, _) in enumerate(self.unpack(theta)):
             draws = noise("gaussian", seed, layer=layer, role="init", count=weight.size)
             weight[...] = draws.reshape(weight.shape) * np.float32(np.sqrt(2.0 / weight.shape[0]))
-        return theta
+        return backend.copied_to_device(theta)
 
-    def unpack(self, theta: FloatArray) -> list[tuple[FloatArray, FloatArray]]:
+    def unpack(self, theta: Array) -> list[tuple[Array, Array]]:
         """Views of theta, layer by layer: (weight [fan_in, fan_out], bias [fan_out]).
+
+        Args:
+            theta: float32 [parameters], contiguous, a NumPy or CuPy array.
 
         Raises:
             TypeError: theta isn't a float32 array.
             ValueError: theta isn't a contiguous [parameters].
         """
-        _checks.float_array("theta", theta, (self.parameters,))
-        if not theta.flags.c_contiguous:
+        parameters = backend_of(theta=theta).adopt("theta", theta)
+        _checks.check_floats("theta", parameters, (self.parameters,))
+        if not parameters.flags.c_contiguous:
             raise ValueError("theta is not contiguous, expected numpy.ascontiguousarray(theta): views are returned")
         layers = []
         offset = 0
         for fan_in, fan_out in itertools.pairwise(self.sizes):
             bias_offset = offset + fan_in * fan_out
-            weight = theta[offset:bias_offset].reshape(fan_in, fan_out)
+            weight = parameters[offset:bias_offset].reshape(fan_in, fan_out)
             offset = bias_offset + fan_out
-            layers.append((weight, theta[bias_offset:offset]))
+            layers.append((weight, parameters[bias_offset:offset]))
         return layers
 
-    def __call__(self, theta: FloatArray, x: FloatArray) -> FloatArray:
+    def __call__(self, theta: Array, x: Array) -> Array:
         """Logits of a batch.
 
         Args:
-            theta: float32 [parameters], finite.
-            x: float32 [batch, features].
+            theta: float32 [parameters], finite (not looked at on a GPU: NaN gives NaN).
+            x: float32 [batch, features], on theta's device.
 
         Returns:
-            float32 [batch, classes].
+            float32 [batch, classes], a NumPy array, or a CuPy array where the arguments are on a GPU.
 
         Raises:
             TypeError: an argument isn't a float32 array.
-            ValueError: wrong shapes, an empty batch, NaN or infinity in theta.
+            ValueError: wrong shapes, an empty batch, NaN or infinity in theta, arrays on several devices.
         """
-        parameters = _checks.finite_array("theta", theta, (self.parameters,))
-        inputs = _checks.float_array("x", x, ("batch", self.features))
-        logits = np.empty((inputs.shape[0], self.classes), np.float32)
-        _cpu.forward(
-            _settings.execution(),
-            *self._description,
-            parameters.ctypes.data,
-            inputs.ctypes.data,
-            inputs.shape[0],
-            logits.ctypes.data,
-        )
+        backend = backend_of(theta=theta, x=x)
+        parameters = backend.finite("theta", theta, (self.parameters,))
+        inputs = backend.floats("x", x, ("batch", self.features))
+        logits = backend.empty((inputs.shape[0], self.classes))
+        backend.forward(self._call(parameters), inputs, logits)
         return logits
 
-    @property
-    def _description(self) -> tuple[_cpu.Flush, Sequence[int], float]:
-        """The network as the C++ module takes it."""
-        return _cpu.Flush.__members__[self.flush], self.sizes, self.scaling
+    def _call(self, theta: Array) -> NetworkCall:
+        """The network as a backend takes it."""
+        return NetworkCall(self.flush, self.sizes, self.scaling, theta)
 
 
 def _checked_sizes(sizes: Sequence[int]) -> tuple[int, ...]:

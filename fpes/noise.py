@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from fpes import _checks, _cpu, _settings
-from fpes._checks import FloatArray
+from fpes import _checks
+from fpes._backends import Array, backend_named
 
 NOISE_KINDS = ("binomial", "rademacher", "gaussian")
 NOISE_ROLES = ("weight", "bias", "factor_a", "factor_b", "node", "positions", "init")
@@ -25,7 +23,8 @@ def noise(
     generation: int = 0,
     count: int,
     first: int = 0,
-) -> FloatArray:
+    device: str = "cpu",
+) -> Array:
     """Elements first ... first + count - 1 of one tensor of noise, of one pair in one generation.
 
     Philox4x32-7 (Salmon et al., SC 2011) with key = seed and counter = (block, tensor, pair, generation); a block gives
@@ -41,9 +40,10 @@ def noise(
         generation: 0 ... 2**32 - 1.
         count: how many elements.
         first: the first of them, in row-major order of the tensor.
+        device: "cpu", "cuda" (the current CUDA device) or "cuda:1".
 
     Returns:
-        float32 [count].
+        float32 [count], a NumPy array, or a CuPy array on a CUDA device.
 
     Raises:
         ValueError: an unknown kind or role, or a number out of range.
@@ -54,19 +54,15 @@ def noise(
     elements = _ELEMENTS_PER_BLOCK[checked] * 2**32
     start = _checks.integer("first", first, 0, elements - 1)
     size = _checks.integer("count", count, 1, elements - start)
-    draws = np.empty(size, np.float32)
-    _cpu.noise(
-        _settings.execution(),
-        _cpu.NoiseKind.__members__[checked],
-        _checks.integer("seed", seed, 0, LARGEST_SEED),
-        _checks.integer("layer", layer, 0, 2**28),
-        _cpu.NoiseRole.__members__[role],
-        _checks.integer("pair", pair, 0, LARGEST_WORD),
-        _checks.integer("generation", generation, 0, LARGEST_WORD),
-        start,
-        size,
-        draws.ctypes.data,
-    )
+    tensor = {
+        "seed": _checks.integer("seed", seed, 0, LARGEST_SEED),
+        "layer": _checks.integer("layer", layer, 0, 2**28),
+        "pair": _checks.integer("pair", pair, 0, LARGEST_WORD),
+        "generation": _checks.integer("generation", generation, 0, LARGEST_WORD),
+    }
+    backend = backend_named(device)
+    draws = backend.empty((size,))
+    backend.noise(draws, kind=checked, role=role, first=start, **tensor)
     return draws
 
 

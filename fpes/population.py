@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from fpes import _checks, _cpu, _settings
-from fpes._checks import FloatArray
+from fpes import _checks
+from fpes._backends import Array, PopulationCall, backend_of
 from fpes.minibatch import Minibatch, checked_minibatch
 from fpes.network import LinearNetwork
 from fpes.noise import LARGEST_SEED, LARGEST_WORD
-from fpes.perturbations import FullRank, LowRank, NodePerturbation, Perturbation
+from fpes.perturbations import FullRank, LowRank, NodePerturbation, Perturbation, draws_of, units_of
 
-_FAMILIES = {
-    FullRank: _cpu.Family.full,
-    LowRank: _cpu.Family.low_rank,
-    NodePerturbation: _cpu.Family.node,
-}
-# The largest integer weights whose products with integer noise a float holds exactly (24 bits).
-_LARGEST_WEIGHT = {FullRank: 2**20, LowRank: 2**17}
-# Multiply-adds in one call of the C++ module: a second or so on one core, after which Ctrl-C is heard.
-_CALL_MULTIPLY_ADDS = 2**35
+_FAMILIES = {FullRank: "full", LowRank: "low_rank", NodePerturbation: "node"}
+_ONE_LAYER_FAMILIES = {LowRank: "one_layer_rank_one", NodePerturbation: "one_layer"}
 
 
 class Population:
@@ -34,12 +26,18 @@ class Population:
 
     Args:
         net: the network.
-        theta: its parameters, float32 [net.parameters], finite. Not copied.
+        theta: its parameters, float32 [net.parameters], finite. Not copied. Where it lies, there the population is
+            computed: a NumPy array on the CPU; a CuPy array, or another on a GPU, on its device. Whatever the methods
+            take must lie on the same device, and what they give does, as CuPy arrays.
         size: members, an even number.
         sigma: standard deviation of the perturbation, above 0.
         perturbation: FullRank(), LowRank(rank) or NodePerturbation().
         seed: 0 ... 2**64 - 1.
         generation: 0 ... 2**32 - 1; every generation has noise of its own.
+
+    On a GPU every call is asynchronous, on CuPy's current stream, and nothing waits for values to be looked at: what
+    the CPU refuses because of its value (NaN in theta, a label or an integer weight out of range) gives NaN in the
+    results that it reaches.
 
     Raises:
         TypeError: an argument of the wrong type, theta not float32.
@@ -49,7 +47,7 @@ class Population:
     def __init__(
         self,
         net: LinearNetwork,
-        theta: FloatArray,
+        theta: Array,
         *,
         size: int,
         sigma: float,
@@ -60,7 +58,8 @@ class Population:
         if not isinstance(net, LinearNetwork):
             raise TypeError(f"net is a {type(net).__name__}, expected a LinearNetwork")
         self.net = net
-        self.theta = _checks.finite_array("theta", theta, (net.parameters,))
+        self._backend = backend_of(theta=theta)
+        self.theta = self._backend.finite("theta", theta, (net.parameters,))
         self.size = _checked_even("size", size)
         self.sigma = _checks.positive("sigma", sigma)
         self.perturbation = FullRank() if perturbation is None else perturbation
@@ -71,15 +70,15 @@ class Population:
         self._family = _FAMILIES[type(self.perturbation)]
         self._units: list[int] = []
         self._draws: list[int] = []
-        if isinstance(self.perturbation, NodePerturbation) and self.perturbation.one_layer_at_a_time:
-            self._family = _cpu.Family.one_layer
-            self._units = self.perturbation.units_of(net.sizes)
-            self._draws = self.perturbation.draws_of(net.sizes)
+        if not isinstance(self.perturbation, FullRank) and self.perturbation.one_layer_at_a_time:
+            self._family = _ONE_LAYER_FAMILIES[type(self.perturbation)]
+            self._units = units_of(self.perturbation, net.sizes)
+            self._draws = draws_of(self.perturbation, net.sizes)
             self._check_draws()
-        # The last batch, and its activations where each pair perturbs one layer: node perturbation's gradient depends
-        # on them.
+        # The last batch, and its unperturbed accumulators where each pair perturbs one layer: node perturbation's
+        # gradient depends on them.
         self._batch: Minibatch | None = None
-        self._activations: FloatArray | None = None
+        self._sums: Array | None = None
 
     def _check_draws(self) -> None:
         pairs, draws = self.size // 2, sum(self._draws)
@@ -97,13 +96,13 @@ class Population:
 
     def evaluate(
         self,
-        x: FloatArray,
+        x: Array,
         y: Any,
         loss: str = "cross_entropy",
         *,
         per_sample: bool = False,
         chunk: int | None = None,
-    ) -> FloatArray:
+    ) -> Array:
         """Fitness of every member: minus its mean loss over the batch; higher is better.
 
         Args:
@@ -124,27 +123,25 @@ class Population:
         """
         if loss != "cross_entropy":
             raise ValueError(f"loss is {loss!r}, expected 'cross_entropy'; for others use forward()")
+        self._check_device(x=x, y=y)
         batch = self._checked_batch(x)
         labels = batch.labels(y, self.net.classes)
         calls = self._calls(batch, chunk)
-        fitness = np.empty(self.size, np.float32)
-        losses = np.empty((self.size, batch.size), np.float32) if per_sample else None
+        fitness = self._backend.empty((self.size,))
+        losses = self._backend.empty((self.size, batch.size)) if per_sample else None
         for begin, end in calls:
-            _cpu.population_evaluate(
-                *self._description,
-                self._native,
-                begin,
-                end,
-                batch.x.ctypes.data,
-                labels.ctypes.data,
-                batch.shape,
-                self._activations_address,
-                fitness[2 * begin :].ctypes.data,
-                0 if losses is None else losses[2 * begin :].ctypes.data,
+            self._backend.evaluate(
+                self._call,
+                (begin, end),
+                batch,
+                labels=labels,
+                sums=self._sums,
+                fitness=fitness[2 * begin : 2 * end],
+                losses=None if losses is None else losses[2 * begin : 2 * end],
             )
-        return fitness if losses is None else -losses
+        return fitness if losses is None else _negated(losses)
 
-    def forward(self, x: FloatArray, *, chunk: int | None = None) -> FloatArray:
+    def forward(self, x: Array, *, chunk: int | None = None) -> Array:
         """Outputs of every member.
 
         Args:
@@ -158,23 +155,15 @@ class Population:
             TypeError: x isn't float32.
             ValueError: wrong shape, an empty batch, an odd chunk.
         """
+        self._check_device(x=x)
         batch = self._checked_batch(x)
         calls = self._calls(batch, chunk)
-        outputs = np.empty((self.size, batch.size, self.net.classes), np.float32)
+        outputs = self._backend.empty((self.size, batch.size, self.net.classes))
         for begin, end in calls:
-            _cpu.population_forward(
-                *self._description,
-                self._native,
-                begin,
-                end,
-                batch.x.ctypes.data,
-                batch.shape,
-                self._activations_address,
-                outputs[2 * begin :].ctypes.data,
-            )
+            self._backend.outputs(self._call, (begin, end), batch, self._sums, outputs[2 * begin : 2 * end])
         return outputs
 
-    def member(self, i: int) -> FloatArray:
+    def member(self, i: int) -> Array:
         """Parameters of member i.
 
         Full rank: evaluating them gives the same bits as the population gives. Low rank: it doesn't quite, for the
@@ -192,19 +181,24 @@ class Population:
             raise ValueError(
                 "a member of node perturbation has no parameters of its own: its noise differs for each sample"
             )
-        theta = np.empty(self.net.parameters, np.float32)
-        _cpu.population_member(*self._description, self._native, index, theta.ctypes.data)
+        theta = self._backend.empty((self.net.parameters,))
+        self._backend.member(self._call, index, theta)
         return theta
 
-    def gradient(self, weights: Any) -> FloatArray:
+    def gradient(self, weights: Any) -> Array:
         """The ES estimate of the gradient: 1 / (size sigma) times the sum of weight times perturbation.
 
         With weights = fitness it estimates the gradient of the mean fitness (Salimans et al. 2017, equation 1). Integer
         weights, such as centred ranks, with integer noise give the correctly rounded exact sum; float weights are
         summed in float32, pairs in order. Either way the bits are the same for any number of threads.
 
+        Where each pair perturbs one layer, a layer's estimate is the sum over its own pairs, and k of n units perturbed
+        count n / k times; for low rank, biases have gradient zero.
+
         Node perturbation: for each layer the sum over samples of weight times (mean of the pair's inputs) (x) noise, on
-        the batch last evaluated; a bias that the boundary flushes to zero has gradient zero.
+        the batch last evaluated; a bias that the boundary flushes to zero has gradient zero. Where each pair perturbs
+        one layer, the noise of a unit that is zero in both members is left out: the loss doesn't depend on it, so it
+        adds nothing to the expectation, only variance.
 
         Args:
             weights: [size], int32 or float32. For node perturbation float32 [size], or [size, batch] to weight each
@@ -217,68 +211,46 @@ class Population:
             TypeError: weights neither integer nor float32.
             ValueError: wrong shape, NaN or infinity, integers too large, node perturbation before any evaluation.
         """
+        self._check_device(weights=weights)
         if isinstance(self.perturbation, NodePerturbation):
             return self._node_gradient(weights)
         checked = self._checked_weights(weights)
-        result = np.empty(self.net.parameters, np.float32)
-        _cpu.population_gradient(
-            _settings.execution(),
-            self.net.sizes,
-            self._native,
-            checked.ctypes.data,
-            checked.dtype == np.int32,
-            self.size,
-            result.ctypes.data,
-        )
+        result = self._backend.empty((self.net.parameters,))
+        self._backend.gradient(self._call, checked, result)
         return result
 
-    def _node_gradient(self, weights: Any) -> FloatArray:
+    def _node_gradient(self, weights: Any) -> Array:
         if self._batch is None:
             raise ValueError("the gradient of node perturbation needs a batch: call evaluate() or forward() first")
-        batch = self._batch
-        per_sample = np.ndim(weights) == 2
-        checked = _checks.finite_array("weights", weights, (self.size, batch.size) if per_sample else (self.size,))
-        result = np.empty(self.net.parameters, np.float32)
-        call = (
-            *self._description,
-            self._native,
-            self.size // 2,
-            batch.x.ctypes.data,
-            batch.shape,
-            checked.ctypes.data,
-            per_sample,
-        )
-        if self._activations is None:
-            _cpu.node_gradient(*call, result.ctypes.data)
-        else:
-            _cpu.incremental_gradient(*call, self._activations_address, result.ctypes.data)
+        per_sample = getattr(weights, "ndim", 1) == 2
+        shape = (self.size, self._batch.size) if per_sample else (self.size,)
+        checked = self._backend.finite("weights", weights, shape)
+        result = self._backend.empty((self.net.parameters,))
+        self._backend.node_gradient(self._call, self._batch, checked, self._sums, result)
         return result
 
-    def _checked_weights(self, weights: Any) -> Any:
-        if not (isinstance(weights, np.ndarray) and weights.dtype.kind in "iu"):
-            return _checks.finite_array("weights", weights, (self.size,))
-        _checks.check_shape("weights", weights.shape, (self.size,))
-        limit = _LARGEST_WEIGHT[type(self.perturbation)]
-        largest = max(abs(int(weights.max())), abs(int(weights.min())))
-        if largest > limit:
-            raise ValueError(
-                f"weights has integers up to {largest} in magnitude, expected at most {limit} for an exact sum: "
-                "convert them to float32 to have them summed in float32"
-            )
-        return np.ascontiguousarray(weights, dtype=np.int32)
+    def _check_device(self, **arrays: Any) -> None:
+        """Refuse arrays that aren't where theta is."""
+        backend_of(theta=self.theta, **arrays)
 
-    def _checked_batch(self, x: FloatArray) -> Minibatch:
-        batch = checked_minibatch(x, self.net.features, self.size // 2, max(self.net.sizes[1:]))
+    def _checked_weights(self, weights: Any) -> Array:
+        array = self._backend.adopt("weights", weights)
+        if array.dtype.kind not in "iu":
+            return self._backend.finite("weights", array, (self.size,))
+        return self._backend.integer_weights("weights", array, (self.size,), self._call.largest_weight)
+
+    def _checked_batch(self, x: Array) -> Minibatch:
+        batch = checked_minibatch(self._backend, x, self.net.features, self.size // 2, max(self.net.sizes[1:]))
         self._batch = batch
-        if self._family is _cpu.Family.one_layer:
-            self._activations = np.empty(batch.groups * batch.size * sum(self.net.sizes[1:-1]), np.float32)
+        if self._family == "one_layer":
+            self._sums = self._backend.empty((batch.groups * batch.size * sum(self.net.sizes[1:]),))
         return batch
 
     def _calls(self, batch: Minibatch, chunk: int | None) -> list[tuple[int, int]]:
         """Ranges of pairs: as many as a chunk has, or few enough that an interrupt is heard soon."""
         pairs = self.size // 2
         if chunk is None:
-            step = max(16, _CALL_MULTIPLY_ADDS // (2 * batch.size * self._multiply_adds))
+            step = self._backend.pairs_per_call(self._call, batch, self._multiply_adds)
         else:
             step = _checked_even("chunk", chunk) // 2
         return [(begin, min(begin + step, pairs)) for begin in range(0, pairs, step)]
@@ -286,23 +258,21 @@ class Population:
     @property
     def _multiply_adds(self) -> int:
         """Of one member and sample, roughly. Where a pair perturbs one layer, only what lies above is computed."""
-        if self._family is not _cpu.Family.one_layer:
+        if not self._draws:
             return self.net.parameters
         sizes = self.net.sizes
         above = [sum(a * b for a, b in pairwise(sizes[layer + 1 :])) for layer in range(len(self._draws))]
         return 1 + sum(draws * work for draws, work in zip(self._draws, above, strict=True)) // sum(self._draws)
 
     @property
-    def _description(self) -> tuple[_cpu.Execution, _cpu.Flush, Sequence[int], float, int]:
-        """The network as the C++ module takes it."""
-        return (_settings.execution(), *self.net._description, self.theta.ctypes.data)
-
-    @property
-    def _native(self) -> _cpu.Population:
-        return _cpu.Population(
+    def _call(self) -> PopulationCall:
+        """The population as a backend takes it."""
+        return PopulationCall(
+            network=self.net._call(self.theta),
+            size=self.size,
             family=self._family,
             rank=self.perturbation.rank if isinstance(self.perturbation, LowRank) else 1,
-            noise=_cpu.NoiseKind.__members__[self.perturbation.noise],
+            noise=self.perturbation.noise,
             seed=self.seed,
             generation=self.generation,
             sigma=self.sigma,
@@ -310,9 +280,12 @@ class Population:
             draws=self._draws,
         )
 
-    @property
-    def _activations_address(self) -> int:
-        return 0 if self._activations is None else self._activations.ctypes.data
+
+def _negated(losses: Array) -> Array:
+    """Minus losses, in place: by their sign bits, for CuPy's minus would flush."""
+    bits = losses.view(np.uint32)
+    bits ^= np.uint32(1 << 31)
+    return losses
 
 
 def _checked_even(name: str, value: int) -> int:

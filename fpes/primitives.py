@@ -1,4 +1,8 @@
-"""The primitives of the network, one operation each: for looking at what the flush modes do."""
+"""The primitives of the network, one operation each: for looking at what the flush modes do.
+
+NumPy arrays are computed on the CPU. CuPy arrays, and what else lies on a GPU and speaks DLPack or
+__cuda_array_interface__, are computed on their device and CuPy's current stream, asynchronously, into a CuPy array.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from fpes import _checks, _cpu, _settings
-from fpes._checks import FloatArray
+from fpes import _checks
+from fpes._backends import Array, backend_of
 
 
-def gemm(a: FloatArray, b: FloatArray, flush: str = "boundary") -> FloatArray:
+def gemm(a: Array, b: Array, flush: str = "boundary") -> Array:
     """Matrix product a b in float32: for each element one accumulator and fused multiply-adds over k in order.
 
     Args:
@@ -24,24 +28,18 @@ def gemm(a: FloatArray, b: FloatArray, flush: str = "boundary") -> FloatArray:
 
     Raises:
         TypeError: an argument isn't a float32 array.
-        ValueError: wrong rank, empty axis, inner extents that differ, unknown flush mode.
+        ValueError: wrong rank, empty axis, inner extents that differ, unknown flush mode, arrays on several devices.
     """
-    left = _checks.float_array("a", a, ("m", "k"))
-    right = _checks.float_array("b", b, (left.shape[1], "n"))
-    result = np.empty((left.shape[0], right.shape[1]), np.float32)
-    _cpu.gemm(
-        _settings.execution(),
-        _flush(flush),
-        left.ctypes.data,
-        right.ctypes.data,
-        result.ctypes.data,
-        *result.shape,
-        left.shape[1],
-    )
+    mode = _checks.flush_mode(flush)
+    backend = backend_of(a=a, b=b)
+    left = backend.floats("a", a, ("m", "k"))
+    right = backend.floats("b", b, (left.shape[1], "n"))
+    result = backend.empty((left.shape[0], right.shape[1]))
+    backend.gemm(mode, left, right, result)
     return result
 
 
-def bias_add(v: FloatArray, b: FloatArray, flush: str = "boundary") -> FloatArray:
+def bias_add(v: Array, b: Array, flush: str = "boundary") -> Array:
     """Add b to every row of v: an elementwise operation, which flushes in every mode but "never".
 
     Args:
@@ -54,23 +52,18 @@ def bias_add(v: FloatArray, b: FloatArray, flush: str = "boundary") -> FloatArra
 
     Raises:
         TypeError: an argument isn't a float32 array.
-        ValueError: wrong rank, empty axis, extents that differ, unknown flush mode.
+        ValueError: wrong rank, empty axis, extents that differ, unknown flush mode, arrays on several devices.
     """
-    values = _checks.float_array("v", v, ("rows", "n"))
-    bias = _checks.float_array("b", b, (values.shape[1],))
-    result = np.empty_like(values)
-    _cpu.bias_add(
-        _settings.execution(),
-        _flush(flush),
-        values.ctypes.data,
-        bias.ctypes.data,
-        result.ctypes.data,
-        *values.shape,
-    )
+    mode = _checks.flush_mode(flush)
+    backend = backend_of(v=v, b=b)
+    values = backend.floats("v", v, ("rows", "n"))
+    bias = backend.floats("b", b, (values.shape[1],))
+    result = backend.empty(values.shape)
+    backend.bias_add(mode, values, bias, result)
     return result
 
 
-def multiply(v: FloatArray, s: float, flush: str = "boundary") -> FloatArray:
+def multiply(v: Array, s: float, flush: str = "boundary") -> Array:
     """Multiply every element of v by s: an elementwise operation, which flushes in every mode but "never".
 
     Args:
@@ -85,23 +78,15 @@ def multiply(v: FloatArray, s: float, flush: str = "boundary") -> FloatArray:
         TypeError: v isn't a float32 array, or s isn't a number.
         ValueError: v is empty, s is beyond float32, unknown flush mode.
     """
-    values = _checks.float_array("v", v)
+    mode = _checks.flush_mode(flush)
+    factor = _factor(s)
+    backend = backend_of(v=v)
+    values = backend.floats("v", v)
     if values.size == 0:
         raise ValueError(f"v has shape {values.shape}, expected an array that isn't empty")
-    result = np.empty_like(values)
-    _cpu.multiply(
-        _settings.execution(),
-        _flush(flush),
-        values.ctypes.data,
-        _factor(s),
-        result.ctypes.data,
-        values.size,
-    )
+    result = backend.empty(values.shape)
+    backend.multiply(mode, values, factor, result)
     return result
-
-
-def _flush(flush: str) -> _cpu.Flush:
-    return _cpu.Flush.__members__[_checks.flush_mode(flush)]
 
 
 def _factor(s: Any) -> float:

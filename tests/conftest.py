@@ -9,6 +9,7 @@ import pytest
 
 import fpes
 from fpes import _cpu
+from fpes._backends import cuda_modules
 
 
 def pytest_addoption(parser):
@@ -19,8 +20,10 @@ def pytest_addoption(parser):
 
 def why_no_gpu() -> str | None:
     """The reason why GPU tests can't run here, or None if they can."""
-    if importlib.util.find_spec("fpes._cuda_ftz") is None:
-        return "fpes was built without CUDA"
+    if sorted(cuda_modules.builds()) != ["ftz", "ieee"]:
+        return f"fpes lacks a CUDA build: {cuda_modules.why_absent()}"
+    if importlib.util.find_spec("cupy") is None:
+        return "CuPy is not installed"
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError as error:

@@ -71,8 +71,10 @@ def test_info_says_what_is_absent_and_why():
     result = invoke("info")
     assert result.exit_code == 0
     assert fpes.get_isa() in result.output
-    assert "absent" in result.output
-    assert json.loads(invoke("info", "--json").stdout)["cuda"]["built"] is False
+    assert "CUDA ftz" in result.output
+    cuda = json.loads(invoke("info", "--json").stdout)["cuda"]
+    assert cuda["built"] == bool(cuda["builds"])
+    assert cuda["reason"] or sorted(cuda["builds"]) == ["ftz", "ieee"]
 
 
 def test_threads_option_is_used(tmp_path):

@@ -162,14 +162,3 @@ def test_arrays_with_gaps_are_copied_not_misread():
     wide = np.arange(40, dtype=np.float32).reshape(5, 8)
     np.testing.assert_array_equal(fpes.gemm(wide[:, ::2], X.T), fpes.gemm(wide[:, ::2].copy(), X.T))
     np.testing.assert_array_equal(NET(THETA, wide[:, ::2]), NET(THETA, wide[:, ::2].copy()))
-
-
-class OnGpu:
-    """Looks like a CuPy array to those who ask."""
-
-    __cuda_array_interface__ = None
-
-
-def test_a_gpu_array_is_refused_by_name():
-    with pytest.raises(TypeError, match="x is on a GPU"):
-        NET(THETA, OnGpu())

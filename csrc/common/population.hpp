@@ -12,10 +12,11 @@ namespace fpes {
 
 // The values are part of the interface with Python (fpes/perturbations.py).
 enum class Family : int {
-    full = 0,       // w' = fma(z, +-sigma unit, w): every weight has its own noise (OpenAI-ES)
-    low_rank = 1,   // w' = w +- sigma A B^T / sqrt(rank), never formed (EGGROLL)
-    node = 2,       // noise on the pre-activations, one draw for each member and sample
-    one_layer = 3,  // the same, but each pair perturbs one layer only, and perhaps few of its units
+    full = 0,                // w' = fma(z, +-sigma unit, w): every weight has its own noise (OpenAI-ES)
+    low_rank = 1,            // w' = w +- sigma A B^T / sqrt(rank), never formed (EGGROLL)
+    node = 2,                // noise on the pre-activations, one draw for each member and sample
+    one_layer = 3,           // the same, but each pair perturbs one layer only, and perhaps few of its units
+    one_layer_rank_one = 4,  // likewise w' = w +- sigma a b^T, where b is zero but for these units
 };
 
 struct Population {
@@ -25,12 +26,15 @@ struct Population {
     PhiloxKey key;
     std::uint32_t generation;
     double sigma;
-    // Of one_layer: for each layer how many units carry noise (0: all of them), and how many pairs in a row, of the sum
-    // of all layers, perturb it.
+    // Where each pair perturbs one layer: for each layer how many units carry noise (0: all of them), and how many
+    // pairs in a row, of the sum of all layers, perturb it.
     std::vector<int> units;
     std::vector<int> draws;
 
+    bool one_layer_at_a_time() const { return family == Family::one_layer || family == Family::one_layer_rank_one; }
     int layer_of(std::int64_t pair) const;
+    // Perturbed units of a layer.
+    std::int64_t units_of(const Layer& layer) const { return units[layer.index] ? units[layer.index] : layer.fan_out; }
     NoiseStream stream(int layer, NoiseRole role, std::int64_t pair) const {
         return {key, noise_tensor(layer, role), static_cast<std::uint32_t>(pair), generation, noise};
     }

@@ -14,9 +14,9 @@ struct Job {
     const Population& population;
     PairRange pairs;
     Batches batch;
-    // Of one_layer, unless it is null: the unperturbed network's activations, for the gradient. For each hidden layer
-    // in order [batches * size, width], row-major, in units of the network's own scale.
-    float* activations = nullptr;
+    // Of one_layer, unless it is null: the unperturbed network's accumulators, for the gradient. For each layer in
+    // order [batches * size, fan_out], row-major.
+    float* sums = nullptr;
 };
 
 // What becomes of the logits [rows, classes] of one member on samples first ... first + rows - 1. Called by many
@@ -47,6 +47,10 @@ void outputs(const Job& job, float* outputs);
 // the product a b^T added to the weights in float32, which run() never does.
 void member(const Engine& engine, PackedNetwork& network, const Population& population, std::int64_t member,
             float* theta);
+
+// The factor b of a pair that perturbs k units of a layer, [1, fan_out]: zero in the others.
+void scatter_factor(const Engine& engine, const Population& population, const Layer& layer, std::int64_t pair,
+                    Panels row, float* scratch);
 
 // out[count] = noise elements first, first + 1, ... of a stream.
 void draw_noise(const Kernels& kernels, int threads, const NoiseStream& stream, std::uint64_t first, std::int64_t count,

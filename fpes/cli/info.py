@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -23,8 +24,9 @@ def run(as_json: bool) -> int:
     for isa in _ISAS:
         table.add_row(f"CPU {isa}", _isa_state(isa, config["cpu"]))
     table.add_row("threads", str(config["cpu"]["threads"]))
-    cuda = config["cuda"]
-    table.add_row("CUDA", "built" if cuda["built"] else f"absent: {cuda['reason']}")
+    for build, modes in (("ftz", "boundary, always"), ("ieee", "never")):
+        table.add_row(f"CUDA {build}: flush {modes}", _cuda_state(build, config["cuda"]))
+    table.add_row("GPUs", ", ".join(config["cuda"]["devices"]) or "none that can be used")
     table.add_row("CuPy", _package_state("cupy"))
     Console().print(table)
     return 0
@@ -37,7 +39,13 @@ def _isa_state(isa: str, cpu: dict[str, object]) -> str:
     return "available" if isinstance(isas, list) and isa in isas else "absent: this CPU doesn't have it"
 
 
+def _cuda_state(build: str, cuda: dict[str, Any]) -> str:
+    if build in cuda["builds"]:
+        return f"built by nvcc {cuda['compiler']} for {', '.join(cuda['architectures'])}"
+    return f"absent: {cuda['reason']}"
+
+
 def _package_state(name: str) -> str:
     if importlib.util.find_spec(name) is None:
-        return "absent: not installed; only a CUDA backend needs it"
+        return "absent: not installed; only arrays on a GPU need it: pip install 'fpes[cuda]'"
     return "installed"

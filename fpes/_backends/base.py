@@ -1,0 +1,251 @@
+"""The methods that every backend has.
+
+A backend stands for one device. It checks and makes arrays there, and runs the functions of its C++ module, which have
+the same names and arguments on every device: an Execution that says where and how, then the job. The functions of the
+package choose a backend by their arrays and are otherwise the same for all devices.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fpes import _checks
+from fpes._backends.description import Array, NetworkCall, PopulationCall
+
+if TYPE_CHECKING:
+    from fpes.minibatch import Minibatch
+
+Shape = tuple[int | str, ...]
+PairRange = tuple[int, int]
+
+
+class Backend(ABC):
+    """One device and how to compute on it."""
+
+    device: str
+    """As users write it: "cpu", "cuda:0"."""
+
+    # --- what differs: arrays -----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def adopt(self, name: str, value: Any) -> Array:
+        """`value` as this backend's kind of array, without a copy.
+
+        Raises:
+            TypeError: it is no array that can be.
+        """
+
+    @abstractmethod
+    def contiguous(self, array: Array) -> Array:
+        """`array` in C order, copied only if it has gaps."""
+
+    @abstractmethod
+    def empty(self, shape: tuple[int, ...], dtype: type = np.float32) -> Array:
+        """An array that isn't initialised.
+
+        Raises:
+            MemoryError: no memory, with the bytes asked for.
+        """
+
+    @abstractmethod
+    def copied_to_device(self, array: np.ndarray) -> Array:
+        """A NumPy array, brought to this device."""
+
+    @abstractmethod
+    def finite(self, name: str, value: Any, shape: Shape) -> Array:
+        """:meth:`floats` for numbers that must be finite; refused if they aren't, where finding out costs no wait."""
+
+    @abstractmethod
+    def labels(self, name: str, value: Any, shape: Shape, classes: int) -> Array:
+        """`value` as int32 labels in 0 ... classes - 1; refused if they aren't, where finding out costs no wait."""
+
+    @abstractmethod
+    def integer_weights(self, name: str, value: Array, shape: Shape, limit: int) -> Array:
+        """`value` as int32 of at most `limit` in magnitude; refused if not, where finding out costs no wait."""
+
+    def floats(self, name: str, value: Any, shape: Shape | None = None) -> Array:
+        """`value` as a C-contiguous float32 array: copied if it has gaps, refused if it has another dtype or shape.
+
+        `shape` holds a number where an extent must be exactly that, and a word where it may be anything from 1 on.
+        """
+        array = self.adopt(name, value)
+        _checks.check_floats(name, array, shape)
+        return self.contiguous(array)
+
+    @abstractmethod
+    def address(self, array: Array) -> int:
+        """Where an array's elements begin, as the C++ modules take it."""
+
+    # --- what differs: how functions run ------------------------------------------------------------------------------
+
+    @abstractmethod
+    def module(self, flush: str | None) -> ModuleType:
+        """The C++ module for a flush mode; any where the mode plays no part.
+
+        Raises:
+            ImportError: it wasn't built.
+        """
+
+    @abstractmethod
+    def run(self, module: ModuleType, function: str, *arguments: Any) -> None:
+        """Call a function of the module, on this device."""
+
+    @abstractmethod
+    def pairs_per_call(self, population: PopulationCall, batch: Minibatch, multiply_adds: int) -> int:
+        """How many pairs to compute in one call where the caller leaves it open.
+
+        `multiply_adds`: of one member and sample, roughly.
+        """
+
+    # --- primitives ---------------------------------------------------------------------------------------------------
+
+    def gemm(self, flush: str, a: Array, b: Array, out: Array) -> None:
+        """out[m, n] = a[m, k] b[k, n]."""
+        self._run_in(flush, "gemm", self.address(a), self.address(b), self.address(out), *out.shape, a.shape[1])
+
+    def bias_add(self, flush: str, v: Array, bias: Array, out: Array) -> None:
+        """out[rows, n] = v[rows, n] + bias[n]."""
+        self._run_in(flush, "bias_add", self.address(v), self.address(bias), self.address(out), *out.shape)
+
+    def multiply(self, flush: str, v: Array, factor: float, out: Array) -> None:
+        """out = v times the factor, rounded to float32."""
+        self._run_in(flush, "multiply", self.address(v), factor, self.address(out), out.size)
+
+    def noise(
+        self, out: Array, *, kind: str, seed: int, layer: int, role: str, pair: int, generation: int, first: int
+    ) -> None:
+        """out[count] = elements first, first + 1, ... of a tensor of noise."""
+        module = self.module(None)
+        tensor = (module.NoiseKind.__members__[kind], seed, layer, module.NoiseRole.__members__[role], pair, generation)
+        self.run(module, "noise", *tensor, first, out.size, self.address(out))
+
+    # --- networks and populations -------------------------------------------------------------------------------------
+
+    def forward(self, network: NetworkCall, x: Array, out: Array) -> None:
+        """out[batch, classes] = logits of x[batch, features]."""
+        module = self.module(network.flush)
+        self.run(module, "forward", *self._network(module, network), self.address(x), x.shape[0], self.address(out))
+
+    def evaluate(
+        self,
+        population: PopulationCall,
+        pairs: PairRange,
+        batch: Minibatch,
+        *,
+        labels: Array,
+        sums: Array | None,
+        fitness: Array,
+        losses: Array | None,
+    ) -> None:
+        """fitness[2 pairs], and losses[2 pairs, batch] unless None, of a range of pairs.
+
+        `sums`, unless None: where a one_layer population leaves what its gradient needs.
+        """
+        module = self.module(population.network.flush)
+        self.run(
+            module,
+            "population_evaluate",
+            *self._population(module, population),
+            *pairs,
+            self.address(batch.x),
+            self.address(labels),
+            batch.shape,
+            self._address_or_0(sums),
+            self.address(fitness),
+            self._address_or_0(losses),
+        )
+
+    def outputs(
+        self, population: PopulationCall, pairs: PairRange, batch: Minibatch, sums: Array | None, out: Array
+    ) -> None:
+        """out[2 pairs, batch, classes] of a range of pairs."""
+        module = self.module(population.network.flush)
+        self.run(
+            module,
+            "population_forward",
+            *self._population(module, population),
+            *pairs,
+            self.address(batch.x),
+            batch.shape,
+            self._address_or_0(sums),
+            self.address(out),
+        )
+
+    def member(self, population: PopulationCall, index: int, out: Array) -> None:
+        """out[parameters] of one member."""
+        module = self.module(population.network.flush)
+        self.run(module, "population_member", *self._population(module, population), index, self.address(out))
+
+    def gradient(self, population: PopulationCall, weights: Array, out: Array) -> None:
+        """out[parameters], from int32 or float32 weights [size]."""
+        module = self.module(None)
+        self.run(
+            module,
+            "population_gradient",
+            population.network.sizes,
+            _native(module, population),
+            self.address(weights),
+            weights.dtype == np.int32,
+            population.size,
+            self.address(out),
+        )
+
+    def node_gradient(
+        self, population: PopulationCall, batch: Minibatch, weights: Array, sums: Array | None, out: Array
+    ) -> None:
+        """out[parameters] of node perturbation, from float32 weights [size] or [size, batch].
+
+        `sums`: what evaluate() left, of a one_layer population.
+        """
+        module = self.module(population.network.flush)
+        call = (
+            *self._population(module, population),
+            population.pairs,
+            self.address(batch.x),
+            batch.shape,
+            self.address(weights),
+            weights.ndim == 2,
+        )
+        if sums is None:
+            self.run(module, "node_gradient", *call, self.address(out))
+        else:
+            self.run(module, "incremental_gradient", *call, self.address(sums), self.address(out))
+
+    # --- jobs as the C++ modules take them ----------------------------------------------------------------------------
+
+    def _run_in(self, flush: str, function: str, *arguments: Any) -> None:
+        """Run a function whose first argument is the flush mode."""
+        module = self.module(flush)
+        self.run(module, function, module.Flush.__members__[flush], *arguments)
+
+    def _network(self, module: ModuleType, network: NetworkCall) -> tuple[Any, ...]:
+        flush = module.Flush.__members__[network.flush]
+        return flush, network.sizes, network.scaling, self.address(network.theta)
+
+    def _population(self, module: ModuleType, population: PopulationCall) -> tuple[Any, ...]:
+        return *self._network(module, population.network), _native(module, population)
+
+    def _address_or_0(self, array: Array | None) -> int:
+        return 0 if array is None else self.address(array)
+
+
+def _native(module: ModuleType, population: PopulationCall) -> Any:
+    """The module's own description of a population."""
+    if population.family not in module.Family.__members__:
+        raise NotImplementedError(
+            "low rank one layer at a time (LowRank with units or draws) runs on the CPU only so far: use NumPy arrays"
+        )
+    return module.Population(
+        family=module.Family.__members__[population.family],
+        rank=population.rank,
+        noise=module.NoiseKind.__members__[population.noise],
+        seed=population.seed,
+        generation=population.generation,
+        sigma=population.sigma,
+        units=population.units,
+        draws=population.draws,
+    )

@@ -1,0 +1,65 @@
+"""The CPU backend: NumPy arrays, the module _cpu."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fpes import _checks, _cpu, _settings
+from fpes._backends.base import Backend, Shape
+from fpes._backends.description import Array, PopulationCall
+
+if TYPE_CHECKING:
+    from fpes.minibatch import Minibatch
+
+# Multiply-adds in one call of the C++ module: a second or so on one core, after which Ctrl-C is heard.
+_CALL_MULTIPLY_ADDS = 2**35
+_FEWEST_PAIRS = 16
+
+
+class CpuBackend(Backend):
+    """The CPU: how many threads and which instruction set, fpes._settings says anew for every call."""
+
+    device = "cpu"
+
+    def adopt(self, name: str, value: Any) -> Array:
+        return _checks.numpy_array(name, value)
+
+    def contiguous(self, array: Array) -> Array:
+        return np.asarray(array, order="C")
+
+    def empty(self, shape: tuple[int, ...], dtype: type = np.float32) -> Array:
+        return np.empty(shape, dtype)
+
+    def copied_to_device(self, array: np.ndarray) -> Array:
+        return array
+
+    def finite(self, name: str, value: Any, shape: Shape) -> Array:
+        return _checks.finite_array(name, value, shape)
+
+    def labels(self, name: str, value: Any, shape: Shape, classes: int) -> Array:
+        return _checks.labels(name, value, shape, classes)
+
+    def integer_weights(self, name: str, value: Array, shape: Shape, limit: int) -> Array:
+        _checks.check_shape(name, value.shape, shape)
+        largest = max(abs(int(value.max())), abs(int(value.min())))
+        if largest > limit:
+            raise ValueError(
+                f"{name} has integers up to {largest} in magnitude, expected at most {limit} for an exact sum: "
+                "convert them to float32 to have them summed in float32"
+            )
+        return np.ascontiguousarray(value, dtype=np.int32)
+
+    def address(self, array: Array) -> int:
+        return int(array.ctypes.data)
+
+    def module(self, flush: str | None) -> ModuleType:
+        return _cpu
+
+    def run(self, module: ModuleType, function: str, *arguments: Any) -> None:
+        getattr(module, function)(_settings.execution(), *arguments)
+
+    def pairs_per_call(self, population: PopulationCall, batch: Minibatch, multiply_adds: int) -> int:
+        return max(_FEWEST_PAIRS, _CALL_MULTIPLY_ADDS // (2 * batch.size * multiply_adds))

@@ -1,0 +1,151 @@
+"""The CUDA backend: CuPy arrays, the modules _cuda_ftz and _cuda_ieee.
+
+Everything is put on CuPy's current stream of the device, and nothing waits. So what only the values would tell is not
+checked here: it must give NaN, and never a wrong number or a read outside an array.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fpes import _checks
+from fpes._backends import cuda_modules
+from fpes._backends.base import Backend, Shape
+from fpes._backends.cuda_arrays import as_cupy, import_cupy
+from fpes._backends.cuda_errors import out_of_memory, translated
+from fpes._backends.description import Array, PopulationCall
+
+if TYPE_CHECKING:
+    from fpes.minibatch import Minibatch
+
+# Scratch memory of one call, unless a single pair needs more: beside the 16 GB or more of a card it doesn't count.
+_WORKSPACE_BYTES = 2**30
+
+
+def cuda_backend(index: int | None) -> CudaBackend:
+    """The backend of a CUDA device; of CuPy's current one where `index` is None.
+
+    Raises:
+        ImportError: no CUDA build, or no CuPy.
+        RuntimeError: no device can be used.
+        ValueError: there is no device of this number.
+    """
+    cuda_modules.any_module()
+    cupy = import_cupy()
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except RuntimeError as error:
+        raise RuntimeError(f"no GPU can be used ({error}); NumPy arrays are computed on the CPU") from error
+    if count == 0:
+        raise RuntimeError("no GPU was found; NumPy arrays are computed on the CPU")
+    chosen = cupy.cuda.runtime.getDevice() if index is None else index
+    if chosen >= count:
+        raise ValueError(f"device is 'cuda:{chosen}', expected 'cuda:0' to 'cuda:{count - 1}': what this machine has")
+    return CudaBackend(cupy, chosen)
+
+
+class CudaBackend(Backend):
+    """One CUDA device."""
+
+    def __init__(self, cupy: ModuleType, index: int) -> None:
+        self.device = f"cuda:{index}"
+        self._cupy = cupy
+        self._index = index
+
+    def adopt(self, name: str, value: Any) -> Array:
+        with self._current():
+            return as_cupy(name, value)
+
+    def contiguous(self, array: Array) -> Array:
+        with self._current():
+            return self._cupy.ascontiguousarray(array)
+
+    def empty(self, shape: tuple[int, ...], dtype: type = np.float32) -> Array:
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        with self._current(), self._room_for(size, "the result: use a smaller batch or population"):
+            return self._cupy.empty(shape, dtype)
+
+    def copied_to_device(self, array: np.ndarray) -> Array:
+        with self._current(), self._room_for(array.nbytes, "an array"):
+            return self._cupy.asarray(array)
+
+    def finite(self, name: str, value: Any, shape: Shape) -> Array:
+        return self.floats(name, value, shape)
+
+    def labels(self, name: str, value: Any, shape: Shape, classes: int) -> Array:
+        array = self.adopt(name, value)
+        if array.dtype.kind not in "iu":
+            raise TypeError(f"{name} has dtype {array.dtype}, expected integer labels")
+        _checks.check_shape(name, array.shape, shape)
+        return self._as_int32(array, -1, classes)
+
+    def integer_weights(self, name: str, value: Array, shape: Shape, limit: int) -> Array:
+        _checks.check_shape(name, value.shape, shape)
+        return self._as_int32(value, -limit - 1, limit + 1)
+
+    def address(self, array: Array) -> int:
+        return int(array.data.ptr)
+
+    def module(self, flush: str | None) -> ModuleType:
+        return cuda_modules.any_module() if flush is None else cuda_modules.module_for(flush)
+
+    def run(self, module: ModuleType, function: str, *arguments: Any) -> None:
+        with self._current(), translated(module, self._index):
+            stream = self._cupy.cuda.get_current_stream().ptr
+            size = self._workspace_of(module, function, *arguments)
+            with self._room_for(size, "scratch memory: use a smaller chunk or batch"):
+                workspace = self._cupy.cuda.alloc(size)
+            # The pool gives this memory to later work on the same stream only, so it may go before the kernels end.
+            where = module.Execution(self._index, stream, workspace.ptr, size)
+            getattr(module, function)(where, *arguments)
+
+    def pairs_per_call(self, population: PopulationCall, batch: Minibatch, multiply_adds: int) -> int:
+        module = self.module(population.network.flush)
+        job = self._population(module, population)
+
+        def workspace(pairs: int) -> int:
+            return self._workspace_of(module, "population_evaluate", *job, 0, pairs, 0, 0, batch.shape, 0, 0, 0)
+
+        pairs = population.pairs
+        with self._current(), translated(module, self._index):
+            while pairs > 1 and workspace(pairs) > _WORKSPACE_BYTES:
+                pairs = (pairs + 1) // 2
+        return pairs
+
+    def gradient(self, population: PopulationCall, weights: Array, out: Array) -> None:
+        super().gradient(population, weights, out)
+        if weights.dtype == np.int32:
+            limit = population.largest_weight
+            with self._current():
+                inexact = ((weights > limit) | (weights < -limit)).any()
+                self._cupy.copyto(out, math.nan, where=inexact)
+
+    def _workspace_of(self, module: ModuleType, function: str, *arguments: Any) -> int:
+        """Bytes of scratch memory that a call needs."""
+        where = module.Execution(self._index, self._cupy.cuda.get_current_stream().ptr)
+        return int(getattr(module, f"{function}_workspace")(where, *arguments))
+
+    def _as_int32(self, array: Array, lowest: int, highest: int) -> Array:
+        """Integers as int32; those of wider types are clipped first, so that none wraps around into the valid ones."""
+        with self._current():
+            if array.dtype.itemsize >= np.dtype(np.int32).itemsize and array.dtype != np.int32:
+                array = self._cupy.clip(array, lowest if array.dtype.kind == "i" else None, highest)
+            return self._cupy.ascontiguousarray(array, dtype=np.int32)
+
+    def _current(self) -> Any:
+        """Makes this device CuPy's current one."""
+        return self._cupy.cuda.Device(self._index)
+
+    @contextmanager
+    def _room_for(self, size: int, purpose: str) -> Iterator[None]:
+        try:
+            yield
+        except self._cupy.cuda.memory.OutOfMemoryError as error:
+            free, total = self._cupy.cuda.runtime.memGetInfo()
+            raise out_of_memory(self.device, size, free, total, purpose) from error

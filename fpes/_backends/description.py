@@ -1,0 +1,69 @@
+"""What a call computes, in plain data: the same for every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+# A NumPy or a CuPy array; on the way in also what else lies on a GPU and speaks DLPack or __cuda_array_interface__.
+Array = Any
+
+# The largest integer weights whose products with integer noise a float holds exactly (24 bits).
+_LARGEST_WEIGHT = {"full": 2**20, "low_rank": 2**17, "one_layer_rank_one": 2**17}
+
+
+@dataclass(frozen=True)
+class NetworkCall:
+    """A network with its parameters.
+
+    Args:
+        flush: "never", "boundary" or "always".
+        sizes: inputs, widths, outputs.
+        scaling: a power of two.
+        theta: float32 [parameters], on the backend's device.
+    """
+
+    flush: str
+    sizes: Sequence[int]
+    scaling: float
+    theta: Array
+
+
+@dataclass(frozen=True)
+class PopulationCall:
+    """A population around a network.
+
+    Args:
+        network: its centre.
+        size: members.
+        family: "full", "low_rank", "node", "one_layer" or "one_layer_rank_one".
+        rank: of low_rank, else 1.
+        noise: "binomial", "rademacher" or "gaussian".
+        seed: 0 ... 2**64 - 1.
+        generation: 0 ... 2**32 - 1.
+        sigma: standard deviation of the perturbation.
+        units: where each pair perturbs one layer: how many units of each layer carry noise, 0 meaning all.
+        draws: likewise: how many pairs in a row perturb each layer.
+    """
+
+    network: NetworkCall
+    size: int
+    family: str
+    rank: int
+    noise: str
+    seed: int
+    generation: int
+    sigma: float
+    units: Sequence[int]
+    draws: Sequence[int]
+
+    @property
+    def pairs(self) -> int:
+        """Antithetic pairs."""
+        return self.size // 2
+
+    @property
+    def largest_weight(self) -> int:
+        """Magnitude up to which integer weights have an exact gradient, where weights are perturbed."""
+        return _LARGEST_WEIGHT[self.family]

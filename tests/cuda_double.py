@@ -1,0 +1,105 @@
+"""The CUDA backend without a GPU: CuPy replaced by fake_cupy, the CUDA modules by ones that compute on host memory."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import sys
+
+import fake_cupy
+import numpy as np
+import pytest
+
+from fpes import _cpu, _settings
+from fpes._backends import cuda_modules
+
+WORKSPACE = 1000
+
+
+class CudaError(RuntimeError):
+    """As csrc/bindings/cuda.cpp defines it: (code, name, message)."""
+
+
+class Execution:
+    def __init__(self, device, stream, workspace=0, workspace_bytes=0):
+        self.device, self.stream, self.workspace, self.workspace_bytes = device, stream, workspace, workspace_bytes
+
+
+class CpuKernels:
+    """A CUDA module whose functions are the CPU's: their arguments are the same, the Execution apart.
+
+    Notes every call, and fails when it is told to.
+    """
+
+    CudaError, Execution = CudaError, Execution
+    Flush, NoiseKind, NoiseRole, Family, Population = (
+        _cpu.Flush,
+        _cpu.NoiseKind,
+        _cpu.NoiseRole,
+        _cpu.Family,
+        _cpu.Population,
+    )
+
+    def __init__(self, build):
+        self.build = build
+        self.calls = []  # (function, Execution)
+        self.failure = None
+        self.workspace_of_a_pair = 0
+
+    def architectures(self):
+        return "90-real;75-virtual"
+
+    def __getattr__(self, name):
+        if name.endswith("_workspace"):
+            return functools.partial(self._workspace, name.removesuffix("_workspace"))
+        function = getattr(_cpu, name)
+
+        def call(execution, *arguments):
+            assert execution.workspace_bytes >= WORKSPACE
+            self.calls.append((name, execution))
+            if self.failure:
+                raise CudaError(*self.failure)
+            function(_settings.execution(), *arguments)
+
+        return call
+
+    def _workspace(self, function, execution, *arguments):
+        assert execution.workspace == 0
+        if function != "population_evaluate":
+            return WORKSPACE
+        first, end = arguments[5:7]
+        return WORKSPACE + self.workspace_of_a_pair * (end - first)
+
+
+def install(monkeypatch, modules):
+    """Put the double in the place of CuPy, and modules, {"ftz": ..., "ieee": ...}, in the place of the CUDA builds."""
+    fake_cupy.reset()
+    monkeypatch.setitem(sys.modules, "cupy", fake_cupy)
+    for build in ("ftz", "ieee"):
+        name = f"fpes._double_{build}"
+        monkeypatch.setitem(cuda_modules.MODULES, build, name)
+        if build in modules:
+            monkeypatch.setitem(sys.modules, name, modules[build])
+        else:
+            monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+def shim():
+    """The kernels of csrc/cuda themselves, compiled for the CPU against the shim; the test is skipped without them."""
+    names = {build: f"fpes._shim_{build}" for build in ("ftz", "ieee")}
+    missing = [name for name in names.values() if importlib.util.find_spec(name) is None]
+    if missing:
+        pytest.skip(f"NOT TESTED: {', '.join(missing)} was not built (FPES_SHIM=ON pip install .)")
+    return {build: importlib.import_module(name) for build, name in names.items()}
+
+
+def on_gpu(array, device=0):
+    """A copy of a NumPy array in the memory of a device of the double."""
+    with fake_cupy.Device(device):
+        return fake_cupy.asarray(np.asarray(array))
+
+
+def host(array):
+    """A result of the double as a NumPy array, which must be on a device."""
+    assert type(array) is fake_cupy.ndarray, f"a {type(array)} came back"
+    return array._host
