@@ -108,21 +108,19 @@ __global__ __launch_bounds__(threads) void changes_kernel(const FPES_CONSTANT Ch
     }
 }
 
-// Activations of the unperturbed network from its sums; and, where `kept` is not null, in units of the network's scale.
 __global__ __launch_bounds__(elementwise_threads) void cross_kernel(DeviceLayer layer, const float* sums,
-                                                                    std::int64_t count, float* out, float* kept,
-                                                                    float kept_factor) {
+                                                                    std::int64_t count, float factor, float* out) {
     const std::int64_t i = global_index(elementwise_threads);
     if (i >= count) return;
     const float h = layer.cross(sums[i], layer.scaled_bias(layer.bias[i % layer.fan_out]));
-    out[i] = h;
-    if (kept) kept[i] = Ieee::mul(h, kept_factor);
+    out[i] = Ieee::mul(h, factor);
 }
 
 class IncrementalRun {
    public:
+    // kept: where the unperturbed sums of every layer go, [all samples, fan_out] one after another, or null.
     IncrementalRun(Context& context, const Network& network, const Population& population, PairRange pairs,
-                   const Batches& batch)
+                   const Batches& batch, float* kept)
         : network_(network),
           population_(population),
           pairs_(pairs),
@@ -130,7 +128,9 @@ class IncrementalRun {
           first_sample_(batch.batch_of(pairs.begin) * batch.size),
           samples_((batch.batch_of(pairs.end - 1) + 1) * batch.size - first_sample_) {
         for (const Layer& layer : network.layers) {
-            sums_.push_back(context.arena.take<float>(samples_ * layer.fan_out));
+            sums_.push_back(kept ? kept + first_sample_ * layer.fan_out
+                                 : context.arena.take<float>(samples_ * layer.fan_out));
+            if (kept) kept += batch.count * batch.size * layer.fan_out;
             activations_.push_back(context.arena.take<float>(samples_ * layer.fan_out));
         }
         // Layers are perturbed one after another, and may use the same memory.
@@ -144,8 +144,8 @@ class IncrementalRun {
         context.arena = largest;
     }
 
-    void run(Context& context, float* kept, float* outputs, const LossSink& sink) const {
-        forward(context, kept);
+    void run(Context& context, float* outputs, const LossSink& sink) const {
+        forward(context);
         for (const LayerPlan& plan : plans_) run_layer(context, plan, outputs, sink);
     }
 
@@ -190,20 +190,14 @@ class IncrementalRun {
     }
 
     // The unperturbed network, on the samples that the pairs see.
-    void forward(Context& context, float* kept) const {
+    void forward(Context& context) const {
         const float* in = batch_.x + first_sample_ * network_.layers[0].fan_in;
         for (int l = 0; l < depth(); ++l) {
             const Layer& layer = network_.layers[l];
             gemm(context, network_.flush, in, network_.theta + layer.weight_offset, sums_[l], samples_, layer.fan_out,
                  layer.fan_in);
-            const bool keep = kept && l + 1 < depth();
-            // Back from the scaled domain, exactly.
-            const float factor = keep ? 1.0f / network_.layers[l + 1].bias_factor : 1.0f;
-            const std::int64_t count = samples_ * layer.fan_out;
-            launch(cross_kernel, Grid{parts(count, elementwise_threads)}, elementwise_threads, 0, context,
-                   device_layers(network_, &population_, l, l + 1).layer[0], sums_[l], count, activations_[l],
-                   keep ? kept + first_sample_ * layer.fan_out : nullptr, factor);
-            if (keep) kept += batch_.count * batch_.size * layer.fan_out;
+            cross_sums(context, device_layers(network_, &population_, l, l + 1).layer[0], sums_[l],
+                       samples_ * layer.fan_out, 1.0f, activations_[l]);
             in = activations_[l];
         }
     }
@@ -275,10 +269,16 @@ Turn turn_of(const Population& population, int layer) {
             std::accumulate(begin, begin + layer, std::int64_t{0}), population.draws[layer]};
 }
 
+void cross_sums(const Context& context, const DeviceLayer& layer, const float* sums, std::int64_t count, float factor,
+                float* out) {
+    launch(cross_kernel, Grid{parts(count, elementwise_threads)}, elementwise_threads, 0, context, layer, sums, count,
+           factor, out);
+}
+
 void run_incremental(Context& context, const Network& network, const Population& population, PairRange pairs,
-                     const Batches& batch, float* activations, float* outputs, const LossSink& sink) {
-    const IncrementalRun run(context, network, population, pairs, batch);
-    if (!context.arena.measuring()) run.run(context, activations, outputs, sink);
+                     const Batches& batch, float* sums, float* outputs, const LossSink& sink) {
+    const IncrementalRun run(context, network, population, pairs, batch, sums);
+    if (!context.arena.measuring()) run.run(context, outputs, sink);
 }
 
 std::string incremental_plan(const Device& device, const Network& network, const Population& population,

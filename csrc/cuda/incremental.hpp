@@ -29,4 +29,8 @@ FPES_DEVICE int perturbed_unit(const PhiloxCounters& positions, std::int64_t sam
     return start + static_cast<int>(offset);
 }
 
+// out[count] = the activations of a layer from its sums, by sample, times a power of two.
+void cross_sums(const Context& context, const DeviceLayer& layer, const float* sums, std::int64_t count, float factor,
+                float* out);
+
 FPES_NAMESPACE_END
