@@ -103,7 +103,8 @@ void define_types(py::module_& m) {
         .value("full", Family::full)
         .value("low_rank", Family::low_rank)
         .value("node", Family::node)
-        .value("one_layer", Family::one_layer);
+        .value("one_layer", Family::one_layer)
+        .value("one_layer_rank_one", Family::one_layer_rank_one);
 
     py::class_<Execution>(m, "Execution", local)
         .def(py::init([](int device, Address stream, Address workspace, std::size_t workspace_bytes) {
@@ -202,17 +203,17 @@ void define_populations(py::module_& m) {
     define(m, "population_evaluate",
            [](Context& context, Flush flush, const Sizes& sizes, float scaling, Address theta,
               const Population& population, std::int64_t first_pair, std::int64_t end_pair, Address x, Address labels,
-              const BatchShape& batch, Address activations, Address fitness, Address losses) {
+              const BatchShape& batch, Address sums, Address fitness, Address losses) {
                evaluate(context, network_at(flush, sizes, scaling, theta), population, {first_pair, end_pair},
-                        batches_at(x, labels, batch), pointer<float>(activations), pointer<float>(fitness),
+                        batches_at(x, labels, batch), pointer<float>(sums), pointer<float>(fitness),
                         pointer<float>(losses));
            });
     define(m, "population_forward",
            [](Context& context, Flush flush, const Sizes& sizes, float scaling, Address theta,
               const Population& population, std::int64_t first_pair, std::int64_t end_pair, Address x,
-              const BatchShape& batch, Address activations, Address out) {
+              const BatchShape& batch, Address sums, Address out) {
                outputs(context, network_at(flush, sizes, scaling, theta), population, {first_pair, end_pair},
-                       batches_at(x, 0, batch), pointer<float>(activations), pointer<float>(out));
+                       batches_at(x, 0, batch), pointer<float>(sums), pointer<float>(out));
            });
     m.def("population_plan",
           [](const Execution& execution, Flush flush, const Sizes& sizes, float scaling, const Population& population,
@@ -249,10 +250,10 @@ void define_gradients(py::module_& m) {
     define(m, "incremental_gradient",
            [](Context& context, Flush flush, const Sizes& sizes, float scaling, Address theta,
               const Population& population, std::int64_t pairs, Address x, const BatchShape& batch, Address weights,
-              bool per_sample, Address activations, Address out) {
+              bool per_sample, Address sums, Address out) {
                incremental_gradient(context, network_at(flush, sizes, scaling, theta), population, {0, pairs},
                                     batches_at(x, 0, batch), pointer<const float>(weights), per_sample,
-                                    pointer<const float>(activations), pointer<float>(out));
+                                    pointer<const float>(sums), pointer<float>(out));
            });
 }
 

@@ -57,13 +57,13 @@ void draw_noise(Context& context, const NoiseStream& stream, std::uint64_t first
 void forward(Context& context, const Network& network, const float* x, std::int64_t batch, float* outputs);
 
 // fitness[2 pairs]: minus the mean cross-entropy over the batch. losses[2 pairs, batch] too, unless it is null.
-// activations: of one_layer, unless it is null, the unperturbed network's, for the gradient: for each hidden layer in
-// order [batches * size, width], row-major, in units of the network's own scale.
+// sums: of one_layer, unless it is null, the unperturbed network's accumulators, for the gradient: for each layer in
+// order [batches * size, fan_out], row-major.
 void evaluate(Context& context, const Network& network, const Population& population, PairRange pairs,
-              const Batches& batch, float* activations, float* fitness, float* losses);
-// outputs[2 pairs, batch, classes]. activations: as above.
+              const Batches& batch, float* sums, float* fitness, float* losses);
+// outputs[2 pairs, batch, classes]. sums: as above.
 void outputs(Context& context, const Network& network, const Population& population, PairRange pairs,
-             const Batches& batch, float* activations, float* outputs);
+             const Batches& batch, float* sums, float* outputs);
 // How evaluate() and outputs() would do it, in words: the tile, the launches, what is kept where.
 std::string plan(const Device& device, const Network& network, const Population& population, PairRange pairs,
                  const Batches& batch);
@@ -79,9 +79,9 @@ void gradient(Context& context, const std::vector<Layer>& layers, const Populati
 // The same for node perturbation. weights[members] or, where per_sample, weights[members, batch].
 void node_gradient(Context& context, const Network& network, const Population& population, PairRange pairs,
                    const Batches& batch, const float* weights, bool per_sample, float* gradient);
-// The same where each pair perturbs one layer. activations: what evaluate() kept of the same batch.
+// The same where each pair perturbs one layer. sums: what evaluate() kept of the same batch.
 void incremental_gradient(Context& context, const Network& network, const Population& population, PairRange pairs,
-                          const Batches& batch, const float* weights, bool per_sample, const float* activations,
+                          const Batches& batch, const float* weights, bool per_sample, const float* sums,
                           float* gradient);
 
 // For the benchmarks: `steps` multiply-adds in each of some independent chains of each thread of a device full of

@@ -4,8 +4,10 @@
 //     every pair perturbs all layers     terms (pair, sample): mean of the pair's inputs (x) weight * noise.
 //                                        Some pairs at a time are carried forward once more, their activations kept,
 //                                        and their terms continue the sums of those before.
-//     a pair perturbs one layer          terms (sample): unperturbed inputs, which evaluate() kept (x) sum over pairs
-//                                        of weight * noise, which a kernel of its own adds up, pairs in order.
+//     a pair perturbs one layer          terms (sample): unperturbed inputs, whose sums evaluate() kept (x) sum over
+//                                        pairs of weight * noise, which a kernel of its own adds up, pairs in order.
+//                                        Noise that leaves a unit at zero in both members has not reached the network,
+//                                        and is left out (cpu/incremental_gradient.cpp).
 #include <algorithm>
 
 #include "incremental.hpp"
@@ -245,10 +247,19 @@ struct NoiseSumJob {
     std::int64_t pairs;       // of the population
     std::int64_t pairs_each;  // that see the same batch
     std::int64_t batch;
-    int layer;
-    int fan_out;
+    DeviceLayer layer;
     int units;
-    float* out;  // [batches * batch, fan_out], zeros where units are few
+    const float* sums;  // of the unperturbed network, [batches * batch, fan_out]
+    float* out;         // likewise; zeros where units are few
+
+    // sum + weight z, where the noise has reached the network through this unit.
+    template <class Mode>
+    FPES_DEVICE float add(float weight, float z, std::int64_t sample, int unit, float sum) const {
+        const float before = sums[sample * layer.fan_out + unit], bias = layer.scaled_bias(layer.bias[unit]);
+        const bool dead = is_zero(layer.cross(Mode::fma(z, layer.node_scale, before), bias)) &&
+                          is_zero(layer.cross(Mode::fma(z, opposite(layer.node_scale), before), bias));
+        return dead ? sum : Ieee::fma(weight, z, sum);
+    }
 };
 
 // The pairs that see a sample's batch.
@@ -260,8 +271,10 @@ FPES_DEVICE void pairs_of_sample(const NoiseSumJob& job, std::int64_t sample, st
 constexpr int per_thread = 8;
 
 // All units: a thread eight of a sample's.
+template <class Mode>
 __global__ __launch_bounds__(elementwise_threads) void dense_noise_kernel(NoiseSumJob job, std::int64_t samples) {
-    const std::int64_t groups = parts(job.fan_out, per_thread), number = global_index(elementwise_threads);
+    const int units = job.layer.fan_out;
+    const std::int64_t groups = parts(units, per_thread), number = global_index(elementwise_threads);
     if (number >= samples * groups) return;
     const std::int64_t sample = number / groups, column = number % groups * per_thread;
     float sum[per_thread] = {};
@@ -270,34 +283,38 @@ __global__ __launch_bounds__(elementwise_threads) void dense_noise_kernel(NoiseS
     for (std::int64_t pair = begin; pair < end; ++pair) {
         if (!job.turn.has(pair)) continue;
         float z[per_thread];
-        draw<per_thread>(job.noise.kind, job.noise.counters(noise_tensor(job.layer, NoiseRole::node), pair),
-                         static_cast<std::uint64_t>(sample % job.batch * job.fan_out + column), z);
+        draw<per_thread>(job.noise.kind, job.noise.counters(noise_tensor(job.layer.index, NoiseRole::node), pair),
+                         static_cast<std::uint64_t>(sample % job.batch * units + column), z);
         const float weight = job.weights.difference(pair, sample % job.batch);
         FPES_UNROLL
-        for (int i = 0; i < per_thread; ++i) sum[i] = Ieee::fma(weight, z[i], sum[i]);
+        for (int i = 0; i < per_thread; ++i) {
+            const auto unit = static_cast<int>(column) + i;
+            if (unit < units) sum[i] = job.add<Mode>(weight, z[i], sample, unit, sum[i]);
+        }
     }
     FPES_UNROLL
     for (int i = 0; i < per_thread; ++i) {
-        if (column + i < job.fan_out) job.out[sample * job.fan_out + column + i] = sum[i];
+        if (column + i < units) job.out[sample * units + column + i] = sum[i];
     }
 }
 
 // Few units: a block a sample, a thread a unit of a pair. A pair's units are all different; the next pair waits.
 constexpr int sparse_threads = 64;
+template <class Mode>
 __global__ __launch_bounds__(sparse_threads) void sparse_noise_kernel(NoiseSumJob job) {
     const std::int64_t sample = block_index(), within = sample % job.batch;
-    float* const sums = job.out + sample * job.fan_out;
+    float* const sums = job.out + sample * job.layer.fan_out;
     std::int64_t begin, end;
     pairs_of_sample(job, sample, begin, end);
     for (std::int64_t pair = begin; pair < end; ++pair) {
         if (!job.turn.has(pair)) continue;
-        const PhiloxCounters positions = job.noise.counters(noise_tensor(job.layer, NoiseRole::positions), pair);
-        const PhiloxCounters draws = job.noise.counters(noise_tensor(job.layer, NoiseRole::node), pair);
+        const PhiloxCounters positions = job.noise.counters(noise_tensor(job.layer.index, NoiseRole::positions), pair);
+        const PhiloxCounters draws = job.noise.counters(noise_tensor(job.layer.index, NoiseRole::node), pair);
         const float weight = job.weights.difference(pair, within);
         for (int j = thread_index(); j < job.units; j += sparse_threads) {
-            const int unit = perturbed_unit(positions, within, j, job.units, job.fan_out);
+            const int unit = perturbed_unit(positions, within, j, job.units, job.layer.fan_out);
             const float z = draw_one(job.noise.kind, draws, static_cast<std::uint64_t>(within) * job.units + j);
-            sums[unit] = Ieee::fma(weight, z, sums[unit]);
+            sums[unit] = job.add<Mode>(weight, z, sample, unit, sums[unit]);
         }
         __syncthreads();
     }
@@ -311,41 +328,50 @@ class IncrementalGradientRun {
         std::int64_t widest = 0;
         for (const Layer& layer : network.layers) widest = std::max(widest, layer.fan_out);
         noise_ = context.arena.take<float>(samples_ * widest);
+        activations_ = context.arena.take<float>(samples_ * widest);
     }
 
-    void run(Context& context, const MemberWeights& weights, const float* activations, float* gradient) const {
+    void run(Context& context, const MemberWeights& weights, const float* sums, float* gradient) const {
         const float* inputs = batch_.x;
         for (const Layer& layer : network_.layers) {
-            sum_noise(context, weights, layer);
+            sum_noise(context, weights, layer, sums);
             const SampleTerms terms{static_cast<int>(layer.fan_in), static_cast<int>(layer.fan_out), inputs, noise_};
             SumsOut out = sums_out(network_, layer, scale(layer, weights.per_sample), gradient);
             out.finished = true;
             launch_terms(context, terms, samples_, out);
-            inputs = activations;
-            activations += samples_ * layer.fan_out;
+            if (layer.index + 1 == static_cast<int>(network_.layers.size())) break;
+            // Back from the scaled domain, exactly.
+            const float factor = 1.0f / network_.layers[layer.index + 1].bias_factor;
+            cross_sums(context, device_layers(network_, &population_, layer.index, layer.index + 1).layer[0], sums,
+                       samples_, factor, activations_);
+            inputs = activations_;
+            sums += samples_ * layer.fan_out;
         }
     }
 
    private:
-    void sum_noise(Context& context, const MemberWeights& weights, const Layer& layer) const {
+    void sum_noise(Context& context, const MemberWeights& weights, const Layer& layer, const float* sums) const {
         const NoiseSumJob job{noise_source(population_),
                               weights,
                               turn_of(population_, layer.index),
                               pairs_.end,
                               batch_.pairs_each,
                               batch_.size,
-                              layer.index,
-                              static_cast<int>(layer.fan_out),
+                              device_layers(network_, &population_, layer.index, layer.index + 1).layer[0],
                               population_.units[layer.index],
+                              sums,
                               noise_};
-        if (job.units > 0) {
-            fill_with_zeros(noise_, static_cast<std::size_t>(samples_ * layer.fan_out) * sizeof(float), context);
-            launch(sparse_noise_kernel, Grid{samples_}, sparse_threads, 0, context, job);
-        } else {
-            const std::int64_t threads = samples_ * parts(layer.fan_out, per_thread);
-            launch(dense_noise_kernel, Grid{parts(threads, elementwise_threads)}, elementwise_threads, 0, context, job,
-                   samples_);
-        }
+        in_product_mode(network_.flush, [&](auto mode) {
+            using Mode = decltype(mode);
+            if (job.units > 0) {
+                fill_with_zeros(noise_, static_cast<std::size_t>(samples_ * layer.fan_out) * sizeof(float), context);
+                launch(sparse_noise_kernel<Mode>, Grid{samples_}, sparse_threads, 0, context, job);
+            } else {
+                const std::int64_t threads = samples_ * parts(layer.fan_out, per_thread);
+                launch(dense_noise_kernel<Mode>, Grid{parts(threads, elementwise_threads)}, elementwise_threads, 0,
+                       context, job, samples_);
+            }
+        });
     }
 
     // A unit is perturbed in k of n draws only, which the factor n / k makes up for.
@@ -367,6 +393,7 @@ class IncrementalGradientRun {
     const Batches& batch_;
     std::int64_t samples_;  // of all batches, one after another
     float* noise_;
+    float* activations_;  // inputs of a layer
 };
 
 }  // namespace
@@ -379,11 +406,11 @@ void node_gradient(Context& context, const Network& network, const Population& p
 }
 
 void incremental_gradient(Context& context, const Network& network, const Population& population, PairRange pairs,
-                          const Batches& batch, const float* weights, bool per_sample, const float* activations,
+                          const Batches& batch, const float* weights, bool per_sample, const float* sums,
                           float* gradient) {
     check_flush(network.flush);
     const IncrementalGradientRun run(context, network, population, pairs, batch);
-    if (!context.arena.measuring()) run.run(context, {weights, per_sample, batch.size}, activations, gradient);
+    if (!context.arena.measuring()) run.run(context, {weights, per_sample, batch.size}, sums, gradient);
 }
 
 FPES_NAMESPACE_END

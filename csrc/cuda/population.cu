@@ -106,7 +106,7 @@ void run_shared_weights(Context& context, const Network& network, const Populati
 }
 
 void run_population(Context& context, const Network& network, const Population& population, PairRange pairs,
-                    const Batches& batch, float* activations, float* outputs, const LossSink& sink) {
+                    const Batches& batch, float* sums, float* outputs, const LossSink& sink) {
     switch (population.family) {
         case Family::full: {
             const FullRankRun run(context, network, pairs, batch);
@@ -116,7 +116,8 @@ void run_population(Context& context, const Network& network, const Population& 
         case Family::low_rank:
         case Family::node: return run_shared_weights(context, network, population, pairs, batch, outputs, sink);
         case Family::one_layer:
-            return run_incremental(context, network, population, pairs, batch, activations, outputs, sink);
+        case Family::one_layer_rank_one:
+            return run_incremental(context, network, population, pairs, batch, sums, outputs, sink);
     }
 }
 
@@ -214,20 +215,20 @@ void forward(Context& context, const Network& network, const float* x, std::int6
 }
 
 void evaluate(Context& context, const Network& network, const Population& population, PairRange pairs,
-              const Batches& batch, float* activations, float* fitness, float* losses) {
+              const Batches& batch, float* sums, float* fitness, float* losses) {
     check_flush(network.flush);
     const LossSink sink{batch.labels, losses ? losses : context.arena.take<float>(2 * pairs.count() * batch.size),
                         fitness, context.arena.take<unsigned>(pairs.count()), batch.size};
     if (!context.arena.measuring()) {
         fill_with_zeros(sink.counts, static_cast<std::size_t>(pairs.count()) * sizeof(unsigned), context);
     }
-    run_population(context, network, population, pairs, batch, activations, nullptr, sink);
+    run_population(context, network, population, pairs, batch, sums, nullptr, sink);
 }
 
 void outputs(Context& context, const Network& network, const Population& population, PairRange pairs,
-             const Batches& batch, float* activations, float* outputs) {
+             const Batches& batch, float* sums, float* outputs) {
     check_flush(network.flush);
-    run_population(context, network, population, pairs, batch, activations, outputs, LossSink{});
+    run_population(context, network, population, pairs, batch, sums, outputs, LossSink{});
 }
 
 std::string plan(const Device& device, const Network& network, const Population& population, PairRange pairs,
@@ -241,7 +242,8 @@ std::string plan(const Device& device, const Network& network, const Population&
                    in_words(choose_shared_weights(device, network, 0, 2 * pairs.count() * batch.size, batch.size,
                                                   rank_of(&population)),
                             /*full_rank=*/false);
-        case Family::one_layer: break;
+        case Family::one_layer:
+        case Family::one_layer_rank_one: break;
     }
     return incremental_plan(device, network, population, pairs, batch);
 }

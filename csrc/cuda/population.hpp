@@ -82,7 +82,7 @@ void finish_rows(const Context& context, const Rows& rows, const float* logits, 
 
 // Of one_layer (incremental.cu).
 void run_incremental(Context& context, const Network& network, const Population& population, PairRange pairs,
-                     const Batches& batch, float* activations, float* outputs, const LossSink& sink);
+                     const Batches& batch, float* sums, float* outputs, const LossSink& sink);
 std::string incremental_plan(const Device& device, const Network& network, const Population& population,
                              PairRange pairs, const Batches& batch);
 
