@@ -81,7 +81,9 @@ def gemm(a: np.ndarray, b: np.ndarray, flush: str, offset: int = 0) -> np.ndarra
     left, right = aligned(a, offset), aligned(b, offset)
     out = Guarded((a.shape[0], b.shape[1]))
     sizes = (a.shape[0], b.shape[1], a.shape[1])
-    call(flush, "gemm", module(flush).Flush.__members__[flush], left.ctypes.data, right.ctypes.data, out.address, *sizes)
+    call(
+        flush, "gemm", module(flush).Flush.__members__[flush], left.ctypes.data, right.ctypes.data, out.address, *sizes
+    )
     out.check()
     return out.array
 
@@ -94,7 +96,7 @@ class ShimPopulation:
         self._flush = population.net.flush
         build = module(self._flush)
         self._native = build.Population(
-            family=build.Family.__members__[population._family.name],
+            family=build.Family.__members__[population._family],
             rank=getattr(population.perturbation, "rank", 1),
             noise=build.NoiseKind.__members__[population.perturbation.noise],
             seed=population.seed,
@@ -104,7 +106,7 @@ class ShimPopulation:
             draws=population._draws,
         )
         self._theta = aligned(population.theta)
-        self._activations: Guarded | None = None
+        self._sums: Guarded | None = None
         self._batch: tuple | None = None
 
     @property
@@ -117,13 +119,13 @@ class ShimPopulation:
         groups, size = x.shape[:2] if grouped else (1, x.shape[0])
         shape = (size, groups, population.size // 2 // groups)
         self._batch = (aligned(x), shape)
-        if population._draws:
-            self._activations = Guarded((groups * size * sum(population.net.sizes[1:-1]),))
+        if population._family == "one_layer":
+            self._sums = Guarded((groups * size * sum(population.net.sizes[1:]),))
         return self._batch
 
     @property
-    def _activations_address(self) -> int:
-        return 0 if self._activations is None else self._activations.address
+    def _sums_address(self) -> int:
+        return 0 if self._sums is None else self._sums.address
 
     def evaluate(self, x, y, *, per_sample=False, pairs=None) -> np.ndarray:
         begin, end = pairs or (0, self._population.size // 2)
@@ -141,14 +143,14 @@ class ShimPopulation:
             inputs.ctypes.data,
             labels.ctypes.data,
             shape,
-            self._activations_address,
+            self._sums_address,
             fitness.address,
             losses.address,
         )
         fitness.check()
         losses.check()
-        if self._activations is not None:
-            self._activations.check()
+        if self._sums is not None:
+            self._sums.check()
         return -losses.array if per_sample else fitness.array
 
     def forward(self, x, *, pairs=None) -> np.ndarray:
@@ -164,7 +166,7 @@ class ShimPopulation:
             end,
             inputs.ctypes.data,
             shape,
-            self._activations_address,
+            self._sums_address,
             out.address,
         )
         out.check()
@@ -203,8 +205,8 @@ class ShimPopulation:
                 copy.ctypes.data,
                 weights.ndim == 2,
             )
-            if population._draws:
-                call(self._flush, "incremental_gradient", *arguments, self._activations_address, out.address)
+            if population._family == "one_layer":
+                call(self._flush, "incremental_gradient", *arguments, self._sums_address, out.address)
             else:
                 call(self._flush, "node_gradient", *arguments, out.address)
         out.check()

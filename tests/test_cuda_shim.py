@@ -350,13 +350,30 @@ def test_one_layer(reverse, case, flush, shared):
         _, x, y = setting(sizes, shape)
         with shim_backend.device(reverse, shared):
             check_population(cpu, shim, x, y, f"{case}, {kind}, {flush}")
-            oracle.assert_bitwise_equal(shim._activations.array, cpu._activations, "activations")
+            oracle.assert_bitwise_equal(shim._sums.array, cpu._sums, "sums")
             part = shim.evaluate(x, y, pairs=(1, size // 2))
             oracle.assert_bitwise_equal(part, cpu.evaluate(x, y)[2:], "all pairs but the first")
             shim.evaluate(x, y)
             for weights in (float_weights(size), float_weights(size, shape[-1])):
                 got, want = shim.gradient(weights), cpu.gradient(weights)
                 oracle.assert_bitwise_equal(got, want, f"gradient: {case}, {kind}, {flush}, {weights.shape}")
+
+
+@pytest.mark.parametrize("case", ONE_LAYER)
+@every_mode
+def test_rank_one_of_a_layer(reverse, case, flush):
+    sizes, units, draws, shape = ONE_LAYER[case]
+    kind = KINDS[len(case) % 3]
+    size = 4 * sum(draws)
+    what = fpes.LowRank(rank=1, noise=kind, units=units, draws=draws)
+    cpu, shim = populations(sizes, shape, what, flush=flush, size=size)
+    _, x, y = setting(sizes, shape)
+    check_population(cpu, shim, x, y, f"{case}, {kind}, {flush}")
+    for index in (0, size - 1):
+        oracle.assert_bitwise_equal(shim.member(index), cpu.member(index), f"member {index}: {case}, {kind}, {flush}")
+    for weights in (oracle.centred_ranks(float_weights(size)).astype(np.int32), float_weights(size)):
+        got, want = shim.gradient(weights), cpu.gradient(weights)
+        oracle.assert_bitwise_equal(got, want, f"gradient: {case}, {kind}, {flush}, {weights.dtype}")
 
 
 # --- What isn't right is refused -------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ PERTURBATIONS = {
     "low rank": fpes.LowRank(2, noise="gaussian"),
     "node": fpes.NodePerturbation(noise="rademacher"),
     "one layer": fpes.NodePerturbation(units=(2, None, None), draws=(1, 1, 1)),
+    "one layer, low rank": fpes.LowRank(units=(2, None, None), draws=(1, 1, 1)),
 }
 each_flush = pytest.mark.parametrize("flush", oracle.FLUSH_MODES)
 

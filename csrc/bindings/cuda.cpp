@@ -103,7 +103,8 @@ void define_types(py::module_& m) {
         .value("full", Family::full)
         .value("low_rank", Family::low_rank)
         .value("node", Family::node)
-        .value("one_layer", Family::one_layer);
+        .value("one_layer", Family::one_layer)
+        .value("one_layer_rank_one", Family::one_layer_rank_one);
 
     py::class_<Execution>(m, "Execution", local)
         .def(py::init([](int device, Address stream, Address workspace, std::size_t workspace_bytes) {

@@ -10,7 +10,7 @@
 #include <cmath>
 
 #include "backend.hpp"
-#include "draws.hpp"
+#include "incremental.hpp"
 #include "outer_sum.hpp"
 #include "population.hpp"
 
@@ -115,15 +115,22 @@ struct LowRankTerms {
     int layer;
     int fan_in;
     int fan_out;
+    Turn turn;  // the pairs, which may be those that perturb this layer
+    int units;  // that the right factor reaches, or 0 for all
 
     FPES_DEVICE void left(std::int64_t t, std::int64_t i, float* to) const {
         draw_factor(t, NoiseRole::factor_a, fan_in, i, to);
-        const auto d = static_cast<float>(difference(weights, t / rank));
+        const auto d = static_cast<float>(difference(weights, turn.pair(t / rank)));
         FPES_UNROLL
         for (int c = 0; c < 4; ++c) to[c] = Ieee::mul(to[c], d);
     }
     FPES_DEVICE void right(std::int64_t t, std::int64_t j, float* to) const {
-        draw_factor(t, NoiseRole::factor_b, fan_out, j, to);
+        if (units == 0) return draw_factor(t, NoiseRole::factor_b, fan_out, j, to);
+        FPES_UNROLL
+        for (int c = 0; c < 4; ++c) {
+            const auto unit = static_cast<int>(j) + c;
+            to[c] = unit < fan_out ? scattered_factor(noise, layer, turn.pair(t), unit, units, fan_out) : 0.0f;
+        }
     }
     // As integers: a difference of weights times a draw is one below 2^24.
     FPES_DEVICE void left(std::int64_t t, std::int64_t i, int* to) const {
@@ -141,7 +148,7 @@ struct LowRankTerms {
 
    private:
     FPES_DEVICE void draw_factor(std::int64_t t, NoiseRole role, int n, std::int64_t place, float* z) const {
-        const PhiloxCounters counters = noise.counters(noise_tensor(layer, role), t / rank);
+        const PhiloxCounters counters = noise.counters(noise_tensor(layer, role), turn.pair(t / rank));
         draw<4>(noise.kind, counters, static_cast<std::uint64_t>(t % rank * n + place), z);
     }
 };
@@ -193,6 +200,12 @@ class GradientRun {
 
     void run() {
         for (const Layer& layer : layers_) {
+            if (population_.one_layer_at_a_time()) {
+                low_rank(layer);
+                const auto bias_bytes = static_cast<std::size_t>(layer.fan_out) * sizeof(float);
+                fill_with_zeros(gradient_ + layer.bias_offset, bias_bytes, context_);
+                continue;
+            }
             if (population_.family == Family::full) {
                 full(noise_tensor(layer.index, NoiseRole::weight), layer.fan_in * layer.fan_out, layer.weight_offset);
             } else {
@@ -230,14 +243,32 @@ class GradientRun {
                count, scale, gradient_ + offset);
     }
 
+    // The pairs that perturb a layer.
+    std::int64_t pairs_of(const Layer& layer) const {
+        if (!population_.one_layer_at_a_time()) return pairs_;
+        std::int64_t count = 0;
+        for (std::int64_t pair = 0; pair < pairs_; ++pair) count += population_.layer_of(pair) == layer.index;
+        return count;
+    }
+
     void low_rank(const Layer& layer) {
-        const double scale =
-            unit() * unit() / (std::sqrt(static_cast<double>(population_.rank)) * members() * population_.sigma);
-        const LowRankTerms<Weight> terms{
-            noise_source(population_),      weights_, population_.rank, layer.index, static_cast<int>(layer.fan_in),
-            static_cast<int>(layer.fan_out)};
+        const bool one_layer = population_.one_layer_at_a_time();
+        const std::int64_t pairs = pairs_of(layer);
+        const double members = 2.0 * static_cast<double>(pairs);
+        double scale =
+            unit() * unit() / (std::sqrt(static_cast<double>(population_.rank)) * members * population_.sigma);
+        // A unit is perturbed in k of n pairs only, which the factor n / k makes up for.
+        if (one_layer) scale *= static_cast<double>(layer.fan_out) / static_cast<double>(population_.units_of(layer));
+        const LowRankTerms<Weight> terms{noise_source(population_),
+                                         weights_,
+                                         population_.rank,
+                                         layer.index,
+                                         static_cast<int>(layer.fan_in),
+                                         static_cast<int>(layer.fan_out),
+                                         one_layer ? turn_of(population_, layer.index) : Turn{1, 0, 1},
+                                         one_layer ? population_.units[layer.index] : 0};
         const std::int64_t blocks = parts(layer.fan_in, SumTile::rows) * parts(layer.fan_out, SumTile::columns);
-        const std::int64_t count = pairs_ * population_.rank;
+        const std::int64_t count = pairs * population_.rank;
         float* const out = gradient_ + layer.weight_offset;
         if (exact_) {
             const int split = shares(blocks, count);

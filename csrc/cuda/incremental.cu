@@ -1,5 +1,5 @@
-// Node perturbation, one layer at a time: each pair of members perturbs one layer, and what it leaves alone is not
-// computed again.
+// One layer at a time: each pair of members perturbs one layer, by noise on its units or by a rank-one change of its
+// weights, and what it leaves alone is not computed again.
 //
 // The unperturbed network is carried forward once for each distinct sample, and its sums are kept. A pair that perturbs
 // all units of a layer starts from that layer's sums, as node perturbation does (shared_weights.hpp), and nothing above
@@ -13,7 +13,11 @@
 //        dh = h' - h,            | row x   |            +----------------------------+    sample, a thread some columns
 //        often zero              +---------+
 //
-// and the shared-weights kernel goes on from those. Of the last layer, the changed sums are what it starts from.
+// and the shared-weights kernel goes on from those. Of the last layer, the changed sums are what it starts from; so are
+// those of any layer that a rank-one change perturbs in all units.
+//
+// Node perturbation: sum' = fma(z, +-scale, sum), units and z anew for each sample. Rank one: q = (h a) * (+-scale) for
+// each sample, and sum' = fma(q, b_j, sum); a, the units and b are the pair's own.
 #include "incremental.hpp"
 
 #include <algorithm>
@@ -38,8 +42,11 @@ struct Change {
 struct ChangesJob {
     Rows rows;
     NoiseSource noise;
-    DeviceLayer layer;         // that is perturbed
-    int units;                 // of it
+    DeviceLayer layer;  // that is perturbed
+    int units;          // of it
+    bool rank_one;
+    float rank_scale;
+    const float* inputs;       // of rank one: the layer's, by sample
     const float* sums;         // of the layer, unperturbed, by sample
     const float* activations;  // likewise
     // The layer above, or null and 0 where there is none.
@@ -49,16 +56,50 @@ struct ChangesJob {
     float* out;  // sums [rows, units of the layer above, or of the last layer itself]
 };
 
-// Sums of the perturbed units of the layer: of one unit, for both members.
+// k's of a rank-one change's left factor that are drawn at a time.
+constexpr int factor_chunk = 512;
+
+// h a for one sample, k in order. The whole block draws, into `factor`, and one thread multiplies; all get the product.
 template <class Mode>
-FPES_DEVICE Change changed_sum(const ChangesJob& job, const Row& row, int j) {
+FPES_DEVICE float left_product(const ChangesJob& job, const Row& row, float* factor) {
+    const DeviceLayer& layer = job.layer;
+    const PhiloxCounters counters = job.noise.counters(noise_tensor(layer.index, NoiseRole::factor_a), row.pair);
+    const float* h = job.inputs + row.input * layer.fan_in;
+    float* const product = factor + factor_chunk;
+    if (thread_index() == 0) *product = 0.0f;
+    for (int begin = 0; begin < layer.fan_in; begin += factor_chunk) {
+        const int count = smaller(factor_chunk, layer.fan_in - begin);
+        for (int k = 8 * thread_index(); k < count; k += 8 * threads) {
+            draw_to(factor + k, job.noise.kind, counters, static_cast<std::uint64_t>(begin + k));
+        }
+        __syncthreads();
+        if (thread_index() == 0) {
+            float sum = *product;
+            for (int k = 0; k < count; ++k) sum = Mode::fma(h[begin + k], factor[k], sum);
+            *product = sum;
+        }
+        __syncthreads();
+    }
+    return *product;
+}
+
+// The sum of the j-th perturbed unit of the layer, for both members. product: h a, of rank one.
+template <class Mode>
+FPES_DEVICE Change changed_sum(const ChangesJob& job, const Row& row, int j, float product) {
     const DeviceLayer& layer = job.layer;
     const auto of = [&](NoiseRole role) { return job.noise.counters(noise_tensor(layer.index, role), row.pair); };
     Change change;
-    change.unit = perturbed_unit(of(NoiseRole::positions), row.sample, j, job.units, layer.fan_out);
+    const int drawn_for = job.rank_one ? 0 : row.sample;
+    change.unit = perturbed_unit(of(NoiseRole::positions), drawn_for, j, job.units, layer.fan_out);
+    const float sum = job.sums[row.input * layer.fan_out + change.unit];
+    if (job.rank_one) {
+        const float b = draw_one(job.noise.kind, of(NoiseRole::factor_b), static_cast<std::uint64_t>(j));
+        change.value[0] = Mode::fma(Mode::mul(product, job.rank_scale), b, sum);
+        change.value[1] = Mode::fma(Mode::mul(product, opposite(job.rank_scale)), b, sum);
+        return change;
+    }
     const float z =
         draw_one(job.noise.kind, of(NoiseRole::node), static_cast<std::uint64_t>(row.sample) * job.units + j);
-    const float sum = job.sums[row.input * layer.fan_out + change.unit];
     change.value[0] = Mode::fma(z, layer.node_scale, sum);
     change.value[1] = Mode::fma(z, opposite(layer.node_scale), sum);
     return change;
@@ -76,12 +117,15 @@ __global__ __launch_bounds__(threads) void changes_kernel(const FPES_CONSTANT Ch
     const float* from = (last ? job.sums : job.next_sums) + row.input * columns;
     float* const out[2] = {job.out + first_row * columns, job.out + (first_row + job.rows.batch) * columns};
     for (int j = thread_index(); j < columns; j += threads) out[0][j] = out[1][j] = from[j];
+    const int most_changes = smaller(chunk, job.units);
+    const float product =
+        job.rank_one ? left_product<Mode>(job, row, reinterpret_cast<float*>(changes + most_changes)) : 0.0f;
 
     for (int begin = 0; begin < job.units; begin += chunk) {
         const int count = smaller(chunk, job.units - begin);
         __syncthreads();  // the sums are there, and everybody is done with the last changes
         for (int i = thread_index(); i < count; i += threads) {
-            Change change = changed_sum<Mode>(job, row, begin + i);
+            Change change = changed_sum<Mode>(job, row, begin + i, product);
             for (int sign = 0; sign < 2; ++sign) {
                 if (last) {
                     out[sign][change.unit] = change.value[sign];
@@ -112,13 +156,11 @@ __global__ __launch_bounds__(elementwise_threads) void cross_kernel(DeviceLayer 
                                                                     std::int64_t count, float factor, float* out) {
     const std::int64_t i = global_index(elementwise_threads);
     if (i >= count) return;
-    const float h = layer.cross(sums[i], layer.scaled_bias(layer.bias[i % layer.fan_out]));
-    out[i] = Ieee::mul(h, factor);
+    out[i] = Ieee::mul(layer.cross(sums[i], layer.scaled_bias(layer.bias[i % layer.fan_out])), factor);
 }
 
 class IncrementalRun {
    public:
-    // kept: where the unperturbed sums of every layer go, [all samples, fan_out] one after another, or null.
     IncrementalRun(Context& context, const Network& network, const Population& population, PairRange pairs,
                    const Batches& batch, float* kept)
         : network_(network),
@@ -128,6 +170,7 @@ class IncrementalRun {
           first_sample_(batch.batch_of(pairs.begin) * batch.size),
           samples_((batch.batch_of(pairs.end - 1) + 1) * batch.size - first_sample_) {
         for (const Layer& layer : network.layers) {
+            // Where the gradient wants them, if it does.
             sums_.push_back(kept ? kept + first_sample_ * layer.fan_out
                                  : context.arena.take<float>(samples_ * layer.fan_out));
             if (kept) kept += batch.count * batch.size * layer.fan_out;
@@ -160,6 +203,7 @@ class IncrementalRun {
     };
 
     int depth() const { return static_cast<int>(network_.layers.size()); }
+    bool rank_one() const { return population_.family == Family::one_layer_rank_one; }
 
     LayerPlan plan_layer(Context& context, int l) const {
         const Turn turn = turn_of(population_, l);
@@ -179,7 +223,7 @@ class IncrementalRun {
         const int begin = sparse ? std::min(l + 1, depth() - 1) : l;
         std::int64_t places = all_places;
         float* changed = nullptr;
-        if (sparse) {
+        if (sparse || rank_one()) {
             const std::int64_t floats = 2 * batch_.size * network_.layers[begin].fan_out;
             places = std::clamp<std::int64_t>(most_changed_floats / floats, 1, all_places);
             changed = context.arena.take<float>(places * floats);
@@ -196,8 +240,8 @@ class IncrementalRun {
             const Layer& layer = network_.layers[l];
             gemm(context, network_.flush, in, network_.theta + layer.weight_offset, sums_[l], samples_, layer.fan_out,
                  layer.fan_in);
-            cross_sums(context, device_layers(network_, &population_, l, l + 1).layer[0], sums_[l],
-                       samples_ * layer.fan_out, 1.0f, activations_[l]);
+            cross_sums(context, device_layers(network_, &population_, l, l + 1).layer[0], sums_[l], samples_, 1.0f,
+                       activations_[l]);
             in = activations_[l];
         }
     }
@@ -234,7 +278,11 @@ class IncrementalRun {
         job.rows = rows;
         job.noise = noise_source(population_);
         job.layer = device_layers(network_, &population_, plan.layer, plan.layer + 1).layer[0];
-        job.units = population_.units[plan.layer];
+        // All units are as many strata of one unit.
+        job.units = static_cast<int>(population_.units_of(network_.layers[plan.layer]));
+        job.rank_one = rank_one();
+        job.rank_scale = population_.rank_scale();
+        job.inputs = plan.layer == 0 ? batch_.x : by_sample(activations_[plan.layer - 1], plan.layer - 1);
         job.sums = by_sample(sums_[plan.layer], plan.layer);
         job.activations = by_sample(activations_[plan.layer], plan.layer);
         if (plan.begin > plan.layer) {
@@ -244,7 +292,8 @@ class IncrementalRun {
             job.next_units = static_cast<int>(next.fan_out);
         }
         job.out = plan.changed;
-        const int bytes = std::min(job.units, chunk) * static_cast<int>(sizeof(Change));
+        const int bytes = std::min(job.units, chunk) * static_cast<int>(sizeof(Change)) +
+                          (job.rank_one ? (factor_chunk + 1) * static_cast<int>(sizeof(float)) : 0);
         in_product_mode(network_.flush, [&](auto mode) {
             launch(changes_kernel<decltype(mode)>, Grid{rows.count / 2}, threads, bytes, context, job);
         });
@@ -263,16 +312,17 @@ class IncrementalRun {
 
 }  // namespace
 
+void cross_sums(const Context& context, const DeviceLayer& layer, const float* sums, std::int64_t samples, float factor,
+                float* out) {
+    const std::int64_t count = samples * layer.fan_out;
+    launch(cross_kernel, Grid{parts(count, elementwise_threads)}, elementwise_threads, 0, context, layer, sums, count,
+           factor, out);
+}
+
 Turn turn_of(const Population& population, int layer) {
     const auto begin = population.draws.begin();
     return {std::accumulate(begin, population.draws.end(), std::int64_t{0}),
             std::accumulate(begin, begin + layer, std::int64_t{0}), population.draws[layer]};
-}
-
-void cross_sums(const Context& context, const DeviceLayer& layer, const float* sums, std::int64_t count, float factor,
-                float* out) {
-    launch(cross_kernel, Grid{parts(count, elementwise_threads)}, elementwise_threads, 0, context, layer, sums, count,
-           factor, out);
 }
 
 void run_incremental(Context& context, const Network& network, const Population& population, PairRange pairs,
@@ -293,7 +343,7 @@ std::string incremental_plan(const Device& device, const Network& network, const
         const Choice choice = choose_shared_weights(device, network, begin, rows, batch.size, 0);
         words += "\nlayer " + std::to_string(l) + ": " +
                  (sparse ? "changes of " + std::to_string(population.units[l]) + " units, then "
-                         : std::string("noise on all units, then ")) +
+                         : std::string("changes of all units, then ")) +
                  in_words(choice, /*full_rank=*/false);
     }
     return words;

@@ -3,7 +3,7 @@
 // Full rank: fma(z, +-sigma unit, w). Low rank: w + (+-scale A^T) B, rank by rank, the perturbation that a population
 // applies without ever writing it down.
 #include "backend.hpp"
-#include "draws.hpp"
+#include "incremental.hpp"
 #include "layers.hpp"
 #include "modes.hpp"
 #include "population.hpp"
@@ -18,6 +18,7 @@ struct MemberJob {
     float weight_scale;
     float rank_scale;
     int rank;
+    int units;  // that the right factors reach, or 0 for all
 };
 
 // Elements of a tensor of full noise.
@@ -52,7 +53,17 @@ __global__ __launch_bounds__(elementwise_threads) void low_rank_kernel(MemberJob
             draw_one(job.noise.kind, of_a, static_cast<std::uint64_t>(r * std::int64_t{layer.fan_in} + row));
         const float left = Mode::mul(a, job.minus ? opposite(job.rank_scale) : job.rank_scale);
         float b[8];
-        draw<8>(job.noise.kind, of_b, static_cast<std::uint64_t>(r * std::int64_t{layer.fan_out} + column), b);
+        if (job.units == 0) {
+            draw<8>(job.noise.kind, of_b, static_cast<std::uint64_t>(r * std::int64_t{layer.fan_out} + column), b);
+        } else {
+            FPES_UNROLL
+            for (int i = 0; i < 8; ++i) {
+                const auto unit = static_cast<int>(column) + i;
+                b[i] = unit < layer.fan_out
+                           ? scattered_factor(job.noise, layer.index, job.pair, unit, job.units, layer.fan_out)
+                           : 0.0f;
+            }
+        }
         FPES_UNROLL
         for (int i = 0; i < 8; ++i) sum[i] = Mode::fma(left, b[i], sum[i]);
     }
@@ -69,25 +80,46 @@ void write_full(const Context& context, const MemberJob& job, std::uint32_t tens
            context, job, tensor, from, count, to);
 }
 
+__global__ __launch_bounds__(elementwise_threads) void copy_kernel(const float* from, std::int64_t count, float* to) {
+    const std::int64_t i = global_index(elementwise_threads);
+    if (i < count) to[i] = from[i];
+}
+// What the member leaves alone.
+void copy(const Context& context, const float* from, std::int64_t count, float* to) {
+    launch(copy_kernel, Grid{parts(count, elementwise_threads)}, elementwise_threads, 0, context, from, count, to);
+}
+
 }  // namespace
 
 void member(Context& context, const Network& network, const Population& population, std::int64_t member, float* theta) {
     check_flush(network.flush);
     if (context.arena.measuring()) return;
-    const MemberJob job{noise_source(population), member / 2,     member % 2 != 0, population.weight_scale(),
-                        population.rank_scale(),  population.rank};
+    MemberJob job{
+        noise_source(population), member / 2, member % 2 != 0, population.weight_scale(), population.rank_scale(),
+        population.rank,          0};
     in_product_mode(network.flush, [&](auto mode) {
         using Mode = decltype(mode);
         for (const Layer& layer : network.layers) {
             const std::int64_t weights = layer.fan_in * layer.fan_out;
+            const bool one_layer = population.one_layer_at_a_time();
+            if (one_layer && population.layer_of(job.pair) != layer.index) {
+                copy(context, network.theta + layer.weight_offset, weights + layer.fan_out,
+                     theta + layer.weight_offset);
+                continue;
+            }
             if (population.family == Family::full) {
                 write_full<Mode>(context, job, noise_tensor(layer.index, NoiseRole::weight),
                                  network.theta + layer.weight_offset, weights, theta + layer.weight_offset);
             } else {
+                if (one_layer) job.units = population.units[layer.index];
                 const DeviceLayers layers = device_layers(network, &population, layer.index, layer.index + 1);
                 const std::int64_t groups = parts(layer.fan_out, 8) * layer.fan_in;
                 launch(low_rank_kernel<Mode>, Grid{parts(groups, elementwise_threads)}, elementwise_threads, 0, context,
                        job, layers.layer[0], theta + layer.weight_offset);
+            }
+            if (one_layer) {
+                copy(context, network.theta + layer.bias_offset, layer.fan_out, theta + layer.bias_offset);
+                continue;
             }
             write_full<Mode>(context, job, noise_tensor(layer.index, NoiseRole::bias),
                              network.theta + layer.bias_offset, layer.fan_out, theta + layer.bias_offset);

@@ -6,8 +6,8 @@
 //                                        and their terms continue the sums of those before.
 //     a pair perturbs one layer          terms (sample): unperturbed inputs, whose sums evaluate() kept (x) sum over
 //                                        pairs of weight * noise, which a kernel of its own adds up, pairs in order.
-//                                        Noise counts where it has reached the network: not in a unit that the
-//                                        boundary flushes in both members.
+//                                        Noise that leaves a unit at zero in both members has not reached the network,
+//                                        and is left out (cpu/incremental_gradient.cpp).
 #include <algorithm>
 
 #include "incremental.hpp"
@@ -249,24 +249,18 @@ struct NoiseSumJob {
     std::int64_t batch;
     DeviceLayer layer;
     int units;
-    const float* sums;  // [batches * batch, fan_out], of the unperturbed network
-    float* out;         // likewise, zeros where units are few
-};
+    const float* sums;  // of the unperturbed network, [batches * batch, fan_out]
+    float* out;         // likewise; zeros where units are few
 
-// A unit of the layer for one sample: what its noise has to be added to.
-struct Unit {
-    float sum;
-    float scaled_bias;
+    // sum + weight z, where the noise has reached the network through this unit.
+    template <class Mode>
+    FPES_DEVICE float add(float weight, float z, std::int64_t sample, int unit, float sum) const {
+        const float before = sums[sample * layer.fan_out + unit], bias = layer.scaled_bias(layer.bias[unit]);
+        const bool dead = is_zero(layer.cross(Mode::fma(z, layer.node_scale, before), bias)) &&
+                          is_zero(layer.cross(Mode::fma(z, opposite(layer.node_scale), before), bias));
+        return dead ? sum : Ieee::fma(weight, z, sum);
+    }
 };
-FPES_DEVICE Unit unit_of(const NoiseSumJob& job, std::int64_t sample, std::int64_t column) {
-    return {job.sums[sample * job.layer.fan_out + column], job.layer.scaled_bias(job.layer.bias[column])};
-}
-// Whether the unit is anything but zero in one of the members.
-template <class Mode>
-FPES_DEVICE bool is_reached(const DeviceLayer& layer, const Unit& unit, float z) {
-    return !is_zero(layer.cross(Mode::fma(z, layer.node_scale, unit.sum), unit.scaled_bias)) ||
-           !is_zero(layer.cross(Mode::fma(z, opposite(layer.node_scale), unit.sum), unit.scaled_bias));
-}
 
 // The pairs that see a sample's batch.
 FPES_DEVICE void pairs_of_sample(const NoiseSumJob& job, std::int64_t sample, std::int64_t& begin, std::int64_t& end) {
@@ -278,55 +272,49 @@ constexpr int per_thread = 8;
 
 // All units: a thread eight of a sample's.
 template <class Mode>
-__global__ __launch_bounds__(elementwise_threads) void dense_noise_kernel(const FPES_CONSTANT NoiseSumJob job,
-                                                                          std::int64_t samples) {
-    const DeviceLayer& layer = job.layer;
-    const std::int64_t groups = parts(layer.fan_out, per_thread), number = global_index(elementwise_threads);
+__global__ __launch_bounds__(elementwise_threads) void dense_noise_kernel(NoiseSumJob job, std::int64_t samples) {
+    const int units = job.layer.fan_out;
+    const std::int64_t groups = parts(units, per_thread), number = global_index(elementwise_threads);
     if (number >= samples * groups) return;
     const std::int64_t sample = number / groups, column = number % groups * per_thread;
-    Unit units[per_thread] = {};
-    FPES_UNROLL
-    for (int i = 0; i < per_thread; ++i) {
-        if (column + i < layer.fan_out) units[i] = unit_of(job, sample, column + i);
-    }
     float sum[per_thread] = {};
     std::int64_t begin, end;
     pairs_of_sample(job, sample, begin, end);
     for (std::int64_t pair = begin; pair < end; ++pair) {
         if (!job.turn.has(pair)) continue;
         float z[per_thread];
-        draw<per_thread>(job.noise.kind, job.noise.counters(noise_tensor(layer.index, NoiseRole::node), pair),
-                         static_cast<std::uint64_t>(sample % job.batch * layer.fan_out + column), z);
+        draw<per_thread>(job.noise.kind, job.noise.counters(noise_tensor(job.layer.index, NoiseRole::node), pair),
+                         static_cast<std::uint64_t>(sample % job.batch * units + column), z);
         const float weight = job.weights.difference(pair, sample % job.batch);
         FPES_UNROLL
         for (int i = 0; i < per_thread; ++i) {
-            if (is_reached<Mode>(layer, units[i], z[i])) sum[i] = Ieee::fma(weight, z[i], sum[i]);
+            const auto unit = static_cast<int>(column) + i;
+            if (unit < units) sum[i] = job.add<Mode>(weight, z[i], sample, unit, sum[i]);
         }
     }
     FPES_UNROLL
     for (int i = 0; i < per_thread; ++i) {
-        if (column + i < layer.fan_out) job.out[sample * layer.fan_out + column + i] = sum[i];
+        if (column + i < units) job.out[sample * units + column + i] = sum[i];
     }
 }
 
 // Few units: a block a sample, a thread a unit of a pair. A pair's units are all different; the next pair waits.
 constexpr int sparse_threads = 64;
 template <class Mode>
-__global__ __launch_bounds__(sparse_threads) void sparse_noise_kernel(const FPES_CONSTANT NoiseSumJob job) {
-    const DeviceLayer& layer = job.layer;
+__global__ __launch_bounds__(sparse_threads) void sparse_noise_kernel(NoiseSumJob job) {
     const std::int64_t sample = block_index(), within = sample % job.batch;
-    float* const sums = job.out + sample * layer.fan_out;
+    float* const sums = job.out + sample * job.layer.fan_out;
     std::int64_t begin, end;
     pairs_of_sample(job, sample, begin, end);
     for (std::int64_t pair = begin; pair < end; ++pair) {
         if (!job.turn.has(pair)) continue;
-        const PhiloxCounters positions = job.noise.counters(noise_tensor(layer.index, NoiseRole::positions), pair);
-        const PhiloxCounters draws = job.noise.counters(noise_tensor(layer.index, NoiseRole::node), pair);
+        const PhiloxCounters positions = job.noise.counters(noise_tensor(job.layer.index, NoiseRole::positions), pair);
+        const PhiloxCounters draws = job.noise.counters(noise_tensor(job.layer.index, NoiseRole::node), pair);
         const float weight = job.weights.difference(pair, within);
         for (int j = thread_index(); j < job.units; j += sparse_threads) {
-            const int unit = perturbed_unit(positions, within, j, job.units, layer.fan_out);
+            const int unit = perturbed_unit(positions, within, j, job.units, job.layer.fan_out);
             const float z = draw_one(job.noise.kind, draws, static_cast<std::uint64_t>(within) * job.units + j);
-            if (is_reached<Mode>(layer, unit_of(job, sample, unit), z)) sums[unit] = Ieee::fma(weight, z, sums[unit]);
+            sums[unit] = job.add<Mode>(weight, z, sample, unit, sums[unit]);
         }
         __syncthreads();
     }
@@ -346,30 +334,30 @@ class IncrementalGradientRun {
     void run(Context& context, const MemberWeights& weights, const float* sums, float* gradient) const {
         const float* inputs = batch_.x;
         for (const Layer& layer : network_.layers) {
-            const DeviceLayer on_device = device_layers(network_, &population_, layer.index, layer.index + 1).layer[0];
-            sum_noise(context, weights, on_device, sums);
-            const SampleTerms terms{on_device.fan_in, on_device.fan_out, inputs, noise_};
+            sum_noise(context, weights, layer, sums);
+            const SampleTerms terms{static_cast<int>(layer.fan_in), static_cast<int>(layer.fan_out), inputs, noise_};
             SumsOut out = sums_out(network_, layer, scale(layer, weights.per_sample), gradient);
             out.finished = true;
             launch_terms(context, terms, samples_, out);
             if (layer.index + 1 == static_cast<int>(network_.layers.size())) break;
-            // The next layer's inputs, back from the scaled domain, exactly.
-            cross_sums(context, on_device, sums, samples_ * layer.fan_out,
-                       1.0f / network_.layers[layer.index + 1].bias_factor, activations_);
+            // Back from the scaled domain, exactly.
+            const float factor = 1.0f / network_.layers[layer.index + 1].bias_factor;
+            cross_sums(context, device_layers(network_, &population_, layer.index, layer.index + 1).layer[0], sums,
+                       samples_, factor, activations_);
             inputs = activations_;
             sums += samples_ * layer.fan_out;
         }
     }
 
    private:
-    void sum_noise(Context& context, const MemberWeights& weights, const DeviceLayer& layer, const float* sums) const {
+    void sum_noise(Context& context, const MemberWeights& weights, const Layer& layer, const float* sums) const {
         const NoiseSumJob job{noise_source(population_),
                               weights,
                               turn_of(population_, layer.index),
                               pairs_.end,
                               batch_.pairs_each,
                               batch_.size,
-                              layer,
+                              device_layers(network_, &population_, layer.index, layer.index + 1).layer[0],
                               population_.units[layer.index],
                               sums,
                               noise_};
@@ -404,8 +392,8 @@ class IncrementalGradientRun {
     PairRange pairs_;
     const Batches& batch_;
     std::int64_t samples_;  // of all batches, one after another
-    float* noise_;          // of the layer at hand
-    float* activations_;    // of the one below
+    float* noise_;
+    float* activations_;  // inputs of a layer
 };
 
 }  // namespace

@@ -115,7 +115,9 @@ void run_population(Context& context, const Network& network, const Population& 
         }
         case Family::low_rank:
         case Family::node: return run_shared_weights(context, network, population, pairs, batch, outputs, sink);
-        case Family::one_layer: return run_incremental(context, network, population, pairs, batch, sums, outputs, sink);
+        case Family::one_layer:
+        case Family::one_layer_rank_one:
+            return run_incremental(context, network, population, pairs, batch, sums, outputs, sink);
     }
 }
 
@@ -240,7 +242,8 @@ std::string plan(const Device& device, const Network& network, const Population&
                    in_words(choose_shared_weights(device, network, 0, 2 * pairs.count() * batch.size, batch.size,
                                                   rank_of(&population)),
                             /*full_rank=*/false);
-        case Family::one_layer: break;
+        case Family::one_layer:
+        case Family::one_layer_rank_one: break;
     }
     return incremental_plan(device, network, population, pairs, batch);
 }

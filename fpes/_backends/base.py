@@ -235,10 +235,6 @@ class Backend(ABC):
 
 def _native(module: ModuleType, population: PopulationCall) -> Any:
     """The module's own description of a population."""
-    if population.family not in module.Family.__members__:
-        raise NotImplementedError(
-            "low rank one layer at a time (LowRank with units or draws) runs on the CPU only so far: use NumPy arrays"
-        )
     return module.Population(
         family=module.Family.__members__[population.family],
         rank=population.rank,

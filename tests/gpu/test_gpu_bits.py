@@ -38,6 +38,7 @@ FAMILIES = {
     "low rank 5": lambda kind: fpes.LowRank(5, kind),
     "node": fpes.NodePerturbation,
     "one layer": lambda kind: fpes.NodePerturbation(kind, units=4),
+    "one layer, low rank": lambda kind: fpes.LowRank(1, kind, units=4),
 }
 each_network = pytest.mark.parametrize("network", NETWORKS)
 each_family = pytest.mark.parametrize("family", FAMILIES)
@@ -54,7 +55,7 @@ def setting(network, flush, family, kind):
     rng = np.random.default_rng(len(sizes) + batch)
     net = fpes.LinearNetwork(sizes, flush=flush)
     theta = random_theta(rng, oracle.Network(sizes))
-    size = 2 * pairs * (net.layers if family == "one layer" else 1)
+    size = 2 * pairs * (net.layers if "one layer" in family else 1)
     options = {"size": size, "sigma": 0.3, "seed": 2**63 + 7, "generation": 5, "perturbation": FAMILIES[family](kind)}
     return net, theta, images(rng, batch, sizes[0]), rng.integers(0, sizes[-1], batch), options
 
