@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 
+from .augmentation import Augmentation
 from .dataset import Dataset
 from .digits import load_digits
+from .minibatches import Minibatches
 from .mnist import load_mnist
 from .spirals import two_spirals
 
-__all__ = ["Dataset", "load", "load_digits", "load_mnist", "two_spirals"]
+__all__ = ["Augmentation", "Dataset", "Minibatches", "load", "load_digits", "load_mnist", "two_spirals"]
 
 
 def load(name: str, *, data_dir: str | os.PathLike[str] | None = None, seed: int = 0) -> Dataset:

@@ -1,0 +1,323 @@
+"""The loop of ES.fit(): minibatch, population, fitness, step; with records, checkpoints, a limit of time, and its end.
+
+Nothing in here decides about bits but the settings: what a generation sees depends on the seed and its number. The
+clock decides when a run stops and when it is saved, never what it computes; with the one exception of calibrate(),
+before the first generation, whose result is saved with the run.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fpes import _checks, _config
+from fpes.controls import accuracy
+from fpes.datasets import Augmentation, Dataset, Minibatches
+from fpes.health import DivergedError, TrainingWarning, active_fractions, diagnose, weight_norms
+from fpes.perturbations import NodePerturbation
+from fpes.records import Record
+from fpes.shaping import all_equal
+
+if TYPE_CHECKING:
+    from fpes.es import ES
+
+_DEFAULT_BATCH = 512
+_RECORDS = 50  # points of the training curves
+_MEASURED_SAMPLES = 10_000  # training samples that accuracy is measured on as it goes
+_ACTIVITY_SAMPLES = 1_000
+_CALIBRATION_SECONDS, _CALIBRATION_FRACTION = 2.0, 0.05
+_RESERVE = 0.05  # of the time, for a machine that turns out slower than at the start
+_MOST_STEPS = 10**9
+_EQUAL_GENERATIONS = 20  # in a row, after which a run without any difference in fitness is given up
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What fit() was asked to do. None: as before."""
+
+    steps: int | None = None
+    batch: int | None = None
+    groups: int | None = None
+    augmentation: Augmentation | None = None
+    fitness: Callable[[Any, Any], Any] | None = None
+    chunk: int | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When it stops and when it saves."""
+
+    max_seconds: float | None = None
+    checkpoint: Path | None = None
+    checkpoint_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.max_seconds is not None:
+            _checks.positive("max_seconds", self.max_seconds)
+        _checks.not_negative("checkpoint_seconds", self.checkpoint_seconds)
+
+
+@dataclass
+class Run:
+    """What a checkpoint keeps of fit(): where minibatches come from, and the curves so far."""
+
+    data: dict[str, Any] | None = None
+    batch: int | None = None
+    groups: int = 1
+    augmentation: Augmentation | None = None
+    seconds: float = 0.0
+    records: list[Record] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "data": self.data,
+            "batch": self.batch,
+            "groups": self.groups,
+            "augmentation": _config.to_json(self.augmentation),
+            "seconds": self.seconds,
+            "records": [record.as_json() for record in self.records],
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Run:
+        """What as_json() gave."""
+        return cls(
+            data=value["data"],
+            batch=value["batch"],
+            groups=value["groups"],
+            augmentation=_config.from_json(value["augmentation"]),
+            seconds=value["seconds"],
+            records=[Record.from_json(record) for record in value["records"]],
+        )
+
+
+class Terminated(SystemExit):
+    """SIGTERM came. Exit status 143, as a shell reports it."""
+
+
+def fit(es: ES, data: Dataset, settings: Settings, limits: Limits, after_step: Callable[[ES], None] | None) -> None:
+    """See ES.fit()."""
+    started = time.monotonic()
+    minibatches = _prepare(es, data, settings)
+    loop = _Loop(es, minibatches, settings, limits, started)
+    with _sigterm_raises():
+        loop.plan()
+        loop.run(after_step)
+
+
+def fingerprint(data: Dataset) -> dict[str, Any]:
+    """What tells one data set from another: its name, its size, and a checksum of the training part."""
+    checksum = zlib.crc32(data.y_train.data, zlib.crc32(data.x_train.data))
+    return {"name": data.name, "shape": list(data.x_train.shape), "crc32": checksum}
+
+
+def _prepare(es: ES, data: Dataset, settings: Settings) -> Minibatches:
+    """The run's settings from those given now and those from before."""
+    if not isinstance(data, Dataset):
+        raise TypeError(f"data is a {type(data).__name__}, expected a fpes.datasets.Dataset")
+    if (data.features, data.classes) != (es.net.features, es.net.classes):
+        raise ValueError(
+            f"data has {data.features} features and {data.classes} classes, and the network has {es.net.features} "
+            f"inputs and {es.net.classes} outputs"
+        )
+    run, found = es.run, fingerprint(data)
+    half_finished = es.steps is not None and 0 < es.generation < es.steps
+    if run.data is not None and run.data != found and half_finished:
+        raise ValueError(
+            f"data is {found}, and the first {es.generation} of {es.steps} generations have seen {run.data}: to train "
+            "on other data, start a new ES from this one's theta"
+        )
+    batch = settings.batch or run.batch or min(_DEFAULT_BATCH, len(data.x_train))
+    groups = settings.groups or run.groups
+    augmentation = settings.augmentation or run.augmentation
+    minibatches = Minibatches(data, batch, groups=groups, seed=es.seed, augmentation=augmentation)
+    run.data, run.batch, run.groups, run.augmentation = found, batch, groups, augmentation
+    return minibatches
+
+
+class _Loop:
+    """One session of a run."""
+
+    def __init__(self, es: ES, minibatches: Minibatches, settings: Settings, limits: Limits, started: float) -> None:
+        self.es = es
+        self.minibatches = minibatches
+        self.settings = settings
+        self.limits = limits
+        self.started = started
+        self.seconds_before = es.run.seconds
+        self.saved_at = started
+        self.equal_generations = 0
+        self.told: set[str] = set()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of this session."""
+        return time.monotonic() - self.started
+
+    # --- The plan -----------------------------------------------------------------------------------------------------
+
+    def plan(self) -> None:
+        """Settle how many steps there will be, and save that."""
+        es, limit = self.es, self.limits.max_seconds
+        if self.settings.steps is not None:
+            es.steps = _checks.integer("steps", self.settings.steps, 1, _MOST_STEPS)
+        if es.generation == 0 and limit is not None:
+            es.steps = self.calibrate(es.steps or _MOST_STEPS, limit)
+        if es.steps is None:
+            raise ValueError("steps is not given, nor max_seconds: expected one of them, or both")
+        self.save()
+
+    def calibrate(self, most: int, limit: float) -> int:
+        """How many generations fit into so many seconds, at most `most`: a few are timed, and thrown away."""
+        es, before = self.es, self.es.steps
+        es.steps = most
+        try:
+            self.rehearse()  # the first one finds cold caches
+            times: list[float] = []
+            budget = min(_CALIBRATION_SECONDS, _CALIBRATION_FRACTION * limit)
+            begin = time.monotonic()
+            while not times or time.monotonic() - begin < budget:
+                times.append(_seconds(self.rehearse))
+            measuring = _seconds(self.measured)
+        finally:
+            es.steps = before
+        left = limit * (1.0 - _RESERVE) - self.elapsed - (_RECORDS + 1) * measuring
+        return max(1, min(most, int(left / float(np.median(times)))))
+
+    def rehearse(self) -> None:
+        """A generation that changes nothing."""
+        self.es.rehearse(self.evaluate())
+
+    # --- Generations --------------------------------------------------------------------------------------------------
+
+    def run(self, after_step: Callable[[ES], None] | None) -> None:
+        """Generation after generation, until the plan or the time is at its end."""
+        es = self.es
+        assert es.steps is not None
+        try:
+            while es.generation < es.steps and not self.out_of_time():
+                self.record_if_due()
+                es.tell(self.watched(self.evaluate()))
+                if after_step is not None:
+                    after_step(es)
+                self.save_if_due()
+            self.record_if_due()
+        except (KeyboardInterrupt, SystemExit):
+            self.save()
+            raise
+        self.save()
+
+    def out_of_time(self) -> bool:
+        """Whether the limit of time is reached."""
+        return self.limits.max_seconds is not None and self.elapsed >= self.limits.max_seconds
+
+    def evaluate(self) -> Any:
+        """The fitness of the present population on its minibatch."""
+        population = self.es.ask()
+        x, y = self.minibatches.at(self.es.generation)
+        if self.settings.fitness is not None:
+            return self.settings.fitness(population.forward(x, chunk=self.settings.chunk), y)
+        per_sample = isinstance(self.es.perturbation, NodePerturbation)
+        return population.evaluate(x, y, per_sample=per_sample, chunk=self.settings.chunk)
+
+    def watched(self, fitness: Any) -> Any:
+        """The same fitness, unless members haven't differed for long."""
+        equal = all_equal(np.asarray(fitness), self.es.run.groups)
+        self.equal_generations = self.equal_generations + 1 if equal else 0
+        if self.equal_generations >= _EQUAL_GENERATIONS:
+            fractions = ", ".join(f"{fraction:.1%}" for fraction in self.activity())
+            raise DivergedError(
+                f"for {self.equal_generations} generations no member has differed from another in fitness, so nothing "
+                f"is learnt any more; active units, layer by layer: {fractions}. Where a layer has none, start from "
+                "larger weights or lower the weight decay; else raise sigma"
+            )
+        return fitness
+
+    # --- Records and checkpoints --------------------------------------------------------------------------------------
+
+    def record_if_due(self) -> None:
+        """Take a point of the curves every so many generations, and at the end."""
+        es = self.es
+        assert es.steps is not None
+        due = es.generation % max(1, es.steps // _RECORDS) == 0 or es.generation == es.steps
+        if due and not (es.records and es.records[-1].generation == es.generation):
+            record = self.measured()
+            es.records.append(record)
+            for finding in diagnose(es.net, record.active):
+                if finding not in self.told:
+                    self.told.add(finding)
+                    warnings.warn(f"generation {es.generation}: {finding}", TrainingWarning, stacklevel=5)
+
+    def measured(self) -> Record:
+        """Where the run stands."""
+        es, data = self.es, self.minibatches.data
+        x, y = data.x_train[:_MEASURED_SAMPLES], data.y_train[:_MEASURED_SAMPLES]
+        last = max(0, es.generation - 1)
+        return Record(
+            generation=es.generation,
+            evaluations=es.evaluations,
+            seconds=round(self.seconds_before + self.elapsed, 3),
+            loss=None if es.fitness is None else -es.fitness,
+            train=accuracy(es.net(es.solution, x), y),
+            test=accuracy(es.net(es.solution, data.x_test), data.y_test),
+            learning_rate=es.value("learning_rate", last),
+            sigma=es.value("sigma", last),
+            active=tuple(self.activity()),
+            norms=tuple(weight_norms(es.net, es.solution)),
+        )
+
+    def activity(self) -> list[float]:
+        """Active fractions on some training samples."""
+        return active_fractions(self.es.net, self.es.solution, self.minibatches.data.x_train[:_ACTIVITY_SAMPLES])
+
+    def save_if_due(self) -> None:
+        """A checkpoint every so many seconds. One that fails isn't the end: the last one is still there."""
+        if time.monotonic() - self.saved_at < self.limits.checkpoint_seconds:
+            return
+        try:
+            self.save()
+        except OSError as error:
+            self.saved_at = time.monotonic()
+            warnings.warn(f"{error}; training goes on, and the last checkpoint is kept", TrainingWarning, stacklevel=4)
+
+    def save(self) -> None:
+        """A checkpoint, where one is wanted."""
+        self.es.run.seconds = self.seconds_before + self.elapsed
+        if self.limits.checkpoint is not None:
+            self.es.save(self.limits.checkpoint)
+        self.saved_at = time.monotonic()
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    begin = time.monotonic()
+    call()
+    return time.monotonic() - begin
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """SIGTERM becomes an exception, so that there is a last checkpoint; unless the program handles it by itself."""
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if not ours:
+        yield
+        return
+
+    def terminate(number: int, frame: object) -> None:
+        raise Terminated(128 + number)
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,0 +1,188 @@
+"""Optimisers: how far theta goes along the gradient.
+
+An optimiser is a description; its memory is a dictionary of arrays that the caller keeps. A step leaves its arguments
+alone and returns new arrays, so whoever is interrupted still has the old ones. The arithmetic is in csrc/cpu/optimiser,
+on the host for every backend: the same bits everywhere. Fitness is maximised, so steps go up the gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from fpes import _checks, _cpu, _settings
+from fpes._checks import FloatArray
+
+Memory = Mapping[str, FloatArray]
+
+
+@dataclass(frozen=True)
+class Step:
+    """The numbers of one step, whatever the optimiser.
+
+    Args:
+        number: 0 for the first step.
+        factor: what the gradient is multiplied by first.
+        learning_rate: how far to go.
+        weight_decay: theta is multiplied by 1 - learning_rate * weight_decay before the step is added.
+    """
+
+    number: int
+    factor: float
+    learning_rate: float
+    weight_decay: float
+
+    @property
+    def keep(self) -> float:
+        """What weight decay leaves of theta."""
+        return 1.0 - self.learning_rate * self.weight_decay
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Gradient ascent with momentum: v = momentum v + g; theta = theta + learning_rate v (Polyak 1964).
+
+    Args:
+        momentum: from 0 to below 1.
+    """
+
+    momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        _check_fraction("momentum", self.momentum)
+
+    def memory(self, parameters: int) -> dict[str, FloatArray]:
+        """Before the first step."""
+        return {"velocity": np.zeros(parameters, np.float32)}
+
+    def step(
+        self, theta: FloatArray, memory: Memory, gradient: FloatArray, step: Step
+    ) -> tuple[FloatArray, dict[str, FloatArray]]:
+        """Theta and the memory after one step."""
+        velocity = weighted_sum(self.momentum, memory["velocity"], step.factor, gradient)
+        return weighted_sum(step.keep, theta, step.learning_rate, velocity), {"velocity": velocity}
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam (Kingma & Ba 2015, algorithm 1), with decoupled weight decay where there is any: AdamW.
+
+    Args:
+        beta1: of the running mean of the gradient, from 0 to below 1.
+        beta2: of the running mean of its square, from 0 to below 1.
+        epsilon: added to the root of the latter, above 0.
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.99
+    epsilon: float = 1e-8
+
+    def __post_init__(self) -> None:
+        _check_fraction("beta1", self.beta1)
+        _check_fraction("beta2", self.beta2)
+        _checks.positive("epsilon", self.epsilon)
+
+    def memory(self, parameters: int) -> dict[str, FloatArray]:
+        """Before the first step."""
+        return {"mean": np.zeros(parameters, np.float32), "square": np.zeros(parameters, np.float32)}
+
+    def step(
+        self, theta: FloatArray, memory: Memory, gradient: FloatArray, step: Step
+    ) -> tuple[FloatArray, dict[str, FloatArray]]:
+        """Theta and the memory after one step."""
+        number = step.number + 1
+        before = (theta, memory["mean"], memory["square"])
+        after = tuple(np.empty_like(array) for array in before)
+        _cpu.adam(
+            _settings.execution(),
+            (
+                step.factor,
+                1.0 - self.beta1,
+                1.0 - self.beta2,
+                1.0 / (1.0 - _power(self.beta2, number)),
+                step.learning_rate / (1.0 - _power(self.beta1, number)),
+                self.epsilon,
+                step.keep,
+            ),
+            gradient.ctypes.data,
+            _addresses(before),
+            theta.size,
+            _addresses(after),
+        )
+        new_theta, mean, square = after
+        return new_theta, {"mean": mean, "square": square}
+
+
+@dataclass(frozen=True)
+class ClipUp:
+    """ClipUp (Toklu, Liskowski & Srivastava 2020, algorithm 1): every step's length is known beforehand.
+
+    The gradient is brought to length `learning_rate` before it joins the velocity, and the velocity is cut to length
+    `top_speed`. For parameters and learning rates of which one knows the size, and not much else.
+
+    Args:
+        momentum: from 0 to below 1.
+        top_speed: in multiples of the learning rate, above 0; the paper's advice is 2.
+    """
+
+    momentum: float = 0.9
+    top_speed: float = 2.0
+
+    def __post_init__(self) -> None:
+        _check_fraction("momentum", self.momentum)
+        _checks.positive("top_speed", self.top_speed)
+
+    def memory(self, parameters: int) -> dict[str, FloatArray]:
+        """Before the first step."""
+        return {"velocity": np.zeros(parameters, np.float32)}
+
+    def step(
+        self, theta: FloatArray, memory: Memory, gradient: FloatArray, step: Step
+    ) -> tuple[FloatArray, dict[str, FloatArray]]:
+        """Theta and the memory after one step."""
+        length = norm(gradient)
+        factor = step.learning_rate / length if length > 0.0 else 0.0
+        velocity = weighted_sum(self.momentum, memory["velocity"], factor, gradient)
+        speed, limit = norm(velocity), self.top_speed * step.learning_rate
+        if speed > limit:
+            velocity = weighted_sum(limit / speed, velocity, 0.0, velocity)
+        return weighted_sum(step.keep, theta, 1.0, velocity), {"velocity": velocity}
+
+
+Optimiser = SGD | Adam | ClipUp
+
+
+def weighted_sum(a: float, x: FloatArray, b: float, y: FloatArray) -> FloatArray:
+    """a x + b y in float32, each product rounded. x and y: contiguous float32 of one size."""
+    result = np.empty_like(x)
+    _cpu.weighted_sum(_settings.execution(), a, x.ctypes.data, b, y.ctypes.data, x.size, result.ctypes.data)
+    return result
+
+
+def norm(x: FloatArray) -> float:
+    """The Euclidean length of a contiguous float32 array, in float64."""
+    return math.sqrt(_cpu.sum_of_squares(_settings.execution(), x.ctypes.data, x.size))
+
+
+def _addresses(arrays: tuple[FloatArray, ...]) -> tuple[int, int, int]:
+    first, second, third = (array.ctypes.data for array in arrays)
+    return first, second, third
+
+
+def _power(base: float, exponent: int) -> float:
+    """By squaring: multiplications round the same on every system, pow() doesn't."""
+    result = 1.0
+    while exponent:
+        if exponent & 1:
+            result *= base
+        base *= base
+        exponent >>= 1
+    return result
+
+
+def _check_fraction(name: str, value: float) -> None:
+    if not 0.0 <= _checks.real(name, value) < 1.0:
+        raise ValueError(f"{name} is {value}, expected a number from 0 to below 1")
