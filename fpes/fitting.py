@@ -32,11 +32,13 @@ if TYPE_CHECKING:
     from fpes.es import ES
 
 _DEFAULT_BATCH = 512
-_RECORDS = 50  # points of the training curves
+_RECORDS = 50  # points of the training curves, or fewer where they would take more than
+_RECORDING = 0.05  # of the time
 _MEASURED_SAMPLES = 10_000  # training samples that accuracy is measured on as it goes
 _ACTIVITY_SAMPLES = 1_000
 _CALIBRATION_SECONDS, _CALIBRATION_FRACTION = 2.0, 0.05
-_RESERVE = 0.05  # of the time, for a machine that turns out slower than at the start
+_RESERVE = 0.01  # of the time
+_TOLERANCE = 0.02  # by which the plan may be off before it is changed
 _MOST_STEPS = 10**9
 _EQUAL_GENERATIONS = 20  # in a row, after which a run without any difference in fitness is given up
 
@@ -76,6 +78,7 @@ class Run:
     groups: int = 1
     augmentation: Augmentation | None = None
     seconds: float = 0.0
+    plan: list[tuple[int, int]] = field(default_factory=list)  # (generation, planned steps from there on)
     records: list[Record] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
@@ -86,6 +89,7 @@ class Run:
             "groups": self.groups,
             "augmentation": _config.to_json(self.augmentation),
             "seconds": self.seconds,
+            "plan": [list(entry) for entry in self.plan],
             "records": [record.as_json() for record in self.records],
         }
 
@@ -98,6 +102,7 @@ class Run:
             groups=value["groups"],
             augmentation=_config.from_json(value["augmentation"]),
             seconds=value["seconds"],
+            plan=[(generation, steps) for generation, steps in value["plan"]],
             records=[Record.from_json(record) for record in value["records"]],
         )
 
@@ -156,9 +161,12 @@ class _Loop:
         self.limits = limits
         self.started = started
         self.seconds_before = es.run.seconds
-        self.saved_at = started
+        self.saved_at = self.recorded_at = started
+        self.recording_seconds = 0.0
         self.equal_generations = 0
         self.told: set[str] = set()
+        self.most: int | None = None  # where the plan follows the clock, the most steps that it may have
+        self.first_generation_at = 0.0
 
     @property
     def elapsed(self) -> float:
@@ -169,31 +177,56 @@ class _Loop:
 
     def plan(self) -> None:
         """Settle how many steps there will be, and save that."""
-        es, limit = self.es, self.limits.max_seconds
-        if self.settings.steps is not None:
-            es.steps = _checks.integer("steps", self.settings.steps, 1, _MOST_STEPS)
-        if es.generation == 0 and limit is not None:
-            es.steps = self.calibrate(es.steps or _MOST_STEPS, limit)
+        es, wanted = self.es, self.settings.steps
+        if wanted is not None:
+            wanted = _checks.integer("steps", wanted, 1, _MOST_STEPS)
+        if es.generation == 0 and self.limits.max_seconds is not None:
+            self.calibrate(wanted or es.steps or _MOST_STEPS)
+        elif wanted is not None and wanted != es.steps:
+            self.set_steps(wanted)
         if es.steps is None:
             raise ValueError("steps is not given, nor max_seconds: expected one of them, or both")
         self.save()
 
-    def calibrate(self, most: int, limit: float) -> int:
-        """How many generations fit into so many seconds, at most `most`: a few are timed, and thrown away."""
+    def set_steps(self, steps: int) -> None:
+        """Change the plan."""
+        self.es.steps = steps
+        self.es.run.plan.append((self.es.generation, steps))
+
+    def calibrate(self, most: int) -> None:
+        """Plan as many generations as fit into the time, at most so many: a few are timed, and thrown away."""
         es, before = self.es, self.es.steps
         es.steps = most
         try:
             self.rehearse()  # the first one finds cold caches
             times: list[float] = []
-            budget = min(_CALIBRATION_SECONDS, _CALIBRATION_FRACTION * limit)
+            budget = min(_CALIBRATION_SECONDS, _CALIBRATION_FRACTION * self.time_left())
             begin = time.monotonic()
             while not times or time.monotonic() - begin < budget:
                 times.append(_seconds(self.rehearse))
-            measuring = _seconds(self.measured)
-        finally:
+        except BaseException:
             es.steps = before
-        left = limit * (1.0 - _RESERVE) - self.elapsed - (_RECORDS + 1) * measuring
-        return max(1, min(most, int(left / float(np.median(times)))))
+            raise
+        left = self.time_left() * (1.0 - _RECORDING)
+        self.set_steps(max(1, min(most, int(left / float(np.mean(times))))))
+        self.most = most
+        self.first_generation_at = self.elapsed
+
+    def replan(self) -> None:
+        """Where generations turn out faster or slower than planned, change the plan to fit the time again."""
+        es = self.es
+        if self.most is None or es.generation == 0 or es.steps is None:
+            return
+        pace = (self.elapsed - self.first_generation_at) / es.generation
+        steps = min(self.most, es.generation + max(1, int(self.time_left() / pace)))
+        if abs(steps - es.steps) > _TOLERANCE * es.steps:
+            self.set_steps(steps)
+            self.save()
+
+    def time_left(self) -> float:
+        """Seconds to plan with."""
+        assert self.limits.max_seconds is not None
+        return self.limits.max_seconds * (1.0 - _RESERVE) - self.elapsed
 
     def rehearse(self) -> None:
         """A generation that changes nothing."""
@@ -247,17 +280,27 @@ class _Loop:
     # --- Records and checkpoints --------------------------------------------------------------------------------------
 
     def record_if_due(self) -> None:
-        """Take a point of the curves every so many generations, and at the end."""
+        """Take a point of the curves now and then, at the beginning, and at the end."""
         es = self.es
         assert es.steps is not None
-        due = es.generation % max(1, es.steps // _RECORDS) == 0 or es.generation == es.steps
-        if due and not (es.records and es.records[-1].generation == es.generation):
-            record = self.measured()
-            es.records.append(record)
-            for finding in diagnose(es.net, record.active):
-                if finding not in self.told:
-                    self.told.add(finding)
-                    warnings.warn(f"generation {es.generation}: {finding}", TrainingWarning, stacklevel=5)
+        if es.records and es.generation < es.steps:
+            few_steps = es.generation - es.records[-1].generation < es.steps / _RECORDS
+            little_time = time.monotonic() - self.recorded_at < self.recording_seconds / _RECORDING
+            if few_steps or little_time:
+                return
+        if es.records and es.records[-1].generation == es.generation:
+            return
+        begin = time.monotonic()
+        record = self.measured()
+        es.records.append(record)
+        self.recorded_at = time.monotonic()
+        self.recording_seconds = self.recorded_at - begin
+        for finding in diagnose(es.net, record.active):
+            if finding not in self.told:
+                self.told.add(finding)
+                warnings.warn(f"generation {es.generation}: {finding}", TrainingWarning, stacklevel=5)
+        if es.generation < es.steps:
+            self.replan()
 
     def measured(self) -> Record:
         """Where the run stands."""

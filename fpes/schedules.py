@@ -7,7 +7,7 @@ from one system to the next.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Context, Decimal
 
 from fpes import _checks
@@ -116,3 +116,10 @@ def _sine(x: float) -> float:
         term *= -x * x / ((2 * k) * (2 * k + 1))
         total += term
     return total
+
+
+def with_start(value: float | Schedule, start: float) -> float | Schedule:
+    """The same schedule from another number; where it ends doesn't change."""
+    if isinstance(value, WarmUp):
+        return replace(value, then=replace(value.then, start=start))
+    return start if isinstance(value, int | float) else replace(value, start=start)
