@@ -51,10 +51,12 @@ def read(path: Path) -> tuple[dict[str, Any], Arrays]:
         CheckpointError: it is damaged, truncated, or no checkpoint; the message says which.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream:
+            archive = np.load(stream, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise CheckpointError(f"{path} is no checkpoint of fpes: it is one NumPy array")
-            entries = {name: archive[name] for name in archive.files}
+            with archive:
+                entries = {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: there is no such checkpoint") from None
     except IsADirectoryError:

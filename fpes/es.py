@@ -122,6 +122,8 @@ class ES:
         self.steps = None if steps is None else _checks.integer("steps", steps, 1, _checks.LARGEST_INDEX)
         self.seed = _checks.integer("seed", seed, 0, LARGEST_SEED)
         self.run = fitting.Run()
+        if not isinstance(self.optimiser, SGD | Adam | ClipUp):
+            raise TypeError(f"optimiser is {optimiser!r}, expected an SGD, Adam or ClipUp")
         copy = np.array(theta)
         memory = self.optimiser.memory(copy.size)
         self._state = _State(0, copy, memory, copy if self.averaging else None)
@@ -333,8 +335,6 @@ class ES:
 
     def _check(self) -> None:
         """What would fail later on fails now."""
-        if not isinstance(self.optimiser, SGD | Adam | ClipUp):
-            raise TypeError(f"optimiser is {self.optimiser!r}, expected an SGD, Adam or ClipUp")
         if not 0.0 <= self.averaging < 1.0:
             raise ValueError(f"averaging is {self.averaging}, expected a number from 0 to below 1")
         if self.steps is None and any(not isinstance(s, Constant) for s in self._schedules()):

@@ -115,7 +115,7 @@ def _sine(x: float) -> float:
     for k in range(1, _SINE_TERMS):
         term *= -x * x / ((2 * k) * (2 * k + 1))
         total += term
-    return total
+    return max(-1.0, min(total, 1.0))
 
 
 def with_start(value: float | Schedule, start: float) -> float | Schedule:
