@@ -143,9 +143,10 @@ def _prepare(es: ES, data: Dataset, settings: Settings) -> Minibatches:
             f"data is {found}, and the first {es.generation} of {es.steps} generations have seen {run.data}: to train "
             "on other data, start a new ES from this one's theta"
         )
-    batch = settings.batch or run.batch or min(_DEFAULT_BATCH, len(data.x_train))
-    groups = settings.groups or run.groups
-    augmentation = settings.augmentation or run.augmentation
+    default_batch = run.batch or min(_DEFAULT_BATCH, len(data.x_train))
+    batch = default_batch if settings.batch is None else settings.batch
+    groups = run.groups if settings.groups is None else settings.groups
+    augmentation = run.augmentation if settings.augmentation is None else settings.augmentation
     minibatches = Minibatches(data, batch, groups=groups, seed=es.seed, augmentation=augmentation)
     run.data, run.batch, run.groups, run.augmentation = found, batch, groups, augmentation
     return minibatches
