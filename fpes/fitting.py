@@ -240,13 +240,13 @@ class _Loop:
         es = self.es
         assert es.steps is not None
         try:
+            self.record_if_due()
             while es.generation < es.steps and not self.out_of_time():
-                self.record_if_due()
                 es.tell(self.watched(self.evaluate()))
+                self.record_if_due()
                 if after_step is not None:
                     after_step(es)
                 self.save_if_due()
-            self.record_if_due()
         except (KeyboardInterrupt, SystemExit):
             self.save()
             raise

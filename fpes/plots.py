@@ -49,7 +49,9 @@ def training_curves(title: str, runs: Mapping[str, Sequence[Record]], linear: fl
         accuracies.axhline(100 * linear, color="black", lw=1, ls="--", label="backprop (linear), test")
     accuracies.set(ylabel="accuracy, %", title="accuracy")
     accuracies.set_ylim(*_accuracy_limits(runs, linear))
-    losses.set(ylabel="cross-entropy, nats", title="mean loss of the population", yscale="log")
+    losses.set(ylabel="cross-entropy, nats", title="mean loss of the population")
+    if any(r.loss is not None and r.loss > 0.0 for records in runs.values() for r in records):
+        losses.set_yscale("log")
     activity.set(ylabel="units that are not flushed, %", title="active units (100 %: linear)", ylim=(0, 102))
     norms.set(ylabel="multiple of the initial scale", title="root mean square of the weights")
     for axes in (activity, norms):
