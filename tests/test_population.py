@@ -284,8 +284,42 @@ class TestRefusals:
                 family(noise="pink")
 
 
+@functools.lru_cache
+def sparse_case(sizes, density):
+    """(theta, x, what a full-rank population gives): 0 and -0 stand in x wherever it isn't dense."""
+    rng = np.random.default_rng(sizes[0])
+    theta = random_theta(rng, oracle.Network(sizes))
+    x = (rng.uniform(0.1, 1, (9, sizes[0])) * (rng.random((9, sizes[0])) < density)).astype(np.float32)
+    x[0, ::3] *= np.float32(-0.0)
+    population = oracle.Population(oracle.Network(sizes), theta, 4, perturbation="full", sigma=SIGMA, seed=SEED)
+    return theta, x, population.forward(x)
+
+
+@pytest.mark.parametrize("sizes", [(63, 32, 5), (64, 128, 5), (65, 129, 5), (129, 161, 5), (257, 97, 5)], ids=str)
+@pytest.mark.parametrize("density", [0.0, 0.1, 0.5, 0.9])
+def test_inputs_of_any_density(isa, sizes, density):
+    """Where most are zero only the others are multiplied: in runs of 64, 128 or 256, by 32, 64 or 128 columns."""
+    theta, x, want = sparse_case(sizes, density)
+    ours = fpes.Population(fpes.LinearNetwork(sizes), theta, size=4, sigma=SIGMA, seed=SEED)
+    oracle.assert_bitwise_equal(ours.forward(x), want, f"{sizes}, {density}, {isa}")
+
+
+def test_noise_that_takes_weights_to_infinity(isa):
+    """Then 0 * inf counts: no term may be left out."""
+    sizes = (70, 40)
+    net = oracle.Network(sizes, flush="never")
+    theta = random_theta(np.random.default_rng(1), net)
+    x = np.zeros((3, 70), np.float32)
+    x[:, 7] = 1.0
+    options = {"sigma": 3e38, "seed": SEED}
+    want = oracle.Population(net, theta, 2, perturbation="full", **options).forward(x)
+    got = fpes.Population(fpes.LinearNetwork(sizes, flush="never"), theta, size=2, **options).forward(x)
+    assert np.isnan(want).all()
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+
+
 @every_mode
-@pytest.mark.parametrize("family", ["node", "lowrank1"])
+@pytest.mark.parametrize("family", ["full", "node", "lowrank1"])
 def test_sums_that_pass_through_minus_zero(isa, family, flush):
     """A product that underflows to -0, and then terms of +0: the sum is +0, and leaving the terms out would keep -0."""
     sizes, batch = (3, 40, 40), 5

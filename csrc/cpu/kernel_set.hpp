@@ -6,6 +6,7 @@
 #include "kernels_elementwise.hpp"
 #include "kernels_loss.hpp"
 #include "kernels_noise.hpp"
+#include "kernels_nonzeros.hpp"
 #include "kernels_panels.hpp"
 #include "kernels_peak.hpp"
 #include "kernels_product.hpp"
@@ -19,6 +20,7 @@ constexpr ModeKernels mode_kernels() {
         /*product=*/product<F>,
         /*product_transposed=*/product_transposed<F>,
         /*product_skipping=*/product_skipping<F>,
+        /*product_nonzeros=*/product_nonzeros<F>,
         /*perturb=*/perturb<F>,
         /*accumulate_noise=*/accumulate_noise<F>,
         /*accumulate_rows=*/accumulate_rows<F>,
@@ -45,12 +47,14 @@ constexpr Kernels kernel_set(const char* name, bool hardware_flush) {
         lanes_of<F32Ieee>,
         panel_width<F32Ieee>,
         peak_chains,
+        nonzero_run<F32Ieee>,
         hardware_flush,
         mode_kernels<F32Ieee>(),
         mode_kernels<F32Ftz>(),
         pack<F32Ieee>,
         unpack<F32Ieee>,
         transpose<F32Ieee>,
+        find_nonzeros<F32Ieee>,
         noise<F32Ieee>,
         noise_panels<F32Ieee>,
         unit_positions<F32Ieee>,

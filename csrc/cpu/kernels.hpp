@@ -37,6 +37,14 @@ struct RowChanges {
     const std::int32_t* begin;
 };
 
+// The elements of a [rows, k] matrix that are not zero. Its columns are cut into runs (Kernels::nonzero_run); the
+// elements of a row in a run, from left to right, are begin[run * rows + row] ... begin[run * rows + row + 1] - 1.
+struct Nonzeros {
+    float* value;
+    std::int32_t* row;  // of the right operand, counted from the start of the run
+    std::int32_t* begin;
+};
+
 // A row-major array without gaps as panels of a matrix of one row.
 inline Panels flat(float* data, int width) { return {data, static_cast<std::size_t>(width)}; }
 
@@ -51,6 +59,10 @@ struct ModeKernels {
     // b must be finite: terms that are zero in all members are left out. scratch: see skipping_scratch_size.
     void (*product_skipping)(Panels a, Panels b, Panels c, int samples, int members, int n, int k,
                              std::int32_t* scratch);
+    // c[m, n] = init + a[m, k] b[k, n] from those elements of a that are not zero, beginning at a run. b must be
+    // finite. As product() otherwise.
+    void (*product_nonzeros)(Nonzeros terms, int first_run, Panels a, Panels b, Panels init, Panels c, int m, int n,
+                             int k);
     // plus = fma(z, scale, in_plus), minus = fma(z, -scale, in_minus) for `n` columns of `rows` rows of a tensor of
     // noise. Its rows are `ld` elements long, and row 0 here starts at element `first`. scratch: see
     // noise_scratch_size.
@@ -101,6 +113,7 @@ struct Kernels {
     int lanes;            // floats in a vector
     int width;            // columns of a panel
     int peak_chains;      // of multiply_add_chains
+    int nonzero_run;      // columns of a run of Nonzeros: a multiple of `width`
     bool hardware_flush;  // whether MXCSR decides the mode, rather than which ModeKernels is called
     ModeKernels ieee;
     ModeKernels ftz;
@@ -109,6 +122,9 @@ struct Kernels {
     void (*unpack)(Panels in, int m, int n, float* rows, std::size_t ld);
     // out[i, j] = in[j, i], both panels; in is [n, m].
     void (*transpose)(Panels in, int m, int n, Panels out);
+    // Lists the elements of a [rows, k] that are not zero, and returns how many there are. Two vectors' worth beyond
+    // them are written too.
+    std::int64_t (*find_nonzeros)(Panels a, int rows, int k, Nonzeros out);
     // z[i] = noise element first + i.
     void (*noise)(const NoiseStream& stream, std::uint64_t first, int count, float* z, float* scratch);
     // The same for a [rows, n] tensor, of which row 0 here starts at element `first`, into panels.

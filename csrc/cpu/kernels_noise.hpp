@@ -8,13 +8,6 @@
 
 FPES_NAMESPACE_BEGIN
 
-// Consecutive block numbers, one in each lane.
-template <class F>
-FPES_INLINE UintOf<F> block_numbers(std::uint64_t first) {
-    static constexpr std::uint32_t lane[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    return add(splat<UintOf<F>>(static_cast<std::uint32_t>(first)), load_u32<UintOf<F>>(lane));
-}
-
 // The elements of `lanes` blocks. Integers are kept as bytes: a quarter of the memory, and a load converts them.
 template <class F>
 FPES_INLINE void store_binomial(const PhiloxBlock<UintOf<F>>& bits, std::int8_t* z) {
@@ -58,7 +51,7 @@ FPES_INLINE const Element* draw(const NoiseStream& stream, std::uint64_t first, 
     constexpr int lanes = lanes_of<F>;
     const PhiloxCounters counters = counters_of(stream);
     const int skipped = static_cast<int>(first % per_block);
-    UintOf<F> block = block_numbers<F>(first / per_block);
+    UintOf<F> block = consecutive<F>(static_cast<std::uint32_t>(first / per_block));
     for (int made = 0; made < skipped + count; made += lanes * per_block) {
         store_blocks(philox4x32_7(counters, block), scratch + made);
         block = add(block, splat<UintOf<F>>(std::uint32_t{lanes}));

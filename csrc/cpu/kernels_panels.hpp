@@ -22,6 +22,13 @@ FPES_INLINE float* panel_row(Panels panels, int i, int j) {
 
 FPES_INLINE int smaller(int a, int b) { return a < b ? a : b; }
 
+// first, first + 1, ...: one in each lane.
+template <class F>
+FPES_INLINE UintOf<F> consecutive(std::uint32_t first) {
+    static constexpr std::uint32_t lane[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    return add(splat<UintOf<F>>(first), load_u32<UintOf<F>>(lane));
+}
+
 // `columns` floats, at most a panel's width. Whole rows by vectors: compilers make of a short memcpy of unknown length
 // a string instruction, which takes longer to start than such a row to copy.
 template <class F>

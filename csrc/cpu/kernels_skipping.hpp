@@ -22,6 +22,9 @@
 
 FPES_NAMESPACE_BEGIN
 
+// -0 as bits, which are those of the smallest integer.
+constexpr std::uint32_t minus_zero = 0x80000000u;
+
 // Samples that pass by a panel of b while it is in the cache.
 constexpr int samples_at_a_time = 16;
 
@@ -76,25 +79,16 @@ bool sum_terms(const float* a, std::size_t step, const float* b, const Term* ter
             for (int v = 0; v < vectors; ++v) sum[row][v] = fma(value, vector[v], sum[row][v]);
         }
     }
-    using U = UintOf<F>;
-    const U sign = splat<U>(0x80000000u);
-    F found = splat<F>(0.0f);
+    UintOf<F> smallest = as_u32(sum[0][0]);
 #pragma GCC unroll 16
     for (int row = 0; row < rows; ++row) {
 #pragma GCC unroll 2
         for (int v = 0; v < vectors; ++v) {
-            // As integers, and so in every mode: what differs from -0 in any bit converts to a number that isn't 0.
-            const F difference = int_to_f32(bit_xor(as_u32(sum[row][v]), sign));
-            found = select(equal(difference, splat<F>(0.0f)), splat<F>(1.0f), found);
+            smallest = smaller_signed(smallest, as_u32(sum[row][v]));
             store(c + row * step + v * lanes, sum[row][v]);
         }
     }
-    float each[lanes];
-    store(each, found);
-    for (float flag : each) {
-        if (flag != 0.0f) return true;
-    }
-    return false;
+    return any_equal(smallest, minus_zero);
 }
 
 template <class F, int vectors, int rows = max_tile_rows>

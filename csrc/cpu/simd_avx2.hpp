@@ -97,6 +97,25 @@ template <int n>
 FPES_INLINE U32x8 shift_right(U32x8 a) {
     return {_mm256_srli_epi32(a.v, n)};
 }
+// Lane by lane, read as two's complement integers.
+FPES_INLINE U32x8 smaller_signed(U32x8 a, U32x8 b) { return {_mm256_min_epi32(a.v, b.v)}; }
+FPES_INLINE bool any_equal(U32x8 a, std::uint32_t value) {
+    return _mm256_movemask_epi8(_mm256_cmpeq_epi32(a.v, _mm256_set1_epi32(static_cast<int>(value)))) != 0;
+}
+// Stores the lanes of a that aren't zero, of either sign, one after another, and the same lanes of n. Returns how many;
+// what is behind them, up to a vector's length, is overwritten too.
+FPES_INLINE int compress_nonzeros(F32x8 a, U32x8 n, float* values, std::int32_t* numbers) {
+    const __m256i magnitude = _mm256_slli_epi32(as_u32(a).v, 1);
+    const __m256i zero = _mm256_cmpeq_epi32(magnitude, _mm256_setzero_si256());
+    const unsigned mask = static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(zero))) ^ 0xffu;
+    // The bits that are set in the mask, as bytes, pick the numbers of their lanes.
+    const std::uint64_t chosen = _pdep_u64(mask, 0x0101010101010101u) * 0xff;
+    const std::uint64_t lanes = _pext_u64(0x0706050403020100u, chosen);
+    const __m256i order = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<long long>(lanes)));
+    _mm256_storeu_ps(values, _mm256_permutevar8x32_ps(a.v, order));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(numbers), _mm256_permutevar8x32_epi32(n.v, order));
+    return __builtin_popcount(mask);
+}
 // The multiplier takes the even lanes only; the odd ones are brought down, multiplied, and the halves put back.
 FPES_INLINE void multiply_wide(U32x8 a, std::uint32_t factor, U32x8& high, U32x8& low) {
     const __m256i f = _mm256_set1_epi32(static_cast<int>(factor));

@@ -97,6 +97,19 @@ template <int n>
 FPES_INLINE U32x16 shift_right(U32x16 a) {
     return {_mm512_srli_epi32(a.v, n)};
 }
+// Lane by lane, read as two's complement integers.
+FPES_INLINE U32x16 smaller_signed(U32x16 a, U32x16 b) { return {_mm512_min_epi32(a.v, b.v)}; }
+FPES_INLINE bool any_equal(U32x16 a, std::uint32_t value) {
+    return _mm512_cmpeq_epi32_mask(a.v, _mm512_set1_epi32(static_cast<int>(value))) != 0;
+}
+// Stores the lanes of a that aren't zero, of either sign, one after another, and the same lanes of n. Returns how many;
+// what is behind them, up to a vector's length, is overwritten too.
+FPES_INLINE int compress_nonzeros(F32x16 a, U32x16 n, float* values, std::int32_t* numbers) {
+    const __mmask16 mask = _mm512_test_epi32_mask(as_u32(a).v, _mm512_set1_epi32(0x7fffffff));
+    _mm512_storeu_ps(values, _mm512_maskz_compress_ps(mask, a.v));
+    _mm512_storeu_si512(numbers, _mm512_maskz_compress_epi32(mask, n.v));
+    return __builtin_popcount(mask);
+}
 // The multiplier takes the even lanes only; the odd ones are brought down, multiplied, and the halves put back.
 FPES_INLINE void multiply_wide(U32x16 a, std::uint32_t factor, U32x16& high, U32x16& low) {
     const __m512i f = _mm512_set1_epi32(static_cast<int>(factor));

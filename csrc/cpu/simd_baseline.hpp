@@ -239,6 +239,29 @@ FPES_INLINE void multiply_wide(U32x4<ftz> a, std::uint32_t factor, U32x4<ftz>& h
     }
 }
 
+// Lane by lane, read as two's complement integers.
+template <bool ftz>
+FPES_INLINE U32x4<ftz> smaller_signed(U32x4<ftz> a, U32x4<ftz> b) {
+    const Int4 less = (Int4)a.v < (Int4)b.v;
+    return {(a.v & (Uint4)less) | (b.v & ~(Uint4)less)};
+}
+template <bool ftz>
+FPES_INLINE bool any_equal(U32x4<ftz> a, std::uint32_t value) {
+    return a.v[0] == value || a.v[1] == value || a.v[2] == value || a.v[3] == value;
+}
+// Stores the lanes of a that aren't zero, of either sign, one after another, and the same lanes of n. Returns how many;
+// what is behind them, up to a vector's length, is overwritten too.
+template <bool ftz>
+FPES_INLINE int compress_nonzeros(F32x4<ftz> a, U32x4<ftz> n, float* values, std::int32_t* numbers) {
+    int count = 0;
+    for (int lane = 0; lane < 4; ++lane) {
+        values[count] = a.v[lane];
+        numbers[count] = static_cast<std::int32_t>(n.v[lane]);
+        count += (((Uint4)a.v)[lane] << 1) != 0;
+    }
+    return count;
+}
+
 // Ones in each 16-bit half of each lane, minus 8.
 template <bool ftz>
 FPES_INLINE U32x4<ftz> centred_popcount_halves(U32x4<ftz> a) {

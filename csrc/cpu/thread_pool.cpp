@@ -1,9 +1,9 @@
 #include "thread_pool.hpp"
 
 #include <pthread.h>
+#include <sched.h>
 
 #include <algorithm>
-#include <atomic>
 #include <system_error>
 #include <thread>
 
@@ -26,8 +26,33 @@ ThreadPool& ThreadPool::of_this_process() {
     return *current.load();
 }
 
+void Processors::take_one() {
+#if defined(__linux__)
+    if (take(sched_getcpu())) return;
+    cpu_set_t allowed, free;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+    CPU_ZERO(&free);
+    for (int cpu = 0; cpu < most; ++cpu) {
+        if (CPU_ISSET(cpu, &allowed) && !is_taken(cpu)) CPU_SET(cpu, &free);
+    }
+    // Fails where none is free: then threads share.
+    if (sched_setaffinity(0, sizeof free, &free) != 0) return;
+    take(sched_getcpu());
+    sched_setaffinity(0, sizeof allowed, &allowed);
+#endif
+}
+
+bool Processors::take(int cpu) {
+    if (cpu < 0 || cpu >= most) return true;  // nothing is known
+    const std::uint64_t bit = std::uint64_t{1} << cpu % 64;
+    return (taken_[cpu / 64].fetch_or(bit) & bit) == 0;
+}
+
 void ThreadPool::run(std::size_t helpers, const std::function<void()>& body) {
-    Job job{&body, helpers};
+    Job job;
+    job.body = &body;
+    job.unfinished = helpers;
+    job.processors.take_one();
     {
         const std::lock_guard<std::mutex> lock(mutex_);
         waiting_.insert(waiting_.end(), helpers, &job);
@@ -63,6 +88,7 @@ void ThreadPool::serve() {
         waiting_.pop_front();
         ++busy_;
         lock.unlock();
+        job->processors.take_one();
         (*job->body)();
         lock.lock();
         --busy_;
