@@ -25,6 +25,7 @@ class Family(Enum):
     low_rank = 1
     node = 2
     one_layer = 3
+    one_layer_rank_one = 4
 
 class Execution:
     def __init__(self, isa: str, threads: int) -> None: ...
@@ -85,7 +86,7 @@ def population_evaluate(
     x: int,
     labels: int,
     batch: tuple[int, int, int],
-    activations: int,
+    sums: int,
     fitness: int,
     losses: int,
     /,
@@ -101,7 +102,7 @@ def population_forward(
     end_pair: int,
     x: int,
     batch: tuple[int, int, int],
-    activations: int,
+    sums: int,
     out: int,
     /,
 ) -> None: ...
@@ -153,7 +154,7 @@ def incremental_gradient(
     batch: tuple[int, int, int],
     weights: int,
     per_sample: bool,
-    activations: int,
+    sums: int,
     out: int,
     /,
 ) -> None: ...

@@ -35,17 +35,34 @@ class LowRank:
     Sarkar et al., "Evolution Strategies at the Hyperscale" (EGGROLL), 2025. The difference is never formed: the product
     x W is followed by the rank's own multiply-adds, acc = fma(q_r, B_rj, acc) with q_r = (x . A_r) times the scale.
 
+    By default a member perturbs all layers at once. With `units` or `draws` each antithetic pair perturbs the weights
+    of one layer only, by sigma a b^T where b is zero but in k units, and the network is evaluated incrementally as for
+    NodePerturbation: a member then costs little more than what lies above its layer. Biases stay as they are.
+
     Args:
-        rank: 1 ... 4096.
+        rank: 1 ... 4096; 1 where each pair perturbs one layer.
         noise: "binomial", "rademacher" or "gaussian".
+        units: in how many units of a layer b isn't zero: one number for every layer that is wider, or one for each
+            layer, where None means all units. Positions are a pair's own, stratified as for NodePerturbation.
+        draws: how many pairs in a row perturb each layer, as for NodePerturbation.
     """
 
     rank: int = 1
     noise: str = "binomial"
+    units: int | tuple[int | None, ...] | None = None
+    draws: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         _checks.integer("rank", self.rank, 1, _LARGEST_RANK)
         check_kind(self.noise)
+        _freeze(self)
+        if self.one_layer_at_a_time and self.rank != 1:
+            raise ValueError(f"rank is {self.rank}, expected 1 where each pair perturbs one layer (units, draws)")
+
+    @property
+    def one_layer_at_a_time(self) -> bool:
+        """Whether each pair perturbs one layer only."""
+        return self.units is not None or self.draws is not None
 
 
 @dataclass(frozen=True)
@@ -75,47 +92,56 @@ class NodePerturbation:
 
     def __post_init__(self) -> None:
         check_kind(self.noise)
-        if isinstance(self.units, Sequence):
-            object.__setattr__(self, "units", tuple(self.units))
-        if self.draws is not None:
-            object.__setattr__(self, "draws", tuple(self.draws))
+        _freeze(self)
 
     @property
     def one_layer_at_a_time(self) -> bool:
         """Whether each pair perturbs one layer only."""
         return self.units is not None or self.draws is not None
 
-    def units_of(self, sizes: Sequence[int]) -> list[int]:
-        """How many units of each layer carry noise, 0 meaning all, for a network with these sizes.
-
-        Raises:
-            TypeError: a number of units that isn't an integer.
-            ValueError: not one for each layer, or more than the layer has.
-        """
-        widths = sizes[1:]
-        if not isinstance(self.units, tuple):
-            wanted = 0 if self.units is None else _checks.integer("units", self.units, 1, _checks.LARGEST_INDEX)
-            return [wanted if wanted < width else 0 for width in widths]
-        if len(self.units) != len(widths):
-            raise ValueError(f"units is {self.units}, expected one number for each of the {len(widths)} layers")
-        return [
-            0 if units is None else _checks.integer(f"units[{layer}]", units, 1, width)
-            for layer, (units, width) in enumerate(zip(self.units, widths, strict=True))
-        ]
-
-    def draws_of(self, sizes: Sequence[int]) -> list[int]:
-        """How many pairs in a row perturb each layer of a network with these sizes.
-
-        Raises:
-            TypeError: a number of draws that isn't an integer.
-            ValueError: not one for each layer, or none at all.
-        """
-        layers = len(sizes) - 1
-        if self.draws is None:
-            return [1] * layers
-        if len(self.draws) != layers:
-            raise ValueError(f"draws is {self.draws}, expected one number for each of the {layers} layers")
-        return [_checks.integer(f"draws[{layer}]", draws, 1, _MOST_DRAWS) for layer, draws in enumerate(self.draws)]
-
 
 Perturbation = FullRank | LowRank | NodePerturbation
+
+
+def _freeze(perturbation: LowRank | NodePerturbation) -> None:
+    """Lists as tuples, so that equal perturbations are equal and can be hashed."""
+    if isinstance(perturbation.units, Sequence):
+        object.__setattr__(perturbation, "units", tuple(perturbation.units))
+    if perturbation.draws is not None:
+        object.__setattr__(perturbation, "draws", tuple(perturbation.draws))
+
+
+def units_of(perturbation: LowRank | NodePerturbation, sizes: Sequence[int]) -> list[int]:
+    """How many units of each layer carry noise, 0 meaning all, for a network with these sizes.
+
+    Raises:
+        TypeError: a number of units that isn't an integer.
+        ValueError: not one for each layer, or more than the layer has.
+    """
+    widths = sizes[1:]
+    if not isinstance(perturbation.units, tuple):
+        wanted = (
+            0 if perturbation.units is None else _checks.integer("units", perturbation.units, 1, _checks.LARGEST_INDEX)
+        )
+        return [wanted if wanted < width else 0 for width in widths]
+    if len(perturbation.units) != len(widths):
+        raise ValueError(f"units is {perturbation.units}, expected one number for each of the {len(widths)} layers")
+    return [
+        0 if wanted is None else _checks.integer(f"units[{layer}]", wanted, 1, width)
+        for layer, (wanted, width) in enumerate(zip(perturbation.units, widths, strict=True))
+    ]
+
+
+def draws_of(perturbation: LowRank | NodePerturbation, sizes: Sequence[int]) -> list[int]:
+    """How many pairs in a row perturb each layer of a network with these sizes.
+
+    Raises:
+        TypeError: a number of draws that isn't an integer.
+        ValueError: not one for each layer, or none at all.
+    """
+    layers = len(sizes) - 1
+    if perturbation.draws is None:
+        return [1] * layers
+    if len(perturbation.draws) != layers:
+        raise ValueError(f"draws is {perturbation.draws}, expected one number for each of the {layers} layers")
+    return [_checks.integer(f"draws[{layer}]", draws, 1, _MOST_DRAWS) for layer, draws in enumerate(perturbation.draws)]

@@ -13,12 +13,16 @@ from fpes._checks import FloatArray
 from fpes.minibatch import Minibatch, checked_minibatch
 from fpes.network import LinearNetwork
 from fpes.noise import LARGEST_SEED, LARGEST_WORD
-from fpes.perturbations import FullRank, LowRank, NodePerturbation, Perturbation
+from fpes.perturbations import FullRank, LowRank, NodePerturbation, Perturbation, draws_of, units_of
 
 _FAMILIES = {
     FullRank: _cpu.Family.full,
     LowRank: _cpu.Family.low_rank,
     NodePerturbation: _cpu.Family.node,
+}
+_ONE_LAYER_FAMILIES = {
+    LowRank: _cpu.Family.one_layer_rank_one,
+    NodePerturbation: _cpu.Family.one_layer,
 }
 # The largest integer weights whose products with integer noise a float holds exactly (24 bits).
 _LARGEST_WEIGHT = {FullRank: 2**20, LowRank: 2**17}
@@ -71,15 +75,15 @@ class Population:
         self._family = _FAMILIES[type(self.perturbation)]
         self._units: list[int] = []
         self._draws: list[int] = []
-        if isinstance(self.perturbation, NodePerturbation) and self.perturbation.one_layer_at_a_time:
-            self._family = _cpu.Family.one_layer
-            self._units = self.perturbation.units_of(net.sizes)
-            self._draws = self.perturbation.draws_of(net.sizes)
+        if not isinstance(self.perturbation, FullRank) and self.perturbation.one_layer_at_a_time:
+            self._family = _ONE_LAYER_FAMILIES[type(self.perturbation)]
+            self._units = units_of(self.perturbation, net.sizes)
+            self._draws = draws_of(self.perturbation, net.sizes)
             self._check_draws()
-        # The last batch, and its activations where each pair perturbs one layer: node perturbation's gradient depends
-        # on them.
+        # The last batch, and its unperturbed accumulators where each pair perturbs one layer: node perturbation's
+        # gradient depends on them.
         self._batch: Minibatch | None = None
-        self._activations: FloatArray | None = None
+        self._sums: FloatArray | None = None
 
     def _check_draws(self) -> None:
         pairs, draws = self.size // 2, sum(self._draws)
@@ -148,7 +152,7 @@ class Population:
                 batch.x.ctypes.data,
                 labels.ctypes.data,
                 batch.shape,
-                self._activations_address,
+                self._sums_address,
                 fitness[2 * begin :].ctypes.data,
                 0 if losses is None else losses[2 * begin :].ctypes.data,
             )
@@ -179,7 +183,7 @@ class Population:
                 end,
                 batch.x.ctypes.data,
                 batch.shape,
-                self._activations_address,
+                self._sums_address,
                 outputs[2 * begin :].ctypes.data,
             )
         return outputs
@@ -213,8 +217,13 @@ class Population:
         weights, such as centred ranks, with integer noise give the correctly rounded exact sum; float weights are
         summed in float32, pairs in order. Either way the bits are the same for any number of threads.
 
+        Where each pair perturbs one layer, a layer's estimate is the sum over its own pairs, and k of n units perturbed
+        count n / k times; for low rank, biases have gradient zero.
+
         Node perturbation: for each layer the sum over samples of weight times (mean of the pair's inputs) (x) noise, on
-        the batch last evaluated; a bias that the boundary flushes to zero has gradient zero.
+        the batch last evaluated; a bias that the boundary flushes to zero has gradient zero. Where each pair perturbs
+        one layer, the noise of a unit that is zero in both members is left out: the loss doesn't depend on it, so it
+        adds nothing to the expectation, only variance.
 
         Args:
             weights: [size], int32 or float32. For node perturbation float32 [size], or [size, batch] to weight each
@@ -258,10 +267,10 @@ class Population:
             checked.ctypes.data,
             per_sample,
         )
-        if self._activations is None:
+        if self._sums is None:
             _cpu.node_gradient(*call, result.ctypes.data)
         else:
-            _cpu.incremental_gradient(*call, self._activations_address, result.ctypes.data)
+            _cpu.incremental_gradient(*call, self._sums_address, result.ctypes.data)
         return result
 
     def _checked_weights(self, weights: Any) -> Any:
@@ -281,7 +290,7 @@ class Population:
         batch = checked_minibatch(x, self.net.features, self.size // 2, max(self.net.sizes[1:]))
         self._batch = batch
         if self._family is _cpu.Family.one_layer:
-            self._activations = np.empty(batch.groups * batch.size * sum(self.net.sizes[1:-1]), np.float32)
+            self._sums = np.empty(batch.groups * batch.size * sum(self.net.sizes[1:]), np.float32)
         return batch
 
     def _calls(self, batch: Minibatch, chunk: int | None) -> list[tuple[int, int]]:
@@ -296,7 +305,7 @@ class Population:
     @property
     def _multiply_adds(self) -> int:
         """Of one member and sample, roughly. Where a pair perturbs one layer, only what lies above is computed."""
-        if self._family is not _cpu.Family.one_layer:
+        if not self._draws:
             return self.net.parameters
         sizes = self.net.sizes
         above = [sum(a * b for a, b in pairwise(sizes[layer + 1 :])) for layer in range(len(self._draws))]
@@ -321,8 +330,8 @@ class Population:
         )
 
     @property
-    def _activations_address(self) -> int:
-        return 0 if self._activations is None else self._activations.ctypes.data
+    def _sums_address(self) -> int:
+        return 0 if self._sums is None else self._sums.ctypes.data
 
 
 def _checked_even(name: str, value: int) -> int:

@@ -84,7 +84,8 @@ PYBIND11_MODULE(_cpu, m) {
         .value("full", Family::full)
         .value("low_rank", Family::low_rank)
         .value("node", Family::node)
-        .value("one_layer", Family::one_layer);
+        .value("one_layer", Family::one_layer)
+        .value("one_layer_rank_one", Family::one_layer_rank_one);
 
     py::class_<Execution>(m, "Execution")
         .def(py::init([](std::string isa, int threads) { return Execution{std::move(isa), threads}; }), py::arg("isa"),
@@ -149,33 +150,24 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("population_evaluate",
           [](const Execution& execution, Flush flush, const std::vector<std::int64_t>& sizes, float scaling,
              Address theta, const Population& population, std::int64_t first_pair, std::int64_t end_pair, Address x,
-             Address labels, const std::array<std::int64_t, 3>& batch, Address activations, Address fitness,
-             Address losses) {
+             Address labels, const std::array<std::int64_t, 3>& batch, Address sums, Address fitness, Address losses) {
               without_gil([&] {
                   NetworkCall call(execution, flush, sizes, scaling, theta);
-                  const Job job{call.engine,
-                                call.threads,
-                                call.network,
-                                population,
-                                {first_pair, end_pair},
-                                batches_at(x, labels, batch),
-                                pointer<float>(activations)};
+                  const Job job{call.engine,         call.threads,           call.network,
+                                population,          {first_pair, end_pair}, batches_at(x, labels, batch),
+                                pointer<float>(sums)};
                   evaluate(job, pointer<float>(fitness), pointer<float>(losses));
               });
           });
     m.def("population_forward",
           [](const Execution& execution, Flush flush, const std::vector<std::int64_t>& sizes, float scaling,
              Address theta, const Population& population, std::int64_t first_pair, std::int64_t end_pair, Address x,
-             const std::array<std::int64_t, 3>& batch, Address activations, Address out) {
+             const std::array<std::int64_t, 3>& batch, Address sums, Address out) {
               without_gil([&] {
                   NetworkCall call(execution, flush, sizes, scaling, theta);
-                  const Job job{call.engine,
-                                call.threads,
-                                call.network,
-                                population,
-                                {first_pair, end_pair},
-                                batches_at(x, 0, batch),
-                                pointer<float>(activations)};
+                  const Job job{call.engine,         call.threads,           call.network,
+                                population,          {first_pair, end_pair}, batches_at(x, 0, batch),
+                                pointer<float>(sums)};
                   outputs(job, pointer<float>(out));
               });
           });
@@ -207,17 +199,18 @@ PYBIND11_MODULE(_cpu, m) {
         });
     });
 
-    m.def("incremental_gradient", [](const Execution& execution, Flush flush, const std::vector<std::int64_t>& sizes,
-                                     float scaling, Address theta, const Population& population, std::int64_t pairs,
-                                     Address x, const std::array<std::int64_t, 3>& batch, Address weights,
-                                     bool per_sample, Address activations, Address out) {
-        without_gil([&] {
-            NetworkCall call(execution, flush, sizes, scaling, theta);
-            const Job job{call.engine, call.threads, call.network, population, {0, pairs}, batches_at(x, 0, batch)};
-            incremental_gradient(job, pointer<const float>(weights), per_sample, pointer<const float>(activations),
-                                 pointer<float>(out));
-        });
-    });
+    m.def("incremental_gradient",
+          [](const Execution& execution, Flush flush, const std::vector<std::int64_t>& sizes, float scaling,
+             Address theta, const Population& population, std::int64_t pairs, Address x,
+             const std::array<std::int64_t, 3>& batch, Address weights, bool per_sample, Address sums, Address out) {
+              without_gil([&] {
+                  NetworkCall call(execution, flush, sizes, scaling, theta);
+                  const Job job{call.engine,         call.threads, call.network,
+                                population,          {0, pairs},   batches_at(x, 0, batch),
+                                pointer<float>(sums)};
+                  incremental_gradient(job, pointer<const float>(weights), per_sample, pointer<float>(out));
+              });
+          });
 
     m.def("adam", [](const Execution& execution, const std::array<float, 7>& step, Address gradient,
                      const std::array<Address, 3>& before, std::int64_t count, const std::array<Address, 3>& after) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "parallel.hpp"
 
@@ -59,16 +60,35 @@ class GradientSum {
 
     void run() {
         for (const Layer& layer : layers_) {
+            if (population_.one_layer_at_a_time()) {
+                low_rank(layer, pairs_of(layer));
+                std::fill_n(gradient_ + layer.bias_offset, layer.fan_out, 0.0f);
+                continue;
+            }
             if (population_.family == Family::full) {
                 full({layer.index, NoiseRole::weight, layer.weight_offset, layer.fan_in * layer.fan_out});
             } else {
-                low_rank(layer);
+                low_rank(layer, every_pair());
             }
             full({layer.index, NoiseRole::bias, layer.bias_offset, layer.fan_out});
         }
     }
 
    private:
+    // The pairs that perturb a layer.
+    std::vector<std::int64_t> pairs_of(const Layer& layer) const {
+        std::vector<std::int64_t> pairs;
+        for (std::int64_t pair = 0; pair < pairs_; ++pair) {
+            if (population_.layer_of(pair) == layer.index) pairs.push_back(pair);
+        }
+        return pairs;
+    }
+    std::vector<std::int64_t> every_pair() const {
+        std::vector<std::int64_t> pairs(pairs_);
+        std::iota(pairs.begin(), pairs.end(), 0);
+        return pairs;
+    }
+
     double unit() const { return noise_unit(population_.noise); }
     double members() const { return 2.0 * static_cast<double>(pairs_); }
     // Adds sums that are integers to their totals and starts them again at zero.
@@ -106,12 +126,18 @@ class GradientSum {
     }
 
     // sum over pairs and rank of (d A_r)^T B_r: the product of two matrices of noise, [fan_in, terms] [terms, fan_out].
-    void low_rank(const Layer& layer) {
-        const bool integers = exact(population_, weights_);
-        const double scale =
-            unit() * unit() / (std::sqrt(static_cast<double>(population_.rank)) * members() * population_.sigma);
+    void low_rank(const Layer& layer, const std::vector<std::int64_t>& pairs) {
+        const PairWeights weights = weights_of(pairs);
+        const bool integers = exact(population_, weights);
+        const double members = 2.0 * static_cast<double>(pairs.size());
+        double scale =
+            unit() * unit() / (std::sqrt(static_cast<double>(population_.rank)) * members * population_.sigma);
+        // A unit is perturbed in k of n pairs only, which the factor n / k makes up for.
+        if (population_.one_layer_at_a_time()) {
+            scale *= static_cast<double>(layer.fan_out) / static_cast<double>(population_.units_of(layer));
+        }
         const double largest = std::pow(largest_integer(population_.noise), 2);
-        const std::int64_t terms = pairs_ * population_.rank;
+        const std::int64_t terms = static_cast<std::int64_t>(pairs.size()) * population_.rank;
         parallel(threads_, (layer.fan_in + block_rows - 1) / block_rows, [&](WorkQueue& queue) {
             const std::int64_t n = layer.fan_out;
             PanelMatrix left = engine_.matrix(block_terms, block_rows);
@@ -125,11 +151,10 @@ class GradientSum {
                 std::fill(total.data(), total.data() + rows * n, 0.0);
                 bool started = false;
                 for (std::int64_t term = 0; term < terms;) {
-                    const std::int64_t end = integers
-                                                 ? exact_run(weights_, term, population_.rank, largest, block_terms)
-                                                 : std::min(terms, term + block_terms);
+                    const std::int64_t end = integers ? exact_run(weights, term, population_.rank, largest, block_terms)
+                                                      : std::min(terms, term + block_terms);
                     const auto depth = static_cast<int>(end - term);
-                    draw_terms(layer, term, end, first, rows, left, right, scratch.data());
+                    draw_terms(layer, pairs, term, end, first, rows, left, right, scratch.data());
                     engine_.outside(&ModeKernels::product_transposed, left.view(), right.view(),
                                     started ? sum.view() : Panels{}, sum.view(), static_cast<int>(rows),
                                     static_cast<int>(n), depth);
@@ -149,21 +174,32 @@ class GradientSum {
 
     // Row t of left: d A_r of the t-th (pair, rank) from `begin` on, columns first ... first + rows - 1. Row t of
     // right: B_r.
-    void draw_terms(const Layer& layer, std::int64_t begin, std::int64_t end, std::int64_t first, std::int64_t rows,
-                    PanelMatrix& left, PanelMatrix& right, float* scratch) const {
+    void draw_terms(const Layer& layer, const std::vector<std::int64_t>& pairs, std::int64_t begin, std::int64_t end,
+                    std::int64_t first, std::int64_t rows, PanelMatrix& left, PanelMatrix& right,
+                    float* scratch) const {
         const Kernels& kernels = engine_.kernels();
         const std::int64_t n = layer.fan_out;
         for (std::int64_t term = begin; term < end; ++term) {
-            const std::int64_t pair = term / population_.rank, r = term % population_.rank;
+            const std::int64_t pair = pairs[term / population_.rank], r = term % population_.rank;
             const Panels row = left.from_row(term - begin);
             kernels.noise_panels(population_.stream(layer.index, NoiseRole::factor_a, pair),
                                  static_cast<std::uint64_t>(r * layer.fan_in + first), 1, static_cast<int>(rows), row,
                                  scratch);
             engine_.outside(&ModeKernels::scale, row, 1, static_cast<int>(rows), weights_.difference[pair], row);
-            kernels.noise_panels(population_.stream(layer.index, NoiseRole::factor_b, pair),
-                                 static_cast<std::uint64_t>(r * n), 1, static_cast<int>(n),
-                                 right.from_row(term - begin), scratch);
+            if (population_.one_layer_at_a_time() && population_.units[layer.index]) {
+                scatter_factor(engine_, population_, layer, pair, right.from_row(term - begin), scratch);
+            } else {
+                kernels.noise_panels(population_.stream(layer.index, NoiseRole::factor_b, pair),
+                                     static_cast<std::uint64_t>(r * n), 1, static_cast<int>(n),
+                                     right.from_row(term - begin), scratch);
+            }
         }
+    }
+
+    PairWeights weights_of(const std::vector<std::int64_t>& pairs) const {
+        PairWeights weights{std::vector<float>(pairs.size()), weights_.integers};
+        for (std::size_t i = 0; i < pairs.size(); ++i) weights.difference[i] = weights_.difference[pairs[i]];
+        return weights;
     }
 
     const Engine& engine_;

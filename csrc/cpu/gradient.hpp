@@ -16,8 +16,9 @@ struct PairWeights {
 PairWeights pair_weights(const float* weights, std::int64_t members);
 PairWeights pair_weights(const std::int32_t* weights, std::int64_t members);
 
-// gradient[parameters] = 1 / (n sigma) * sum over members of weight * perturbation, for full and low rank. Exact up to
-// the one rounding at the end where weights and noise are integers; otherwise pairs are added in order, in float32.
+// gradient[parameters] = 1 / (n sigma) * sum over members of weight * perturbation, for full rank, low rank and rank
+// one a layer. Exact up to the one rounding at the end where weights and noise are integers; otherwise pairs are added
+// in order, in float32.
 void gradient(const Engine& engine, int threads, const std::vector<Layer>& layers, const Population& population,
               const PairWeights& weights, float* gradient);
 
@@ -25,9 +26,8 @@ void gradient(const Engine& engine, int threads, const std::vector<Layer>& layer
 // weights[members, batch].
 void node_gradient(const Job& job, const float* weights, bool per_sample, float* gradient);
 
-// The same where each pair perturbs one layer (incremental.cpp). activations: what evaluate() kept of the same batch.
-void incremental_gradient(const Job& job, const float* weights, bool per_sample, const float* activations,
-                          float* gradient);
+// The same where each pair perturbs one layer (incremental.cpp). job.sums: what evaluate() kept of the same batch.
+void incremental_gradient(const Job& job, const float* weights, bool per_sample, float* gradient);
 
 // Ends of both: out[rows, n] = sum * scale, rounded once; and the bias of a layer, whose gradient is zero where the
 // boundary flushes the bias to zero, for it has no influence there.

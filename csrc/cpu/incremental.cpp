@@ -1,5 +1,5 @@
-// Node perturbation, one layer at a time: each pair of members perturbs one layer, and what it leaves alone is not
-// computed again.
+// One layer at a time, by node perturbation or by a change of the weights of rank one: each pair of members perturbs
+// one layer, and what it leaves alone is not computed again.
 //
 // A thread takes a tile of samples and carries it through the unperturbed network once, keeping every layer's
 // accumulators and activations. A pair that perturbs all units of layer l starts there. A pair that perturbs only k of
@@ -22,8 +22,8 @@
 // the second-level cache.
 #include <algorithm>
 
+#include "layer_noise.hpp"
 #include "parallel.hpp"
-#include "population.hpp"
 
 namespace fpes {
 namespace {
@@ -81,15 +81,10 @@ class IncrementalWorker {
           columns_(engine_.matrix(most_rows_, columns_at_a_time())),
           stack_{engine_.matrix(most_rows_, network_.widest_output()),
                  engine_.matrix(most_rows_, network_.widest_output())},
-          perturbed_(perturbed_units() * tile),
-          units_(perturbed_),
-          gathered_sums_(padded(perturbed_)),
-          gathered_bias_(padded(perturbed_)),
-          gathered_activations_(padded(perturbed_)),
-          changed_{Buffer<float>(padded(perturbed_)), Buffer<float>(padded(perturbed_))},
-          changes_(most_rows_ * perturbed_units()),
-          begin_(most_rows_ + 1),
-          scratch_(noise_scratch_size(std::max(4 * perturbed_, network_.widest_output()))) {
+          noise_(job, tile, most_rows_ / 2),
+          unperturbed_(LayerNoise::most_units(job.population) * tile + engine_.width()),
+          changes_(most_rows_ * LayerNoise::most_units(job.population)),
+          begin_(most_rows_ + 1) {
         for (int l = 0; l < network_.depth(); ++l) {
             const std::int64_t n = network_.layer(l).fan_out;
             sums_.push_back(engine_.matrix(tile, n));
@@ -117,24 +112,22 @@ class IncrementalWorker {
         }
     }
 
-    // Writes the activations that start() left, for the gradient.
-    void keep_activations() {
-        float* out = job_.activations;
-        for (int l = 0; l + 1 < network_.depth(); ++l) {
+    // Writes the accumulators that start() left, for the gradient.
+    void keep_sums() {
+        float* out = job_.sums;
+        for (int l = 0; l < network_.depth(); ++l) {
             const int n = static_cast<int>(network_.layer(l).fan_out);
-            // Back from the scaled domain, exactly.
-            const float factor = 1.0f / network_.layer(l + 1).bias_factor;
-            engine_.outside(&ModeKernels::scale, activations_[l].view(), rows_, n, factor, stack_[0].view());
-            engine_.kernels().unpack(stack_[0].view(), rows_, n, out + row_ * n, n);
+            engine_.kernels().unpack(sums_[l].view(), rows_, n, out + row_ * n, n);
             out += job_.batch.count * job_.batch.size * n;
         }
     }
 
     void run(const Group& group) {
+        noise_.prepare(network_.layer(group.layer), group.pairs, inputs_of(group.layer), rows_);
         const int rows = static_cast<int>(2 * group.pairs.size()) * rows_;
         Panels logits;
         if (job_.population.units[group.layer] == 0) {
-            logits = through(group.layer + 1, perturb_all(group, rows), rows);
+            logits = through(group.layer + 1, perturb_all(group), rows);
         } else if (group.layer + 1 == network_.depth()) {
             logits = perturb_some_outputs(group, rows);
         } else {
@@ -149,12 +142,8 @@ class IncrementalWorker {
     }
 
    private:
-    std::int64_t padded(std::int64_t count) const { return count + engine_.width(); }
     std::int64_t columns_at_a_time() const { return panels_at_a_time * engine_.width(); }
-    std::int64_t perturbed_units() const {
-        return std::max(1, *std::max_element(job_.population.units.begin(), job_.population.units.end()));
-    }
-    Panels flat(Buffer<float>& buffer) const { return fpes::flat(buffer.data(), engine_.width()); }
+    Panels flat(float* data) const { return fpes::flat(data, engine_.width()); }
     // The rows of one member in a stack of pairs.
     Panels member_rows(Panels stack, std::size_t place, int sign) const {
         return engine_.at_row(stack, (2 * static_cast<std::int64_t>(place) + sign) * rows_);
@@ -165,18 +154,17 @@ class IncrementalWorker {
                             layer.enter, layer.leave, out);
     }
 
+    Panels inputs_of(int l) { return l == 0 ? input_.view() : activations_[l - 1].view(); }
+
     // Activations of a layer of which all units are perturbed.
-    Panels perturb_all(const Group& group, int rows) {
+    Panels perturb_all(const Group& group) {
         const Layer& layer = network_.layer(group.layer);
-        const int n = static_cast<int>(layer.fan_out);
-        const Panels sums = sums_[group.layer].view(), stack = stack_[group.layer % 2].view();
+        const Panels stack = stack_[group.layer % 2].view();
         for (std::size_t place = 0; place < group.pairs.size(); ++place) {
-            engine_.in_product(&ModeKernels::perturb,
-                               job_.population.stream(group.layer, NoiseRole::node, group.pairs[place]),
-                               static_cast<std::uint64_t>(sample_) * n, n, job_.population.node_scale(layer), rows_, n,
-                               sums, sums, member_rows(stack, place, 0), member_rows(stack, place, 1), scratch_.data());
+            noise_.perturb_all(layer, group.pairs[place], place, sample_, rows_, sums_[group.layer].view(),
+                               scaled_bias_[group.layer].view(), member_rows(stack, place, 0),
+                               member_rows(stack, place, 1));
         }
-        cross(layer, stack, 0, rows, n, stack);
         return stack;
     }
 
@@ -194,24 +182,9 @@ class IncrementalWorker {
         return in;
     }
 
-    // The activations of the perturbed units of a layer, of one pair: changed_[sign][sample, k].
-    void perturb_some(int l, std::int64_t pair) {
-        const Layer& layer = network_.layer(l);
-        const Kernels& kernels = engine_.kernels();
-        const int k = job_.population.units[l], count = rows_ * k;
-        kernels.unit_positions(job_.population.stream(l, NoiseRole::positions, pair),
-                               static_cast<std::uint64_t>(sample_), rows_, static_cast<int>(layer.fan_out), k,
-                               units_.data(), scratch_.data());
-        kernels.gather_units(sums_[l].view(), false, units_.data(), rows_, k, gathered_sums_.data());
-        kernels.gather_units(scaled_bias_[l].view(), true, units_.data(), rows_, k, gathered_bias_.data());
-        engine_.in_product(&ModeKernels::perturb, job_.population.stream(l, NoiseRole::node, pair),
-                           static_cast<std::uint64_t>(sample_) * k, count, job_.population.node_scale(layer), 1, count,
-                           flat(gathered_sums_), flat(gathered_sums_), flat(changed_[0]), flat(changed_[1]),
-                           scratch_.data());
-        for (auto& v : changed_) {
-            engine_.elementwise(&ModeKernels::boundary, flat(v), 1, count, flat(gathered_bias_), layer.enter,
-                                layer.leave, flat(v));
-        }
+    // The activations of the perturbed units of a layer, of one pair.
+    void perturb_some(int l, std::int64_t pair, std::size_t place) {
+        noise_.perturb_some(network_.layer(l), pair, place, sample_, rows_, sums_[l].view(), scaled_bias_[l].view());
     }
 
     // What the pairs' noise changes in the activations of a layer, as lists, a row (member, sample) each.
@@ -219,15 +192,16 @@ class IncrementalWorker {
         const int k = job_.population.units[group.layer], count = rows_ * k;
         std::int32_t found = 0, row = 0;
         begin_[0] = 0;
-        for (const std::int64_t pair : group.pairs) {
-            perturb_some(group.layer, pair);
-            engine_.kernels().gather_units(activations_[group.layer].view(), false, units_.data(), rows_, k,
-                                           gathered_activations_.data());
-            for (auto& v : changed_) {
-                engine_.in_product(&ModeKernels::subtract, flat(v), flat(gathered_activations_), 1, count, flat(v));
+        for (std::size_t place = 0; place < group.pairs.size(); ++place) {
+            perturb_some(group.layer, group.pairs[place], place);
+            const std::int32_t* units = noise_.units();
+            engine_.kernels().gather_units(activations_[group.layer].view(), false, units, rows_, k,
+                                           unperturbed_.data());
+            for (float* v : {noise_.changed(0), noise_.changed(1)}) {
+                engine_.in_product(&ModeKernels::subtract, flat(v), flat(unperturbed_.data()), 1, count, flat(v));
                 for (int i = 0; i < count; i += k) {
                     for (int j = i; j < i + k; ++j) {
-                        changes_[found] = {units_[j], v[j]};
+                        changes_[found] = {units[j], v[j]};
                         found += v[j] != 0.0f;
                     }
                     begin_[++row] = found;
@@ -268,10 +242,12 @@ class IncrementalWorker {
             for (int j = 0; j < classes; ++j) at(logits, row, j, width) = at(unperturbed, row % rows_, j, width);
         }
         for (std::size_t place = 0; place < group.pairs.size(); ++place) {
-            perturb_some(group.layer, group.pairs[place]);
+            perturb_some(group.layer, group.pairs[place], place);
             for (int sign = 0; sign < 2; ++sign) {
                 const Panels member = member_rows(logits, place, sign);
-                for (int i = 0; i < rows_ * k; ++i) at(member, i / k, units_[i], width) = changed_[sign][i];
+                for (int i = 0; i < rows_ * k; ++i) {
+                    at(member, i / k, noise_.units()[i], width) = noise_.changed(sign)[i];
+                }
             }
         }
         return logits;
@@ -294,15 +270,10 @@ class IncrementalWorker {
     std::vector<PanelMatrix> scaled_bias_;
     PanelMatrix columns_;
     PanelMatrix stack_[2];
-    std::int64_t perturbed_;  // units of one pair, over a tile
-    Buffer<std::int32_t> units_;
-    Buffer<float> gathered_sums_;
-    Buffer<float> gathered_bias_;
-    Buffer<float> gathered_activations_;
-    Buffer<float> changed_[2];
+    LayerNoise noise_;
+    Buffer<float> unperturbed_;  // activations of the units that a pair perturbs
     Buffer<Change> changes_;
     Buffer<std::int32_t> begin_;
-    Buffer<float> scratch_;
 };
 
 }  // namespace
@@ -334,7 +305,7 @@ void run_incremental(const Job& job, Sink& sink) {
             const Item& item = items[number];
             worker.start(item.groups->front().pairs.front(), item.sample,
                          static_cast<int>(std::min(tile, job.batch.size - item.sample)));
-            if (job.activations && item.begin == 0) worker.keep_activations();
+            if (job.sums && item.begin == 0) worker.keep_sums();
             for (std::int64_t g = item.begin; g < item.end; ++g) worker.run((*item.groups)[g]);
         }
     });

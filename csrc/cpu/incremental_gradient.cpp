@@ -1,17 +1,23 @@
 // The gradient of node perturbation where each pair perturbs one layer.
 //
-// The inputs of a perturbed layer are the unperturbed network's, which evaluate() has kept. So a layer's gradient is
-// one product, whatever the number of pairs:
+// The inputs of a perturbed layer are the unperturbed network's, whose accumulators evaluate() has kept. So a layer's
+// gradient is one product, whatever the number of pairs:
 //
 //                  sample                            fan_out
 //            +-----------------+            +--------------------------+
 //    fan_in  | inputs, T       |   x sample | sum over pairs of        |
-//            +-----------------+            | weight * noise           |   (zero where a pair leaves a unit alone)
+//            +-----------------+            | weight * noise           |
 //                                           +--------------------------+
+//
+// Noise counts where it has reached the network: in the units that a pair perturbs, but for those that the boundary
+// flushes in both of its members. Such a unit is zero under +z, under -z and unperturbed, so the loss doesn't depend on
+// z there and z, being symmetric, averages to zero against it: leaving it out changes no expectation and takes away
+// what is nothing but noise. Most units of a freshly initialised network are so.
 #include <algorithm>
 #include <vector>
 
 #include "gradient.hpp"
+#include "layer_noise.hpp"
 #include "parallel.hpp"
 
 namespace fpes {
@@ -21,9 +27,26 @@ namespace {
 constexpr std::int64_t tile_samples = 64;
 constexpr std::int64_t block_rows = 64;
 
+// A thread's memory for one tile of one layer.
+struct TileMemory {
+    TileMemory(const Job& job, std::int64_t rows, std::int64_t width)
+        : noise(job, rows, 1),
+          sums(job.engine.matrix(rows, width)),
+          scaled_bias(job.engine.matrix(1, width)),
+          plus(job.engine.matrix(rows, width)),
+          minus(job.engine.matrix(rows, width)),
+          scratch(noise_scratch_size(4 * rows * width)) {}
+    LayerNoise noise;
+    PanelMatrix sums;
+    PanelMatrix scaled_bias;
+    PanelMatrix plus;
+    PanelMatrix minus;
+    Buffer<float> scratch;
+};
+
 class IncrementalGradient {
    public:
-    IncrementalGradient(const Job& job, const float* weights, bool per_sample, const float* activations)
+    IncrementalGradient(const Job& job, const float* weights, bool per_sample)
         : job_(job),
           engine_(job.engine),
           network_(job.network),
@@ -34,11 +57,12 @@ class IncrementalGradient {
         for (std::int64_t pair = job.pairs.begin; pair < job.pairs.end; ++pair) {
             pairs_[job.population.layer_of(pair)].push_back(pair);
         }
-        inputs_.push_back(job.batch.x);
+        const float* sums = job.sums;
         for (int l = 0; l < network_.depth(); ++l) {
             noise_.push_back(engine_.matrix(samples_, network_.layer(l).fan_out));
-            inputs_.push_back(activations);
-            activations += samples_ * network_.layer(l).fan_out;
+            activations_.push_back(engine_.matrix(samples_, network_.layer(l).fan_out));
+            sums_.push_back(sums);
+            sums += samples_ * network_.layer(l).fan_out;
         }
     }
 
@@ -49,43 +73,64 @@ class IncrementalGradient {
 
    private:
     void sum_noise() {
-        const std::int64_t tiles = (job_.batch.size + tile_samples - 1) / tile_samples;
+        const std::int64_t tile = std::min(tile_samples, job_.batch.size);
+        const std::int64_t tiles = (job_.batch.size + tile - 1) / tile;
         const int depth = network_.depth();
         parallel(job_.threads, job_.batch.count * tiles * depth, [&](WorkQueue& queue) {
-            Buffer<std::int32_t> units(tile_samples * network_.widest_output());
-            Buffer<float> scratch(noise_scratch_size(4 * tile_samples * network_.widest_output()));
+            TileMemory memory(job_, tile, network_.widest_output());
             for (std::int64_t item; queue.take(item);) {
-                const std::int64_t sample = item / depth % tiles * tile_samples;
-                const int rows = static_cast<int>(std::min(tile_samples, job_.batch.size - sample));
-                sum_noise_of(static_cast<int>(item % depth), item / depth / tiles, sample, rows, units.data(),
-                             scratch.data());
+                const std::int64_t sample = item / depth % tiles * tile;
+                const int rows = static_cast<int>(std::min(tile, job_.batch.size - sample));
+                sum_noise_of(static_cast<int>(item % depth), item / depth / tiles, sample, rows, memory);
             }
         });
     }
 
-    // noise_[l] of some samples of a batch: the pairs that see it in order, each added by a fused multiply-add.
-    void sum_noise_of(int l, std::int64_t batch, std::int64_t sample, int rows, std::int32_t* units, float* scratch) {
-        const int n = static_cast<int>(network_.layer(l).fan_out), k = job_.population.units[l];
-        const Panels sums = noise_[l].from_row(batch * job_.batch.size + sample);
-        const auto first = static_cast<std::uint64_t>(sample);
+    // noise_[l] and activations_[l] of some samples of a batch: the pairs that see it in order, each added by a fused
+    // multiply-add.
+    void sum_noise_of(int l, std::int64_t batch, std::int64_t sample, int rows, TileMemory& memory) {
+        const Layer& layer = network_.layer(l);
+        const int n = static_cast<int>(layer.fan_out);
+        const std::int64_t row = batch * job_.batch.size + sample;
+        const Panels noise = noise_[l].from_row(row), sums = memory.sums.view();
+        engine_.kernels().pack(sums_[l] + row * n, n, rows, n, sums);
+        keep_activations(layer, sums, rows, memory.scaled_bias.view(), activations_[l].from_row(row));
         for (std::int64_t j = 0; j < n; j += engine_.width()) {
-            float* panel = engine_.at_column(sums, j).data;
+            float* panel = engine_.at_column(noise, j).data;
             std::fill(panel, panel + static_cast<std::size_t>(rows) * engine_.width(), 0.0f);
         }
         for (const std::int64_t pair : pairs_[l]) {
             if (job_.batch.batch_of(pair) != batch) continue;
             float difference[tile_samples];
             for (int i = 0; i < rows; ++i) difference[i] = weight_difference(pair, sample + i);
-            const NoiseStream stream = job_.population.stream(l, NoiseRole::node, pair);
-            if (k == 0) {
-                engine_.outside(&ModeKernels::accumulate_rows, stream, first, static_cast<const float*>(difference),
-                                rows, n, sums, scratch);
-                continue;
-            }
-            engine_.kernels().unit_positions(job_.population.stream(l, NoiseRole::positions, pair), first, rows, n, k,
-                                             units, scratch);
-            engine_.outside(&ModeKernels::accumulate_units, stream, first, static_cast<const float*>(difference),
-                            static_cast<const std::int32_t*>(units), rows, k, sums, scratch);
+            add_noise(layer, pair, sample, rows, difference, noise, memory);
+        }
+    }
+
+    // In units of the network's own scale: the inputs of the next layer.
+    void keep_activations(const Layer& layer, Panels sums, int rows, Panels scaled_bias, Panels out) {
+        cross_boundary(engine_, layer, sums, rows, network_.bias(layer.index), scaled_bias, out);
+        if (layer.index + 1 == network_.depth()) return;
+        // Back from the scaled domain, exactly.
+        const float factor = 1.0f / network_.layer(layer.index + 1).bias_factor;
+        engine_.outside(&ModeKernels::scale, out, rows, static_cast<int>(layer.fan_out), factor, out);
+    }
+
+    void add_noise(const Layer& layer, std::int64_t pair, std::int64_t sample, int rows, const float* difference,
+                   Panels noise, TileMemory& memory) {
+        const NoiseStream stream = job_.population.stream(layer.index, NoiseRole::node, pair);
+        const auto first = static_cast<std::uint64_t>(sample);
+        const Panels sums = memory.sums.view(), bias = memory.scaled_bias.view();
+        if (const int k = job_.population.units[layer.index]) {
+            memory.noise.perturb_some(layer, pair, 0, sample, rows, sums, bias);
+            engine_.outside(&ModeKernels::accumulate_units, stream, first, difference, memory.noise.units(), rows, k,
+                            static_cast<const float*>(memory.noise.changed(0)),
+                            static_cast<const float*>(memory.noise.changed(1)), noise, memory.scratch.data());
+        } else {
+            const Panels plus = memory.plus.view(), minus = memory.minus.view();
+            memory.noise.perturb_all(layer, pair, 0, sample, rows, sums, bias, plus, minus);
+            engine_.outside(&ModeKernels::accumulate_rows, stream, first, difference, rows,
+                            static_cast<int>(layer.fan_out), plus, minus, noise, memory.scratch.data());
         }
     }
 
@@ -105,22 +150,27 @@ class IncrementalGradient {
             for (std::int64_t row = 0; row < network_.layer(l).fan_in; row += block_rows) blocks.push_back({l, row});
         }
         parallel(job_.threads, static_cast<std::int64_t>(blocks.size()), [&](WorkQueue& queue) {
-            PanelMatrix inputs = engine_.matrix(samples_, block_rows);
+            PanelMatrix input = engine_.matrix(samples_, block_rows);
             PanelMatrix sum = engine_.matrix(block_rows, network_.widest_output());
             for (std::int64_t item; queue.take(item);) {
                 const Layer& layer = network_.layer(blocks[item].layer);
-                multiply_block(layer, blocks[item].row, inputs, sum, gradient);
+                multiply_block(layer, blocks[item].row, input, sum, gradient);
                 if (blocks[item].row == 0) sum_bias(layer, sum, gradient);
             }
         });
     }
 
-    void multiply_block(const Layer& layer, std::int64_t row, PanelMatrix& inputs, PanelMatrix& sum, float* gradient) {
+    void multiply_block(const Layer& layer, std::int64_t row, PanelMatrix& input, PanelMatrix& sum, float* gradient) {
         const int rows = static_cast<int>(std::min(block_rows, layer.fan_in - row));
         const int samples = static_cast<int>(samples_);
-        engine_.kernels().pack(inputs_[layer.index] + row, layer.fan_in, samples, rows, inputs.view());
-        engine_.outside(&ModeKernels::product_transposed, inputs.view(), noise_[layer.index].view(), Panels{},
-                        sum.view(), rows, static_cast<int>(layer.fan_out), samples);
+        Panels left = input.view();
+        if (layer.index == 0) {
+            engine_.kernels().pack(job_.batch.x + row, layer.fan_in, samples, rows, left);
+        } else {
+            left = engine_.at_column(activations_[layer.index - 1].view(), row);
+        }
+        engine_.outside(&ModeKernels::product_transposed, left, noise_[layer.index].view(), Panels{}, sum.view(), rows,
+                        static_cast<int>(layer.fan_out), samples);
         write_rows(engine_, sum.view(), rows, layer.fan_out, scale(layer),
                    gradient + layer.weight_offset + row * layer.fan_out);
     }
@@ -150,16 +200,16 @@ class IncrementalGradient {
     bool per_sample_;
     std::int64_t samples_;                          // of all batches, one after another
     std::vector<std::vector<std::int64_t>> pairs_;  // of each layer
-    std::vector<const float*> inputs_;              // of each layer, [samples, fan_in]
-    std::vector<PanelMatrix> noise_;                // of each layer, [samples, fan_out]
+    std::vector<const float*> sums_;                // of each layer, [samples, fan_out]
+    std::vector<PanelMatrix> activations_;          // likewise
+    std::vector<PanelMatrix> noise_;                // likewise
 };
 
 }  // namespace
 
-void incremental_gradient(const Job& job, const float* weights, bool per_sample, const float* activations,
-                          float* gradient) {
+void incremental_gradient(const Job& job, const float* weights, bool per_sample, float* gradient) {
     const FpMode ieee(false);
-    IncrementalGradient(job, weights, per_sample, activations).run(gradient);
+    IncrementalGradient(job, weights, per_sample).run(gradient);
 }
 
 }  // namespace fpes

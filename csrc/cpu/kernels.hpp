@@ -72,12 +72,14 @@ struct ModeKernels {
     void (*accumulate_noise)(const NoiseStream& stream, std::uint64_t first, float weight, int count, float* sum,
                              float* scratch);
     // The same for a [rows, n] tensor whose row 0 here is row `first`: sums[i, j] = fma(weight[i], z[i, j], sums[i,
-    // j]).
+    // j]), but where plus and minus are both zero sums[i, j] stays what it is.
     void (*accumulate_rows)(const NoiseStream& stream, std::uint64_t first, const float* weight, int rows, int n,
-                            Panels sums, float* scratch);
-    // The same for a [rows, k] tensor whose element (i, j) belongs to column units[i, j] of sums.
+                            Panels plus, Panels minus, Panels sums, float* scratch);
+    // The same for a [rows, k] tensor whose element (i, j) belongs to column units[i, j] of sums. plus and minus are
+    // [rows, k] too, row-major.
     void (*accumulate_units)(const NoiseStream& stream, std::uint64_t first, const float* weight,
-                             const std::int32_t* units, int rows, int k, Panels sums, float* scratch);
+                             const std::int32_t* units, int rows, int k, const float* plus, const float* minus,
+                             Panels sums, float* scratch);
     // out[i, j] = sums[i % period, j], then fma(change, weights[unit, j], that) for each change of row i in order.
     void (*add_changes)(RowChanges changes, Panels sums, int period, Panels weights, Panels out, int rows, int n);
     // The boundary between two layers: out = ((v + bias[j]) * enter) * leave. bias has one row; out may be v.

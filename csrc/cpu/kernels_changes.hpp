@@ -72,36 +72,47 @@ void add_changes(RowChanges changes, Panels sums, int period, Panels weights, Pa
     }
 }
 
-// sums[i, units[i, j]] = fma(weight[i], z[i, j], sums[i, units[i, j]]). A row's units are all different.
+// fma(weight, z, sum), or sum where plus and minus are both zero.
+template <class F>
+FPES_INLINE F accumulate_if_reached(F weight, F z, F plus, F minus, F sum) {
+    const F zero = splat<F>(0.0f), more = fma(weight, z, sum);
+    return select(equal(plus, zero), select(equal(minus, zero), sum, more), more);
+}
+
+// sums[i, units[i, j]] = fma(weight[i], z[i, j], that), but where plus and minus are both zero it stays what it is. A
+// row's units are all different.
 template <class F>
 void accumulate_units(const NoiseStream& stream, std::uint64_t first, const float* weight, const std::int32_t* units,
-                      int rows, int k, Panels sums, float* scratch) {
+                      int rows, int k, const float* plus, const float* minus, Panels sums, float* scratch) {
     constexpr int lanes = lanes_of<F>, width = panel_width<F>;
     with_draws<F>(stream, first * k, rows * k, scratch, [&](auto draws) {
         for (int row = 0; row < rows; ++row) {
             for_each_part<F>(k, [&](std::int64_t j, int part) {
+                const std::int64_t begin = static_cast<std::int64_t>(row) * k + j;
                 float side[lanes] = {};
                 float* at[lanes];
                 for (int i = 0; i < part; ++i) {
-                    const std::int32_t unit = units[row * k + j + i];
+                    const std::int32_t unit = units[begin + i];
                     at[i] = panel_row<F>(sums, row, unit / width * width) + unit % width;
                     side[i] = *at[i];
                 }
-                const F z = draws(static_cast<int>(row * k + j));
-                store(side, fma(splat<F>(weight[row]), z, load<F>(side)));
+                store(side, accumulate_if_reached(splat<F>(weight[row]), draws(static_cast<int>(begin)),
+                                                  load_part<F>(plus + begin, part), load_part<F>(minus + begin, part),
+                                                  load<F>(side)));
                 for (int i = 0; i < part; ++i) *at[i] = side[i];
             });
         }
     });
 }
 
-// sums[i, j] = fma(weight[i], z[i, j], sums[i, j]) for all units.
+// The same for all units.
 template <class F>
-void accumulate_rows(const NoiseStream& stream, std::uint64_t first, const float* weight, int rows, int n, Panels sums,
-                     float* scratch) {
+void accumulate_rows(const NoiseStream& stream, std::uint64_t first, const float* weight, int rows, int n, Panels plus,
+                     Panels minus, Panels sums, float* scratch) {
     for_each_draw<F>(stream, first * n, n, rows, n, scratch, [&](int row, int j, int within, F z) {
         float* at = panel_row<F>(sums, row, j) + within;
-        store(at, fma(splat<F>(weight[row]), z, load<F>(at)));
+        store(at, accumulate_if_reached(splat<F>(weight[row]), z, load<F>(panel_row<F>(plus, row, j) + within),
+                                        load<F>(panel_row<F>(minus, row, j) + within), load<F>(at)));
     });
 }
 

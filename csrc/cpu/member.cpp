@@ -27,6 +27,10 @@ class MemberWriter {
         for (int l = 0; l < network_.depth(); ++l) {
             const Layer& layer = network_.layer(l);
             const std::int64_t n = layer.fan_out;
+            if (population_.one_layer_at_a_time() && population_.layer_of(pair_) != l) {
+                copy(layer);
+                continue;
+            }
             for (std::int64_t row = 0; row < layer.fan_in; row += block_rows) {
                 const std::int64_t rows = std::min(block_rows, layer.fan_in - row);
                 Panels weight = network_.weight(l);
@@ -37,11 +41,27 @@ class MemberWriter {
                     low_rank(layer, weight, row, rows);
                 }
             }
-            full(l, NoiseRole::bias, 0, scale, network_.bias(l), 1, layer.bias_offset);
+            if (population_.one_layer_at_a_time()) {
+                copy_bias(layer);
+            } else {
+                full(l, NoiseRole::bias, 0, scale, network_.bias(l), 1, layer.bias_offset);
+            }
         }
     }
 
    private:
+    // A layer that the member leaves alone.
+    void copy(const Layer& layer) {
+        const int n = static_cast<int>(layer.fan_out);
+        engine_.kernels().unpack(network_.weight(layer.index), static_cast<int>(layer.fan_in), n,
+                                 theta_ + layer.weight_offset, n);
+        copy_bias(layer);
+    }
+    void copy_bias(const Layer& layer) {
+        const int n = static_cast<int>(layer.fan_out);
+        engine_.kernels().unpack(network_.bias(layer.index), 1, n, theta_ + layer.bias_offset, n);
+    }
+
     PanelMatrix block() const { return engine_.matrix(block_rows, network_.widest_output()); }
     NoiseStream stream(int layer, NoiseRole role) const { return population_.stream(layer, role, pair_); }
 
@@ -67,7 +87,11 @@ class MemberWriter {
         kernels.transpose(a_rows.view(), m, rank, a.view());
         const float scale = population_.rank_scale();
         engine_.in_product(&ModeKernels::scale, a.view(), m, rank, minus_ ? -scale : scale, a.view());
-        kernels.noise_panels(stream(layer.index, NoiseRole::factor_b), 0, rank, n, b.view(), scratch_.data());
+        if (population_.one_layer_at_a_time() && population_.units[layer.index]) {
+            scatter_factor(engine_, population_, layer, pair_, b.view(), scratch_.data());
+        } else {
+            kernels.noise_panels(stream(layer.index, NoiseRole::factor_b), 0, rank, n, b.view(), scratch_.data());
+        }
         engine_.in_product(&ModeKernels::product, a.view(), b.view(), weight, written_[0].view(), m, n, rank);
         kernels.unpack(written_[0].view(), m, n, theta_ + layer.weight_offset + row * n, n);
     }

@@ -81,6 +81,20 @@ int Population::layer_of(std::int64_t pair) const {
     return layer;
 }
 
+void scatter_factor(const Engine& engine, const Population& population, const Layer& layer, std::int64_t pair,
+                    Panels row, float* scratch) {
+    const int k = population.units[layer.index], width = engine.width();
+    std::vector<std::int32_t> units(k);
+    std::vector<float> b(k + width);
+    engine.kernels().unit_positions(population.stream(layer.index, NoiseRole::positions, pair), 0, 1,
+                                    static_cast<int>(layer.fan_out), k, units.data(), scratch);
+    engine.kernels().noise(population.stream(layer.index, NoiseRole::factor_b, pair), 0, k, b.data(), scratch);
+    for (std::int64_t j = 0; j < layer.fan_out; j += width) {
+        std::fill_n(engine.at_column(row, j).data, width, 0.0f);
+    }
+    for (int i = 0; i < k; ++i) engine.at_column(row, units[i]).data[units[i] % width] = b[i];
+}
+
 std::size_t noise_scratch_size(std::int64_t n) {
     constexpr std::size_t group = 128 * 16;  // the largest block times the most lanes: what one step draws
     constexpr std::size_t panel = 32;        // read beyond the last element
@@ -92,7 +106,8 @@ void run(const Job& job, Sink& sink) {
         case Family::full: return run_full_rank(job, sink);
         case Family::low_rank:
         case Family::node: return run_shared_weights(job, sink);
-        case Family::one_layer: return run_incremental(job, sink);
+        case Family::one_layer:
+        case Family::one_layer_rank_one: return run_incremental(job, sink);
     }
 }
 

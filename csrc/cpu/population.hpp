@@ -9,10 +9,11 @@ namespace fpes {
 
 // The values are part of the interface with Python (fpes/perturbations.py).
 enum class Family : int {
-    full = 0,       // w' = fma(z, +-sigma unit, w): every weight has its own noise (OpenAI-ES)
-    low_rank = 1,   // w' = w +- sigma A B^T / sqrt(rank), never formed (EGGROLL)
-    node = 2,       // noise on the pre-activations, one draw for each member and sample
-    one_layer = 3,  // the same, but each pair perturbs one layer only, and perhaps few of its units
+    full = 0,                // w' = fma(z, +-sigma unit, w): every weight has its own noise (OpenAI-ES)
+    low_rank = 1,            // w' = w +- sigma A B^T / sqrt(rank), never formed (EGGROLL)
+    node = 2,                // noise on the pre-activations, one draw for each member and sample
+    one_layer = 3,           // the same, but each pair perturbs one layer only, and perhaps few of its units
+    one_layer_rank_one = 4,  // likewise w' = w +- sigma a b^T, where b is zero but for these units
 };
 
 struct Population {
@@ -22,12 +23,15 @@ struct Population {
     PhiloxKey key;
     std::uint32_t generation;
     double sigma;
-    // Of one_layer: for each layer how many units carry noise (0: all of them), and how many pairs in a row, of the sum
-    // of all layers, perturb it.
+    // Where each pair perturbs one layer: for each layer how many units carry noise (0: all of them), and how many
+    // pairs in a row, of the sum of all layers, perturb it.
     std::vector<int> units;
     std::vector<int> draws;
 
+    bool one_layer_at_a_time() const { return family == Family::one_layer || family == Family::one_layer_rank_one; }
     int layer_of(std::int64_t pair) const;
+    // Perturbed units of a layer.
+    std::int64_t units_of(const Layer& layer) const { return units[layer.index] ? units[layer.index] : layer.fan_out; }
     NoiseStream stream(int layer, NoiseRole role, std::int64_t pair) const {
         return {key, noise_tensor(layer, role), static_cast<std::uint32_t>(pair), generation, noise};
     }
@@ -68,9 +72,9 @@ struct Job {
     const Population& population;
     PairRange pairs;
     Batches batch;
-    // Of one_layer, unless it is null: the unperturbed network's activations, for the gradient. For each hidden layer
-    // in order [batches * size, width], row-major, in units of the network's own scale.
-    float* activations = nullptr;
+    // Of one_layer, unless it is null: the unperturbed network's accumulators, for the gradient. For each layer in
+    // order [batches * size, fan_out], row-major.
+    float* sums = nullptr;
 };
 
 // What becomes of the logits [rows, classes] of one member on samples first ... first + rows - 1. Called by many
@@ -103,6 +107,10 @@ void outputs(const Job& job, float* outputs);
 // the product a b^T added to the weights in float32, which run() never does.
 void member(const Engine& engine, PackedNetwork& network, const Population& population, std::int64_t member,
             float* theta);
+
+// The factor b of a pair that perturbs k units of a layer, [1, fan_out]: zero in the others.
+void scatter_factor(const Engine& engine, const Population& population, const Layer& layer, std::int64_t pair,
+                    Panels row, float* scratch);
 
 // out[count] = noise elements first, first + 1, ... of a stream.
 void draw_noise(const Kernels& kernels, int threads, const NoiseStream& stream, std::uint64_t first, std::int64_t count,

@@ -78,18 +78,17 @@ class OneLayerPopulation:
         outputs = np.empty((self.size, x.shape[0], self.network.sizes[-1]), np.float32)
         for member in range(self.size):
             for sample in range(x.shape[0]):
-                outputs[member, sample] = self.forward_sample(member, sample, *before)
+                outputs[member, sample] = self.forward_sample(member, sample, x, *before)
         return outputs
 
-    def forward_sample(self, member: int, sample: int, sums: list[np.ndarray], before: list[np.ndarray]) -> np.ndarray:
+    def forward_sample(
+        self, member: int, sample: int, x: np.ndarray, sums: list[np.ndarray], before: list[np.ndarray]
+    ) -> np.ndarray:
         """Logits of one member for one sample, float32 [classes]."""
         layer, ftz = self.layer_of(member // 2), product_ftz(self.network.flush)
         units = self.positions(layer, member // 2, sample)
-        scale = to_float32(self.sigma * noise.unit(self.kind) * (1.0 if layer == 0 else 1.0 / self.network.scaling))
-        acc = sums[layer][sample].copy()
-        z = self.draw(layer, member // 2, sample)
-        acc[units] = fma(z, negate(scale) if member % 2 else scale, acc[units], ftz)
-        h = self.cross(layer, acc[None])[0]
+        inputs = [x, *before][layer][sample]
+        h = self.cross(layer, self.perturbed_sums(member, sample, inputs, sums[layer][sample])[None])[0]
         if layer == self.network.layers - 1:
             return h
         weights = [weight for weight, _ in self.network.unpack(self.theta)]
@@ -106,6 +105,16 @@ class OneLayerPopulation:
             h = self.cross(above, gemm(h, weights[above], self.network.flush))
         return h[0]
 
+    def perturbed_sums(self, member: int, sample: int, _inputs: np.ndarray, sums: np.ndarray) -> np.ndarray:
+        """Accumulators of the perturbed layer: float32 [fan_out] from its inputs [fan_in] and sums [fan_out]."""
+        layer, ftz = self.layer_of(member // 2), product_ftz(self.network.flush)
+        units = self.positions(layer, member // 2, sample)
+        scale = to_float32(self.sigma * noise.unit(self.kind) * (1.0 if layer == 0 else 1.0 / self.network.scaling))
+        acc = sums.copy()
+        z = self.draw(layer, member // 2, sample)
+        acc[units] = fma(z, negate(scale) if member % 2 else scale, acc[units], ftz)
+        return acc
+
     def gradient(self, x: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """The estimate from weights float32 [size] or [size, batch]: float32 [parameters]."""
         batch = x.shape[0]
@@ -113,10 +122,11 @@ class OneLayerPopulation:
         each = np.broadcast_to(weights if per_sample else weights[:, None], (self.size, batch))
         differences = add(each[0::2], negate(each[1::2]), ftz=False)
         inverse = to_float32(1.0 / self.network.scaling)
-        inputs = [x, *(h * to_float32(self.network.scaling) for h in self.unperturbed(x)[1][:-1])]
+        sums, activations = self.unperturbed(x)
+        inputs = [x, *(h * to_float32(self.network.scaling) for h in activations[:-1])]
         result = np.empty(self.network.parameters, np.float32)
         for layer, (weight, bias) in enumerate(self.network.unpack(result)):
-            noise_sum, pairs = self.noise_sum(layer, differences)
+            noise_sum, pairs = self.noise_sum(layer, differences, inputs[layer], sums[layer])
             scale = noise.unit(self.kind) / (2.0 * pairs * (batch if per_sample else 1.0) * self.sigma)
             if self.units[layer] is not None:
                 scale *= self.network.shape(layer)[1] / self.units[layer]
@@ -128,13 +138,23 @@ class OneLayerPopulation:
                 bias[multiply(own, inverse, self.network.flush) == 0.0] = 0.0
         return result
 
-    def noise_sum(self, layer: int, differences: np.ndarray) -> tuple[np.ndarray, int]:
-        """The sum over a layer's pairs of difference times noise, float32 [batch, fan_out], and how many pairs."""
+    def noise_sum(
+        self, layer: int, differences: np.ndarray, inputs: np.ndarray, sums: np.ndarray
+    ) -> tuple[np.ndarray, int]:
+        """The sum over a layer's pairs of difference times noise, float32 [batch, fan_out], and how many pairs.
+
+        Noise counts in the perturbed units that aren't zero in both members.
+        """
         total = np.zeros((differences.shape[1], self.network.shape(layer)[1]), np.float32)
         pairs = [pair for pair in range(self.size // 2) if self.layer_of(pair) == layer]
         for pair in pairs:
             for sample in range(total.shape[0]):
                 units = self.positions(layer, pair, sample)
                 z = self.draw(layer, pair, sample)
+                members = [
+                    self.perturbed_sums(2 * pair + sign, sample, inputs[sample], sums[sample]) for sign in (0, 1)
+                ]
+                reached = (self.cross(layer, np.stack(members))[:, units] != 0.0).any(axis=0)
+                units, z = units[reached], z[reached]
                 total[sample, units] = fma(differences[pair, sample], z, total[sample, units], ftz=False)
         return total, len(pairs)
