@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from fpes.datasets import Augmentation
+from fpes.datasets import Augmentation, ImportanceSampling
 from fpes.optimisers import SGD, Adam, ClipUp
 from fpes.perturbations import FullRank, LowRank, NodePerturbation
 from fpes.schedules import Constant, Cosine, Exponential, WarmUp
@@ -20,6 +20,7 @@ _TYPES: dict[str, Any] = {
         Cosine,
         Exponential,
         FullRank,
+        ImportanceSampling,
         LowRank,
         NodePerturbation,
         SGD,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from fpes import _checks, _config, checkpoint, fitting
 from fpes._checks import FloatArray
 from fpes._version import __version__
 from fpes.checkpoint import CheckpointError
-from fpes.datasets import Augmentation, Dataset
+from fpes.datasets import Augmentation, Dataset, ImportanceSampling
 from fpes.health import DivergedError, TrainingWarning
 from fpes.network import LinearNetwork
 from fpes.noise import LARGEST_SEED
@@ -28,7 +28,7 @@ from fpes.shaping import SHAPINGS, all_equal
 
 _ADVICE = "lower the learning rate or sigma, or go on from an earlier checkpoint"
 # What the constructor takes besides the network and theta, and a checkpoint describes.
-_SETTINGS = (
+SETTINGS = (
     "size",
     "sigma",
     "perturbation",
@@ -51,6 +51,7 @@ class _State:
     theta: FloatArray
     memory: Memory
     average: FloatArray | None
+    residuals: FloatArray | None = None  # fit()'s: how wrong each training sample was last (importance.py)
     evaluations: int = 0
     fitness: float | None = None  # mean over the last population
 
@@ -80,7 +81,8 @@ class ES:
         perturbation: FullRank() (default), LowRank(rank) or NodePerturbation().
         optimiser: Adam() (default), SGD() or ClipUp().
         learning_rate: how far a step goes, 0 or above; or a schedule.
-        weight_decay: fraction of theta that a step takes away, times the learning rate; or a schedule.
+        weight_decay: fraction of the weights, not of the biases, that a step takes away, times the learning rate
+            (Loshchilov & Hutter 2019, algorithm 2); or a schedule.
         clip: the largest Euclidean norm of the gradient; longer ones are shortened to it.
         shaping: "centred_ranks", "z_score", "sign" or "none" (shaping.py); by default centred ranks, and none for node
             perturbation, whose gradient needs the differences themselves.
@@ -132,7 +134,7 @@ class ES:
         self._check()
 
     def __repr__(self) -> str:
-        settings = ", ".join(f"{name}={getattr(self, name)!r}" for name in _SETTINGS)
+        settings = ", ".join(f"{name}={getattr(self, name)!r}" for name in SETTINGS)
         return f"ES({self.net!r}, {settings}; generation {self.generation})"
 
     @property
@@ -159,6 +161,11 @@ class ES:
     def solution(self) -> FloatArray:
         """The parameters to use: the running mean where there is one, else theta."""
         return self.theta if self._state.average is None else self._state.average
+
+    @property
+    def residuals(self) -> FloatArray | None:
+        """How wrong each training sample was when fit() last saw it, float32; None without importance sampling."""
+        return self._state.residuals
 
     @property
     def records(self) -> list[Record]:
@@ -207,7 +214,11 @@ class ES:
             ValueError: wrong shape.
             DivergedError: NaN in fitness, or a step that leads to infinity or NaN. Nothing has changed then.
         """
-        state, groups = self._proposal(fitness), self.ask().groups
+        self.advance(fitness, self._state.residuals)
+
+    def advance(self, fitness: Any, residuals: FloatArray | None) -> None:
+        """As tell(), and at the same moment replace what fit() remembers of its samples."""
+        state, groups = replace(self._proposal(fitness), residuals=residuals), self.ask().groups
         if not self._warned and all_equal(np.asarray(fitness), groups):
             self._warned = True
             warnings.warn(
@@ -215,7 +226,7 @@ class ES:
                 "them: the network may be dead (fpes.health.active_fractions tells), sigma too small, or the fitness "
                 "too coarse",
                 TrainingWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
         self._state = state
 
@@ -231,6 +242,7 @@ class ES:
         batch: int | None = None,
         groups: int | None = None,
         augmentation: Augmentation | None = None,
+        importance: ImportanceSampling | None = None,
         fitness: Callable[[Any, Any], Any] | None = None,
         chunk: int | None = None,
         max_seconds: float | None = None,
@@ -256,6 +268,8 @@ class ES:
             groups: minibatches for each generation: one for all members (1), or one for each group; as before if not
                 given, and 1 at first.
             augmentation: deforms the images of each minibatch; as before if not given, and none at first.
+            importance: prefers samples that are still wrong; as before if not given, and off at first. For fitness that
+                is a loss, and node perturbation without shaping.
             fitness: fitness(outputs, labels) of outputs float32 [size, batch, classes] and labels int32 [batch] (or
                 [groups, batch]) as float32 [size] or, for node perturbation, [size, batch]; minus the cross-entropy if
                 not given.
@@ -276,7 +290,7 @@ class ES:
             DivergedError: as tell(); or no member has differed in fitness for some generations.
             OSError: the checkpoint can't be written.
         """
-        settings = fitting.Settings(steps, batch, groups, augmentation, fitness, chunk)
+        settings = fitting.Settings(steps, batch, groups, augmentation, importance, fitness, chunk)
         limits = fitting.Limits(max_seconds, None if checkpoint is None else Path(checkpoint), checkpoint_seconds)
         fitting.fit(self, data, settings, limits, after_step)
         return self.records
@@ -290,7 +304,7 @@ class ES:
         description = {
             "version": __version__,
             "network": {"sizes": list(self.net.sizes), "scaling": self.net.scaling, "flush": self.net.flush},
-            "settings": {name: _config.to_json(getattr(self, name)) for name in _SETTINGS},
+            "settings": {name: _config.to_json(getattr(self, name)) for name in SETTINGS},
             "generation": self.generation,
             "evaluations": self.evaluations,
             "fitness": self.fitness,
@@ -298,8 +312,10 @@ class ES:
         }
         arrays = {"theta": self.theta}
         arrays |= {f"memory_{name}": array for name, array in self._state.memory.items()}
-        if self._state.average is not None:
-            arrays["average"] = self._state.average
+        for name in ("average", "residuals"):
+            array = getattr(self._state, name)
+            if array is not None:
+                arrays[name] = array
         checkpoint.write(Path(path), description, arrays)
 
     @classmethod
@@ -321,6 +337,7 @@ class ES:
                 theta=arrays["theta"],
                 memory=memory,
                 average=arrays.get("average"),
+                residuals=arrays.get("residuals"),
                 evaluations=description["evaluations"],
                 fitness=description["fitness"],
             )
@@ -356,9 +373,10 @@ class ES:
         if isinstance(self.perturbation, NodePerturbation):
             shaped = shaped.astype(np.float32, copy=False)
         gradient = population.gradient(shaped)
-        theta, memory = self.optimiser.step(
-            self.theta, self._state.memory, gradient, self._step(gradient, weights.factor)
+        step = Step(
+            self.generation, self._clipped(gradient, weights.factor), self.value("learning_rate", self.generation)
         )
+        theta, memory = self.optimiser.step(self._decayed(step.learning_rate), self._state.memory, gradient, step)
         if not np.isfinite(theta).all():
             raise DivergedError(
                 f"the step of generation {self.generation} leads to infinity or NaN in "
@@ -369,8 +387,8 @@ class ES:
             theta,
             memory,
             self._averaged(theta),
-            self.evaluations + self.size * population.samples,
-            float(values.mean(dtype=np.float64)),
+            evaluations=self.evaluations + self.size * population.samples,
+            fitness=float(values.mean(dtype=np.float64)),
         )
 
     def _checked_fitness(self, fitness: Any) -> FloatArray:
@@ -389,12 +407,22 @@ class ES:
             )
         return values
 
-    def _step(self, gradient: FloatArray, factor: float) -> Step:
-        if self.clip is not None:
-            length = factor * norm(gradient)
-            factor *= min(1.0, self.clip / length) if length > 0.0 else 1.0
-        learning_rate, weight_decay = (self.value(name, self.generation) for name in ("learning_rate", "weight_decay"))
-        return Step(self.generation, factor, learning_rate, weight_decay)
+    def _clipped(self, gradient: FloatArray, factor: float) -> float:
+        """The factor, lowered where the gradient times it would be longer than it may be."""
+        if self.clip is None:
+            return factor
+        length = factor * norm(gradient)
+        return factor * min(1.0, self.clip / length) if length > 0.0 else factor
+
+    def _decayed(self, learning_rate: float) -> FloatArray:
+        """Theta after weight decay, which is for weights: a bias below the boundary does nothing as it is."""
+        keep = 1.0 - learning_rate * self.value("weight_decay", self.generation)
+        if keep == 1.0:
+            return self.theta
+        theta: FloatArray = self.theta.copy()
+        for before, after in zip(self.net.unpack(self.theta), self.net.unpack(theta), strict=True):
+            weighted_sum(keep, before[0], 0.0, before[0], out=after[0])
+        return theta
 
     def _averaged(self, theta: FloatArray) -> FloatArray | None:
         if self._state.average is None:

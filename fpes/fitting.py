@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fpes import _checks, _config
+from fpes._checks import FloatArray
 from fpes.controls import accuracy
-from fpes.datasets import Augmentation, Dataset, Minibatches
+from fpes.datasets import Augmentation, Dataset, ImportanceSampling, Minibatches
 from fpes.health import DivergedError, TrainingWarning, active_fractions, diagnose, weight_norms
 from fpes.perturbations import NodePerturbation
 from fpes.records import Record
@@ -51,6 +53,7 @@ class Settings:
     batch: int | None = None
     groups: int | None = None
     augmentation: Augmentation | None = None
+    importance: ImportanceSampling | None = None
     fitness: Callable[[Any, Any], Any] | None = None
     chunk: int | None = None
 
@@ -77,6 +80,7 @@ class Run:
     batch: int | None = None
     groups: int = 1
     augmentation: Augmentation | None = None
+    importance: ImportanceSampling | None = None
     seconds: float = 0.0
     plan: list[tuple[int, int]] = field(default_factory=list)  # (generation, planned steps from there on)
     records: list[Record] = field(default_factory=list)
@@ -88,6 +92,7 @@ class Run:
             "batch": self.batch,
             "groups": self.groups,
             "augmentation": _config.to_json(self.augmentation),
+            "importance": _config.to_json(self.importance),
             "seconds": self.seconds,
             "plan": [list(entry) for entry in self.plan],
             "records": [record.as_json() for record in self.records],
@@ -101,6 +106,7 @@ class Run:
             batch=value["batch"],
             groups=value["groups"],
             augmentation=_config.from_json(value["augmentation"]),
+            importance=_config.from_json(value["importance"]),
             seconds=value["seconds"],
             plan=[(generation, steps) for generation, steps in value["plan"]],
             records=[Record.from_json(record) for record in value["records"]],
@@ -149,7 +155,20 @@ def _prepare(es: ES, data: Dataset, settings: Settings) -> Minibatches:
     augmentation = run.augmentation if settings.augmentation is None else settings.augmentation
     minibatches = Minibatches(data, batch, groups=groups, seed=es.seed, augmentation=augmentation)
     run.data, run.batch, run.groups, run.augmentation = found, batch, groups, augmentation
+    run.importance = _checked_importance(es, settings)
     return minibatches
+
+
+def _checked_importance(es: ES, settings: Settings) -> ImportanceSampling | None:
+    importance = es.run.importance if settings.importance is None else settings.importance
+    if importance is not None and settings.fitness is not None:
+        raise ValueError("importance sampling goes by the cross-entropy of each sample, not by a fitness of one's own")
+    if importance is not None and isinstance(es.perturbation, NodePerturbation) and es.shaping != "none":
+        raise ValueError(
+            f'shaping is {es.shaping!r}, expected "none": importance sampling weighs the fitness of each sample, and '
+            "shaping would undo that"
+        )
+    return importance
 
 
 class _Loop:
@@ -231,7 +250,7 @@ class _Loop:
 
     def rehearse(self) -> None:
         """A generation that changes nothing."""
-        self.es.rehearse(self.evaluate())
+        self.es.rehearse(self.evaluate()[0])
 
     # --- Generations --------------------------------------------------------------------------------------------------
 
@@ -242,7 +261,8 @@ class _Loop:
         try:
             self.record_if_due()
             while es.generation < es.steps and not self.out_of_time():
-                es.tell(self.watched(self.evaluate()))
+                fitness, residuals = self.evaluate()
+                es.advance(self.watched(fitness), residuals)
                 self.record_if_due()
                 if after_step is not None:
                     after_step(es)
@@ -256,14 +276,34 @@ class _Loop:
         """Whether the limit of time is reached."""
         return self.limits.max_seconds is not None and self.elapsed >= self.limits.max_seconds
 
-    def evaluate(self) -> Any:
-        """The fitness of the present population on its minibatch."""
-        population = self.es.ask()
-        x, y = self.minibatches.at(self.es.generation)
-        if self.settings.fitness is not None:
-            return self.settings.fitness(population.forward(x, chunk=self.settings.chunk), y)
-        per_sample = isinstance(self.es.perturbation, NodePerturbation)
-        return population.evaluate(x, y, per_sample=per_sample, chunk=self.settings.chunk)
+    def evaluate(self) -> tuple[Any, FloatArray | None]:
+        """The fitness of the present population on its minibatch, and the residuals afterwards."""
+        es, settings, importance = self.es, self.settings, self.es.run.importance
+        population, step = es.ask(), es.generation
+        rows, weights, residuals = self.draw(step)
+        x, y = self.minibatches.samples(rows, step)
+        if settings.fitness is not None:
+            return settings.fitness(population.forward(x, chunk=settings.chunk), y), None
+        node = isinstance(es.perturbation, NodePerturbation)
+        fitness = population.evaluate(x, y, per_sample=node or importance is not None, chunk=settings.chunk)
+        if importance is None or residuals is None:
+            return fitness, None
+        groups = np.asarray(fitness).reshape(population.groups, -1, population.samples)
+        residuals = importance.updated(residuals, rows, -_mean(groups, axis=1).ravel())
+        weighted = groups * weights.reshape(population.groups, 1, population.samples)
+        return (weighted if node else _mean(weighted, axis=2)).reshape(fitness.shape if node else -1), residuals
+
+    def draw(self, step: int) -> tuple[npt.NDArray[np.int64], FloatArray, FloatArray | None]:
+        """Which samples a step sees, what they count for, and the residuals that decided about it."""
+        minibatches, importance = self.minibatches, self.es.run.importance
+        samples, count = len(minibatches.data.x_train), minibatches.groups * minibatches.batch
+        if importance is None:
+            return minibatches.rows(step), np.ones(count, np.float32), None
+        residuals = importance.start(samples) if self.es.residuals is None else self.es.residuals
+        if (step + 1) * count <= samples:  # the first epoch, which sees every sample once
+            return minibatches.rows(step), np.ones(count, np.float32), residuals
+        rows, weights = importance.draw(residuals, count, self.es.seed, step)
+        return rows, weights, residuals
 
     def watched(self, fitness: Any) -> Any:
         """The same fitness, unless members haven't differed for long."""
@@ -341,6 +381,13 @@ class _Loop:
         if self.limits.checkpoint is not None:
             self.es.save(self.limits.checkpoint)
         self.saved_at = time.monotonic()
+
+
+def _mean(values: FloatArray, axis: int) -> FloatArray:
+    """The mean along an axis, added up in order: numpy.mean() goes by an order that depends on the machine."""
+    total = np.cumsum(values, axis=axis, dtype=np.float64).take(-1, axis=axis)
+    mean: FloatArray = (total / values.shape[axis]).astype(np.float32)
+    return mean
 
 
 def _seconds(call: Callable[[], Any]) -> float:

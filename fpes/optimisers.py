@@ -27,18 +27,11 @@ class Step:
         number: 0 for the first step.
         factor: what the gradient is multiplied by first.
         learning_rate: how far to go.
-        weight_decay: theta is multiplied by 1 - learning_rate * weight_decay before the step is added.
     """
 
     number: int
     factor: float
     learning_rate: float
-    weight_decay: float
-
-    @property
-    def keep(self) -> float:
-        """What weight decay leaves of theta."""
-        return 1.0 - self.learning_rate * self.weight_decay
 
 
 @dataclass(frozen=True)
@@ -63,12 +56,12 @@ class SGD:
     ) -> tuple[FloatArray, dict[str, FloatArray]]:
         """Theta and the memory after one step."""
         velocity = weighted_sum(self.momentum, memory["velocity"], step.factor, gradient)
-        return weighted_sum(step.keep, theta, step.learning_rate, velocity), {"velocity": velocity}
+        return weighted_sum(1.0, theta, step.learning_rate, velocity), {"velocity": velocity}
 
 
 @dataclass(frozen=True)
 class Adam:
-    """Adam (Kingma & Ba 2015, algorithm 1), with decoupled weight decay where there is any: AdamW.
+    """Adam (Kingma & Ba 2015, algorithm 1); with ES's weight decay, which is decoupled, it is AdamW.
 
     Args:
         beta1: of the running mean of the gradient, from 0 to below 1.
@@ -105,7 +98,6 @@ class Adam:
                 1.0 / (1.0 - _power(self.beta2, number)),
                 step.learning_rate / (1.0 - _power(self.beta1, number)),
                 self.epsilon,
-                step.keep,
             ),
             gradient.ctypes.data,
             _addresses(before),
@@ -149,15 +141,20 @@ class ClipUp:
         speed, limit = norm(velocity), self.top_speed * step.learning_rate
         if speed > limit:
             velocity = weighted_sum(limit / speed, velocity, 0.0, velocity)
-        return weighted_sum(step.keep, theta, 1.0, velocity), {"velocity": velocity}
+        return weighted_sum(1.0, theta, 1.0, velocity), {"velocity": velocity}
 
 
 Optimiser = SGD | Adam | ClipUp
 
 
-def weighted_sum(a: float, x: FloatArray, b: float, y: FloatArray) -> FloatArray:
-    """a x + b y in float32, each product rounded. x and y: contiguous float32 of one size."""
-    result = np.empty_like(x)
+def weighted_sum(a: float, x: FloatArray, b: float, y: FloatArray, out: FloatArray | None = None) -> FloatArray:
+    """a x + b y in float32, each product rounded.
+
+    Args:
+        a, x, b, y: numbers, and contiguous float32 arrays of one size.
+        out: where the result goes, if not into a new array; neither x nor y.
+    """
+    result = np.empty_like(x) if out is None else out
     _cpu.weighted_sum(_settings.execution(), a, x.ctypes.data, b, y.ctypes.data, x.size, result.ctypes.data)
     return result
 

@@ -112,14 +112,14 @@ def test_every_preset_says_what_it_is(name):
 class TestResume:
     def test_an_interrupted_run_goes_on_to_the_same_bits(self, tmp_path, monkeypatch):
         invoke("train", *QUICK, "--output", tmp_path / "whole")
-        tell = fpes.ES.tell
+        advance = fpes.ES.advance
 
-        def interrupted(self, fitness):
-            tell(self, fitness)
+        def interrupted(self, *arguments):
+            advance(self, *arguments)
             if self.generation == 5:
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(fpes.ES, "tell", interrupted)
+        monkeypatch.setattr(fpes.ES, "advance", interrupted)
         options = [*QUICK[2:], "--seeds", "3", "--output", tmp_path / "parts"]
         result = invoke("train", *options)
         assert result.exit_code == 130, result.output
@@ -211,7 +211,7 @@ class TestTensorBoard:
 
 def test_a_dead_run_ends_with_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        fpes.ES, "tell", lambda *_: (_ for _ in ()).throw(fpes.DivergedError("fitness is NaN: lower it"))
+        fpes.ES, "advance", lambda *_: (_ for _ in ()).throw(fpes.DivergedError("fitness is NaN: lower it"))
     )
     result = invoke("train", *QUICK, "--output", tmp_path)
     assert result.exit_code == 2

@@ -7,7 +7,7 @@ import oracle
 import pytest
 
 import fpes
-from fpes.datasets import Augmentation, Dataset, Minibatches
+from fpes.datasets import Augmentation, Dataset, ImportanceSampling, Minibatches
 from fpes.datasets.streams import Stream, permutation, uniform
 
 
@@ -147,6 +147,58 @@ def test_deformations_do_not_depend_on_threads_and_differ_by_step_and_seed(threa
     assert (result != augmentation.apply(images, chosen, 2, 2)).any()
 
 
+class TestImportance:
+    def test_the_definition(self):
+        residuals = np.random.default_rng(0).uniform(1e-4, 1, 500).astype(np.float32)
+        rows, weights = ImportanceSampling(0.7, 0.2).draw(residuals, 64, seed=1, step=2)
+        powers = residuals.astype(np.float64) ** 0.7
+        share = 0.8 * powers / powers.sum() + 0.2 / 500
+        np.testing.assert_allclose(weights, 1 / (500 * share[rows]), rtol=1e-5)
+        line, places = np.cumsum(share), np.sort(rows)
+        # Points at equal distances: the n-th lies in the stretch of the n-th row.
+        begin, end = line[places] - share[places], line[places]
+        shift = np.arange(64) / 64
+        assert (begin - shift).max() < (end - shift).min()
+
+    def test_weighted_sums_are_unbiased(self):
+        rng = np.random.default_rng(1)
+        residuals, values = rng.uniform(1e-3, 1, 200).astype(np.float32), rng.standard_normal(200)
+        sampling = ImportanceSampling(1.0, 0.1)
+        means = []
+        for step in range(4000):
+            rows, weights = sampling.draw(residuals, 10, 0, step)
+            means.append(np.mean(values[rows] * weights))
+        error = np.std(means) / np.sqrt(len(means))
+        assert np.mean(means) == pytest.approx(values.mean(), abs=4 * error)
+        assert error < 0.01
+
+    def test_the_ends(self):
+        residuals = np.array([1e-4, 0.5, 0.25, 1.0], np.float32)
+        rows, weights = ImportanceSampling(0.0, 0.5).draw(residuals, 4, 0, 0)
+        np.testing.assert_array_equal(np.sort(rows), np.arange(4))
+        np.testing.assert_allclose(weights, 1.0, rtol=1e-6)
+        rows, weights = ImportanceSampling(1.0, 1.0).draw(residuals, 4, 0, 0)
+        np.testing.assert_array_equal(np.sort(rows), np.arange(4))
+        assert ImportanceSampling(1.0, 0.25).draw(residuals, 1000, 0, 0)[1].max() <= 4.0 + 1e-6
+
+    def test_residuals_are_one_minus_the_labels_probability(self):
+        sampling = ImportanceSampling()
+        before = sampling.start(6)
+        losses = np.array([0.0, 1e-6, 0.7, 50.0], np.float32)
+        after = sampling.updated(before, np.array([5, 0, 3, 1]), losses)
+        np.testing.assert_allclose(after, [1e-4, 1, 0.9, 1 - np.exp(-0.7), 0.9, 1e-4], rtol=2e-3)
+        assert (before == np.float32(0.9)).all()
+
+    def test_every_instruction_set_draws_the_same(self, isa):
+        residuals = np.random.default_rng(0).uniform(1e-4, 1, 1003).astype(np.float32)
+        sampling = ImportanceSampling()
+        drawn = (*sampling.draw(residuals, 300, 0, 0), sampling.updated(residuals, np.arange(9), residuals[:9]))
+        fpes.set_isa("baseline")
+        again = (*sampling.draw(residuals, 300, 0, 0), sampling.updated(residuals, np.arange(9), residuals[:9]))
+        for one, other in zip(drawn, again, strict=True):
+            oracle.assert_bitwise_equal(one, other, isa)
+
+
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
@@ -158,6 +210,8 @@ def test_deformations_do_not_depend_on_threads_and_differ_by_step_and_seed(threa
             ValueError,
             "images of 2 x 2 pixels, and a sample has 3 features",
         ),
+        (lambda: ImportanceSampling(exponent=-1.0), ValueError, "exponent is -1.0, expected 0 or above"),
+        (lambda: ImportanceSampling(uniform=0.0), ValueError, "uniform is 0.0, expected a number above 0 and up to 1"),
         (lambda: Augmentation(28, 28, shift=-1.0), ValueError, "shift is -1.0, expected 0 or above"),
         (lambda: Augmentation(28, 28, points=1), ValueError, "points is 1, expected 2 to 64"),
         (lambda: Augmentation(28.0, 28), TypeError, "height is 28.0, expected an integer"),

@@ -66,6 +66,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(tmp_path, undisturb
     assert any(0 < generation < STEPS for generation in generations), "no kill fell into the run"
     oracle.assert_bitwise_equal(es.theta, undisturbed.theta)
     oracle.assert_bitwise_equal(es.solution, undisturbed.solution)
+    oracle.assert_bitwise_equal(es.residuals, undisturbed.residuals)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143)])
@@ -203,6 +204,37 @@ def test_fitness_of_ones_own():
     assert es.records[-1].train > es.records[0].train + 0.3
 
 
+@pytest.mark.parametrize(
+    "perturbation", [fpes.FullRank(), fpes.NodePerturbation(units=(16, None), draws=(1, 1))], ids=["full", "node"]
+)
+@pytest.mark.parametrize("groups", [1, 4])
+def test_importance_sampling_weighs_losses_and_remembers_them(perturbation, groups):
+    """One generation after the first epoch, done again by hand."""
+    data, importance, batch = dataset(), fpes.datasets.ImportanceSampling(0.5, 0.3), 128 // groups
+    net = fpes.LinearNetwork([16, 40, 2])
+    es = fpes.ES(net, net.init(0), size=16, sigma=0.1, perturbation=perturbation, shaping="none")
+    es.fit(data, steps=2, batch=batch, groups=groups, importance=importance)
+    population, before, theta = es.ask(), es.residuals, es.theta
+    assert ((before == np.float32(0.9)).sum(), es.generation) == (300 - 256, 2)
+    rows, weights = importance.draw(before, 128, es.seed, 2)
+    shape = (batch,) if groups == 1 else (groups, batch)
+    x, y = data.x_train[rows].reshape(*shape, 16), data.y_train[rows].reshape(shape)
+    losses = -population.evaluate(x, y, per_sample=True).reshape(groups, -1, batch)
+    es.fit(data, steps=3)
+    expected = before.copy()
+    expected[rows] = 1 - np.exp(-np.maximum(losses.mean(axis=1).ravel(), 1e-4))
+    np.testing.assert_allclose(es.residuals, expected, rtol=1e-4, atol=1e-6)
+    weighted = -losses * weights.reshape(groups, 1, batch)
+    node = isinstance(perturbation, fpes.NodePerturbation)
+    fitness = weighted.reshape(16, batch) if node else weighted.mean(axis=2).ravel()
+    assert es.fitness == pytest.approx(fitness.mean(), rel=1e-5)
+    again = fpes.ES(net, net.init(0), size=16, sigma=0.1, perturbation=perturbation, shaping="none")
+    again.fit(data, steps=2, batch=batch, groups=groups, importance=importance)
+    again.ask().evaluate(x, y)
+    again.tell(fitness.astype(np.float32))
+    np.testing.assert_allclose(again.theta, es.theta, rtol=1e-4, atol=1e-4 * np.abs(es.theta - theta).max())
+
+
 def blank(value: float = 0.0, samples: int = 20) -> Dataset:
     x = np.full((samples, 4), value, np.float32)
     return Dataset("blank", x, np.zeros(samples, np.int32), x.copy(), np.zeros(samples, np.int32), 2)
@@ -239,7 +271,7 @@ def test_nan_in_the_fitness_keeps_the_last_checkpoint(tmp_path):
         return np.full(16, np.nan if es.generation == 7 else 1.0, np.float32) * np.arange(16, dtype=np.float32)
 
     with pytest.raises(fpes.DivergedError, match="generation 7 is NaN"):
-        es.fit(dataset(), **SETTINGS, fitness=broken, checkpoint=path, checkpoint_seconds=0.0)
+        es.fit(dataset(), batch=64, fitness=broken, checkpoint=path, checkpoint_seconds=0.0)
     assert fpes.ES.load(path).generation == 7
 
 
@@ -275,6 +307,16 @@ class TestRefusals:
             es.fit(blank(), steps=1)
         with pytest.raises(TypeError, match=r"data is a tuple, expected a fpes\.datasets\.Dataset"):
             es.fit((1, 2), steps=1)
+
+    def test_importance_sampling_of_what_is_no_loss(self):
+        importance = fpes.datasets.ImportanceSampling()
+        net = fpes.LinearNetwork([4, 2])
+        es = fpes.ES(net, net.init(0), size=4, sigma=0.1)
+        with pytest.raises(ValueError, match="importance sampling goes by the cross-entropy"):
+            es.fit(blank(1.0), steps=1, importance=importance, fitness=lambda outputs, y: outputs[:, 0, 0])
+        node = fpes.ES(net, net.init(0), size=4, sigma=0.1, perturbation=fpes.NodePerturbation(), shaping="sign")
+        with pytest.raises(ValueError, match="shaping is 'sign', expected \"none\""):
+            node.fit(blank(1.0), steps=1, importance=importance)
 
     def test_other_data_half_way(self, tmp_path):
         net = fpes.LinearNetwork([4, 2])

@@ -14,7 +14,7 @@ from fpes.optimisers import Step, norm, weighted_sum
 f32 = np.float32
 # Around vectors, blocks of the sum and parts of a thread.
 SIZES = [1, 3, 8, 17, 4095, 4096, 4097, 16384, 40001]
-STEP = Step(number=0, factor=0.37, learning_rate=0.01, weight_decay=0.3)
+STEP = Step(number=0, factor=0.37, learning_rate=0.01)
 
 
 def numbers(size: int, seed: int) -> np.ndarray:
@@ -41,7 +41,7 @@ def sum_of_squares(x: np.ndarray) -> float:
 
 def sgd(optimiser, theta, memory, gradient, step):
     velocity = f32(optimiser.momentum) * memory["velocity"] + f32(step.factor) * gradient
-    return f32(step.keep) * theta + f32(step.learning_rate) * velocity, {"velocity": velocity}
+    return theta + f32(step.learning_rate) * velocity, {"velocity": velocity}
 
 
 def adam(optimiser, theta, memory, gradient, step):
@@ -51,7 +51,7 @@ def adam(optimiser, theta, memory, gradient, step):
     square = memory["square"] + (g * g - memory["square"]) * f32(1 - optimiser.beta2)
     corrected = square * f32(1 / (1 - optimiser.beta2**t))
     rate = f32(step.learning_rate / (1 - optimiser.beta1**t))
-    moved = theta * f32(step.keep) + rate * mean / (np.sqrt(corrected) + f32(optimiser.epsilon))
+    moved = theta + rate * mean / (np.sqrt(corrected) + f32(optimiser.epsilon))
     return moved, {"mean": mean, "square": square}
 
 
@@ -62,7 +62,7 @@ def clip_up(optimiser, theta, memory, gradient, step):
     speed, limit = math.sqrt(sum_of_squares(velocity)), optimiser.top_speed * step.learning_rate
     if speed > limit:
         velocity = f32(limit / speed) * velocity + f32(0) * velocity
-    return f32(step.keep) * theta + f32(1) * velocity, {"velocity": velocity}
+    return theta + velocity, {"velocity": velocity}
 
 
 FORMULAS = {fpes.SGD(): sgd, fpes.Adam(): adam, fpes.Adam(0.8, 0.999, 1e-5): adam, fpes.ClipUp(): clip_up}
@@ -76,7 +76,7 @@ def test_steps(optimiser, size):
     memory = optimiser.memory(size)
     expected_memory = {name: np.zeros(size, f32) for name in memory}
     for number in range(5):
-        step = Step(number, STEP.factor, STEP.learning_rate, STEP.weight_decay)
+        step = Step(number, STEP.factor, STEP.learning_rate)
         gradient = numbers(size, 10 + number)
         theta, memory = optimiser.step(theta, memory, gradient, step)
         expected_theta, expected_memory = FORMULAS[optimiser](
@@ -130,7 +130,7 @@ def test_clip_up_steps_have_the_length_that_one_says():
     direction = numbers(1000, 1) * f32(1e5)
     lengths = []
     for number in range(8):
-        moved, memory = optimiser.step(theta, memory, direction, Step(number, 1.0, 0.1, 0.0))
+        moved, memory = optimiser.step(theta, memory, direction, Step(number, 1.0, 0.1))
         lengths.append(norm(moved - theta))
         theta = moved
     assert lengths[0] == pytest.approx(0.1, rel=1e-5)
@@ -140,7 +140,7 @@ def test_clip_up_steps_have_the_length_that_one_says():
 def test_a_gradient_of_zero_moves_nothing():
     for optimiser in FORMULAS:
         theta = numbers(9, 0)
-        moved, _ = optimiser.step(theta, optimiser.memory(9), np.zeros(9, f32), Step(0, 1.0, 0.1, 0.0))
+        moved, _ = optimiser.step(theta, optimiser.memory(9), np.zeros(9, f32), Step(0, 1.0, 0.1))
         np.testing.assert_array_equal(moved, theta)
 
 

@@ -13,7 +13,12 @@ import numpy as np
 import fpes
 
 STEPS = 120
-SETTINGS = {"batch": 64, "groups": 2, "augmentation": fpes.datasets.Augmentation(4, 4, shift=0.5)}
+SETTINGS = {
+    "batch": 64,
+    "groups": 2,
+    "augmentation": fpes.datasets.Augmentation(4, 4, shift=0.5),
+    "importance": fpes.datasets.ImportanceSampling(),
+}
 
 
 def dataset() -> fpes.datasets.Dataset:

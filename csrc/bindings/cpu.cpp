@@ -212,10 +212,10 @@ PYBIND11_MODULE(_cpu, m) {
               });
           });
 
-    m.def("adam", [](const Execution& execution, const std::array<float, 7>& step, Address gradient,
+    m.def("adam", [](const Execution& execution, const std::array<float, 6>& step, Address gradient,
                      const std::array<Address, 3>& before, std::int64_t count, const std::array<Address, 3>& after) {
         without_gil([&] {
-            adam(execution.threads, {step[0], step[1], step[2], step[3], step[4], step[5], step[6]},
+            adam(execution.threads, {step[0], step[1], step[2], step[3], step[4], step[5]},
                  pointer<const float>(gradient),
                  {pointer<const float>(before[0]), pointer<const float>(before[1]), pointer<const float>(before[2])},
                  count, {pointer<float>(after[0]), pointer<float>(after[1]), pointer<float>(after[2])});

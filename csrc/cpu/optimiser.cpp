@@ -26,7 +26,7 @@ void adam_range(const AdamStep& step, std::int64_t count, const float* __restric
         const float v = square[i] + (g * g - square[i]) * s.beta2_rest;
         new_mean[i] = m;
         new_square[i] = v;
-        new_theta[i] = theta[i] * s.keep + s.rate * m / (std::sqrt(v * s.inverse_correction2) + s.epsilon);
+        new_theta[i] = theta[i] + s.rate * m / (std::sqrt(v * s.inverse_correction2) + s.epsilon);
     }
 }
 

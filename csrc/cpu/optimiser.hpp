@@ -9,15 +9,14 @@
 
 namespace fpes {
 
-// The numbers of one step of Adam (Kingma & Ba 2015, algorithm 1), and of decoupled weight decay (Loshchilov & Hutter
-// 2019, algorithm 2):
+// The numbers of one step of Adam (Kingma & Ba 2015, algorithm 1):
 //
 //     g = factor gradient
 //     m' = m + (g - m) (1 - beta1)
 //     v' = v + (g g - v) (1 - beta2)
-//     theta' = theta keep + rate m' / (sqrt(v' / (1 - beta2^t)) + epsilon)
+//     theta' = theta + rate m' / (sqrt(v' / (1 - beta2^t)) + epsilon)
 //
-// where rate is the learning rate over 1 - beta1^t, and keep = 1 - learning rate * weight decay.
+// where rate is the learning rate over 1 - beta1^t.
 struct AdamStep {
     float factor;
     float beta1_rest;
@@ -25,7 +24,6 @@ struct AdamStep {
     float inverse_correction2;
     float rate;
     float epsilon;
-    float keep;
 };
 
 struct AdamState {

@@ -20,7 +20,7 @@ from fpes.cli.progress import training_progress
 from fpes.cli.tensorboard import TensorBoard
 from fpes.controls import Accuracy, accuracy, evaluate_controls
 from fpes.datasets import Dataset, load
-from fpes.es import ES
+from fpes.es import ES, SETTINGS
 from fpes.files import writable_folder, written_whole
 from fpes.fitting import Terminated
 from fpes.presets import PRESETS, Preset
@@ -170,6 +170,7 @@ class _Session:
             batch=preset.batch,
             groups=preset.groups,
             augmentation=preset.augmentation,
+            importance=preset.importance,
             max_seconds=None if minutes is None else 60.0 * minutes,
             checkpoint=folder / _CHECKPOINT,
             after_step=after_step,
@@ -218,9 +219,11 @@ class _Log:
 
 def _check_same(es: ES, asked: ES, preset: Preset, checkpoint: Path) -> None:
     """Resuming with other settings would be neither the old run nor a new one."""
-    names = ("size", "sigma", "perturbation", "optimiser", "learning_rate", "weight_decay", "averaging", "seed")
-    settings = [(name, getattr(es, name), getattr(asked, name)) for name in names]
-    settings += [(name, getattr(es.run, name), getattr(preset, name)) for name in ("batch", "groups", "augmentation")]
+    settings = [(name, getattr(es, name), getattr(asked, name)) for name in SETTINGS if name != "steps"]
+    settings += [
+        (name, getattr(es.run, name), getattr(preset, name))
+        for name in ("batch", "groups", "augmentation", "importance")
+    ]
     settings.append(("network", repr(es.net), repr(asked.net)))
     different = [f"{name} {there!r} and not {here!r}" for name, there, here in settings if there != here]
     if different:

@@ -7,11 +7,21 @@ import os
 from .augmentation import Augmentation
 from .dataset import Dataset
 from .digits import load_digits
+from .importance import ImportanceSampling
 from .minibatches import Minibatches
 from .mnist import load_mnist
 from .spirals import two_spirals
 
-__all__ = ["Augmentation", "Dataset", "Minibatches", "load", "load_digits", "load_mnist", "two_spirals"]
+__all__ = [
+    "Augmentation",
+    "Dataset",
+    "ImportanceSampling",
+    "Minibatches",
+    "load",
+    "load_digits",
+    "load_mnist",
+    "two_spirals",
+]
 
 
 def load(name: str, *, data_dir: str | os.PathLike[str] | None = None, seed: int = 0) -> Dataset:

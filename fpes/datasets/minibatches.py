@@ -61,7 +61,10 @@ class Minibatches:
             x float32 [batch, features] and y int32 [batch]; [groups, batch, features] and [groups, batch] where there
             is more than one group.
         """
-        rows = self.rows(step)
+        return self.samples(self.rows(step), step)
+
+    def samples(self, rows: npt.NDArray[np.int64], step: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+        """As at(), with samples chosen by the caller: int64 [groups * batch]."""
         if self.augmentation is None:
             x = self.data.x_train[rows]
         else:

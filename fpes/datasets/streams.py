@@ -20,6 +20,7 @@ class Stream(enum.IntEnum):
 
     ORDER = 1
     AUGMENTATION = 2
+    IMPORTANCE = 3
 
 
 def raw(stream: Stream, seed: int, number: int, count: int) -> npt.NDArray[np.uint64]:
