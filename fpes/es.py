@@ -16,6 +16,7 @@ from fpes._checks import FloatArray
 from fpes._version import __version__
 from fpes.checkpoint import CheckpointError
 from fpes.datasets import Augmentation, Dataset, ImportanceSampling
+from fpes.devices import checked_device, to_device, to_host
 from fpes.health import DivergedError, TrainingWarning
 from fpes.network import LinearNetwork
 from fpes.noise import LARGEST_SEED
@@ -89,9 +90,12 @@ class ES:
         averaging: factor of the running mean of theta, from 0 (none) to below 1: `solution` is that mean.
         steps: how many generations are planned: schedules need to know.
         seed: of the noise, and of fit()'s minibatches, 0 ... 2**64 - 1.
+        device: where populations are computed: "cpu", "cuda" or "cuda:1". Not part of the state: a run may change
+            it half-way, to the same bits.
 
     Raises:
         TypeError, ValueError: as Population does; a number out of range; a schedule without steps.
+        ImportError: device isn't "cpu", and CuPy is missing.
     """
 
     def __init__(
@@ -110,6 +114,7 @@ class ES:
         averaging: float = 0.0,
         steps: int | None = None,
         seed: int = 0,
+        device: str = "cpu",
     ) -> None:
         self.net = net
         self.size = size
@@ -123,6 +128,7 @@ class ES:
         self.averaging = _checks.real("averaging", averaging)
         self.steps = None if steps is None else _checks.integer("steps", steps, 1, _checks.LARGEST_INDEX)
         self.seed = _checks.integer("seed", seed, 0, LARGEST_SEED)
+        self.device = checked_device(device)
         self.run = fitting.Run()
         if not isinstance(self.optimiser, SGD | Adam | ClipUp):
             raise TypeError(f"optimiser is {optimiser!r}, expected an SGD, Adam or ClipUp")
@@ -190,7 +196,7 @@ class ES:
         if population is None or (population.generation, population.sigma) != (self.generation, sigma):
             self._population = population = Population(
                 self.net,
-                self.theta,
+                to_device(self.theta, self.device),
                 size=self.size,
                 sigma=sigma,
                 perturbation=self.perturbation,
@@ -206,7 +212,7 @@ class ES:
         itself.
 
         Args:
-            fitness: float32 [size], higher is better; or [size, batch], for node perturbation only, of the batch that
+            fitness: float32 [size], higher is better, NumPy or CuPy; or [size, batch], for node perturbation only, of the batch that
                 the population was last evaluated on.
 
         Raises:
@@ -219,7 +225,7 @@ class ES:
     def advance(self, fitness: Any, residuals: FloatArray | None) -> None:
         """As tell(), and at the same moment replace what fit() remembers of its samples."""
         state, groups = replace(self._proposal(fitness), residuals=residuals), self.ask().groups
-        if not self._warned and all_equal(np.asarray(fitness), groups):
+        if not self._warned and all_equal(to_host(fitness), groups):
             self._warned = True
             warnings.warn(
                 f"all members of generation {self.generation} have the same fitness, so nothing can be learnt from "
@@ -319,8 +325,8 @@ class ES:
         checkpoint.write(Path(path), description, arrays)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> ES:
-        """What save() has written, ready for the next generation.
+    def load(cls, path: str | os.PathLike[str], *, device: str = "cpu") -> ES:
+        """What save() has written, ready for the next generation, on this device or another.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -330,7 +336,7 @@ class ES:
         try:
             net = LinearNetwork(**description["network"])
             settings = {name: _config.from_json(value) for name, value in description["settings"].items()}
-            es = cls(net, arrays["theta"], **settings)
+            es = cls(net, arrays["theta"], **settings, device=device)
             memory = {name: arrays[f"memory_{name}"] for name in es._state.memory}
             es._state = _State(
                 generation=description["generation"],
@@ -367,12 +373,12 @@ class ES:
     def _proposal(self, fitness: Any) -> _State:
         """The state after this fitness."""
         population = self.ask()
-        values = self._checked_fitness(fitness)
+        values = self._checked_fitness(to_host(fitness))
         weights = SHAPINGS[self.shaping](values, population.groups)
         shaped = weights.values
         if isinstance(self.perturbation, NodePerturbation):
             shaped = shaped.astype(np.float32, copy=False)
-        gradient = population.gradient(shaped)
+        gradient = to_host(population.gradient(to_device(shaped, self.device)))
         step = Step(
             self.generation, self._clipped(gradient, weights.factor), self.value("learning_rate", self.generation)
         )

@@ -25,6 +25,7 @@ from fpes import _checks, _config
 from fpes._checks import FloatArray
 from fpes.controls import accuracy
 from fpes.datasets import Augmentation, Dataset, ImportanceSampling, Minibatches
+from fpes.devices import to_device, to_host
 from fpes.health import DivergedError, TrainingWarning, active_fractions, diagnose, weight_norms
 from fpes.perturbations import NodePerturbation
 from fpes.records import Record
@@ -281,14 +282,14 @@ class _Loop:
         es, settings, importance = self.es, self.settings, self.es.run.importance
         population, step = es.ask(), es.generation
         rows, weights, residuals = self.draw(step)
-        x, y = self.minibatches.samples(rows, step)
+        x, y = (to_device(array, es.device) for array in self.minibatches.samples(rows, step))
         if settings.fitness is not None:
             return settings.fitness(population.forward(x, chunk=settings.chunk), y), None
         node = isinstance(es.perturbation, NodePerturbation)
         fitness = population.evaluate(x, y, per_sample=node or importance is not None, chunk=settings.chunk)
         if importance is None or residuals is None:
             return fitness, None
-        groups = np.asarray(fitness).reshape(population.groups, -1, population.samples)
+        groups = to_host(fitness).reshape(population.groups, -1, population.samples)
         residuals = importance.updated(residuals, rows, -_mean(groups, axis=1).ravel())
         weighted = groups * weights.reshape(population.groups, 1, population.samples)
         return (weighted if node else _mean(weighted, axis=2)).reshape(fitness.shape if node else -1), residuals
@@ -307,7 +308,7 @@ class _Loop:
 
     def watched(self, fitness: Any) -> Any:
         """The same fitness, unless members haven't differed for long."""
-        equal = all_equal(np.asarray(fitness), self.es.run.groups)
+        equal = all_equal(to_host(fitness), self.es.run.groups)
         self.equal_generations = self.equal_generations + 1 if equal else 0
         if self.equal_generations >= _EQUAL_GENERATIONS:
             fractions = ", ".join(f"{fraction:.1%}" for fraction in self.activity())

@@ -52,7 +52,7 @@ class Preset:
     max_minutes: float | None = None
     seeds: int = 1
 
-    def es(self, seed: int) -> ES:
+    def es(self, seed: int, device: str = "cpu") -> ES:
         """A run's beginning."""
         net = LinearNetwork(self.sizes)
         return ES(
@@ -68,6 +68,7 @@ class Preset:
             averaging=self.averaging,
             steps=self.steps,
             seed=seed,
+            device=device,
         )
 
 

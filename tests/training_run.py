@@ -12,7 +12,7 @@ import numpy as np
 
 import fpes
 
-STEPS = 120
+STEPS = 200
 SETTINGS = {
     "batch": 64,
     "groups": 2,

@@ -54,6 +54,7 @@ def _preset_list() -> str:
 @click.option("--sigma", type=click.FloatRange(0, min_open=True), help="Of the perturbation, at first.")
 @click.option("--lr", type=click.FloatRange(0, min_open=True), help="Learning rate, at first.")
 @click.option("--weight-decay", type=click.FloatRange(0), help="Fraction of the weights, times the learning rate.")
+@click.option("--device", default="cpu", help="Where to compute: cpu, cuda or cuda:1; the bits are the same.")
 @click.option("--data-dir", type=_FOLDER, help="Folder with MNIST's IDX files; also FPES_DATA.")
 @click.option("--output", type=_FOLDER, help="Where results go; runs/PRESET unless told.")
 @click.option("--resume", is_flag=True, help="Go on with the run that is in the output folder.")

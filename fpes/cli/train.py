@@ -45,6 +45,7 @@ class Options:
     sigma: float | None
     lr: float | None
     weight_decay: float | None
+    device: str
     data_dir: Path | None
     output: Path | None
     resume: bool
@@ -80,7 +81,7 @@ def run(options: Options) -> int:
     preset = _overridden(PRESETS[options.preset], options)
     seeds = range(options.seed, options.seed + preset.seeds)
     for seed in seeds:
-        preset.es(seed)  # a wrong setting is known before any time is spent
+        preset.es(seed, options.device)  # a wrong setting is known before any time is spent
     writable_folder(options.folder)
     session = _Session(options, preset)
     for seed in seeds:
@@ -150,15 +151,15 @@ class _Session:
         """A new run; or with --resume the one in the folder, if there is one."""
         checkpoint = folder / _CHECKPOINT
         if not checkpoint.exists():
-            return self.preset.es(seed)
+            return self.preset.es(seed, self.options.device)
         if self.options.resume:
-            es = ES.load(checkpoint)
+            es = ES.load(checkpoint, device=self.options.device)
             _check_same(es, self.preset.es(seed), self.preset, checkpoint)
             return es
         older = checkpoint.with_name("checkpoint-before.npz")
         checkpoint.replace(older)
         self.console.print(f"{checkpoint} of an earlier run is now {older.name}. (--resume would go on with it.)")
-        return self.preset.es(seed)
+        return self.preset.es(seed, self.options.device)
 
     def fit(self, es: ES, data: Dataset, folder: Path, after_step: Callable[[ES], Any]) -> None:
         """The training itself."""
