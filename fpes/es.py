@@ -212,8 +212,8 @@ class ES:
         itself.
 
         Args:
-            fitness: float32 [size], higher is better, NumPy or CuPy; or [size, batch], for node perturbation only, of the batch that
-                the population was last evaluated on.
+            fitness: float32 [size], higher is better, a NumPy or CuPy array; or [size, batch], for node perturbation
+                only, of the batch that the population was last evaluated on.
 
         Raises:
             TypeError: fitness isn't float32.
