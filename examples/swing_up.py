@@ -48,7 +48,7 @@ class Carts:
         return np.stack(parts, axis=-1).astype(np.float32)
 
     def push(self, force: np.ndarray) -> None:
-        """One time step (Barto, Sutton & Anderson 1983, appendix, without friction), by the semi-implicit Euler rule."""
+        """One time step (Barto, Sutton & Anderson 1983, appendix, no friction), by the semi-implicit Euler rule."""
         sine, cosine = np.sin(self.angle), np.cos(self.angle)
         total = CART + POLE
         thrust = (force + POLE * HALF_LENGTH * self.spin**2 * sine) / total
@@ -119,6 +119,7 @@ def train(generations: int, steps: int, size: int = 256, seed: int = 0) -> tuple
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="a few seconds")
     quick = parser.parse_args().quick

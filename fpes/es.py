@@ -133,8 +133,10 @@ class ES:
         if not isinstance(self.optimiser, SGD | Adam | ClipUp):
             raise TypeError(f"optimiser is {optimiser!r}, expected an SGD, Adam or ClipUp")
         copy = np.array(theta)
-        memory = self.optimiser.memory(copy.size)
-        self._state = _State(0, copy, memory, copy if self.averaging else None)
+        self._scratch = np.empty_like(copy)
+        # Two of them, in turns: fresh memory for each step would take longer to get than to write.
+        self._memories = [self.optimiser.memory(copy.size) for _ in range(2)]
+        self._state = _State(0, copy, self._memories[0], copy if self.averaging else None)
         self._population: Population | None = None
         self._warned = False
         self._check()
@@ -337,11 +339,11 @@ class ES:
             net = LinearNetwork(**description["network"])
             settings = {name: _config.from_json(value) for name, value in description["settings"].items()}
             es = cls(net, arrays["theta"], **settings, device=device)
-            memory = {name: arrays[f"memory_{name}"] for name in es._state.memory}
+            es._memories[0] = {name: arrays[f"memory_{name}"] for name in es._state.memory}
             es._state = _State(
                 generation=description["generation"],
                 theta=arrays["theta"],
-                memory=memory,
+                memory=es._memories[0],
                 average=arrays.get("average"),
                 residuals=arrays.get("residuals"),
                 evaluations=description["evaluations"],
@@ -382,7 +384,8 @@ class ES:
         step = Step(
             self.generation, self._clipped(gradient, weights.factor), self.value("learning_rate", self.generation)
         )
-        theta, memory = self.optimiser.step(self._decayed(step.learning_rate), self._state.memory, gradient, step)
+        memory = next(memory for memory in self._memories if memory is not self._state.memory)
+        theta = self.optimiser.step(self._decayed(step.learning_rate), self._state.memory, gradient, step, memory)
         if not np.isfinite(theta).all():
             raise DivergedError(
                 f"the step of generation {self.generation} leads to infinity or NaN in "
@@ -425,10 +428,11 @@ class ES:
         keep = 1.0 - learning_rate * self.value("weight_decay", self.generation)
         if keep == 1.0:
             return self.theta
-        theta: FloatArray = self.theta.copy()
-        for before, after in zip(self.net.unpack(self.theta), self.net.unpack(theta), strict=True):
-            weighted_sum(keep, before[0], 0.0, before[0], out=after[0])
-        return theta
+        layers = zip(self.net.unpack(self.theta), self.net.unpack(self._scratch), strict=True)
+        for (weight, bias), (shrunk, kept) in layers:
+            weighted_sum(keep, weight, 0.0, weight, out=shrunk)
+            kept[...] = bias
+        return self._scratch
 
     def _averaged(self, theta: FloatArray) -> FloatArray | None:
         if self._state.average is None:

@@ -1,8 +1,8 @@
 """Optimisers: how far theta goes along the gradient.
 
-An optimiser is a description; its memory is a dictionary of arrays that the caller keeps. A step leaves its arguments
-alone and returns new arrays, so whoever is interrupted still has the old ones. The arithmetic is in csrc/cpu/optimiser,
-on the host for every backend: the same bits everywhere. Fitness is maximised, so steps go up the gradient.
+An optimiser is a description; its memory is a dictionary of arrays that the caller keeps. A step reads one memory and
+writes another, so whoever is interrupted still has the old one. The arithmetic is in csrc/cpu/optimiser, on the host
+for every backend: the same bits everywhere. Fitness is maximised, so steps go up the gradient.
 """
 
 from __future__ import annotations
@@ -52,11 +52,12 @@ class SGD:
         return {"velocity": np.zeros(parameters, np.float32)}
 
     def step(
-        self, theta: FloatArray, memory: Memory, gradient: FloatArray, step: Step
-    ) -> tuple[FloatArray, dict[str, FloatArray]]:
-        """Theta and the memory after one step."""
-        velocity = weighted_sum(self.momentum, memory["velocity"], step.factor, gradient)
-        return weighted_sum(1.0, theta, step.learning_rate, velocity), {"velocity": velocity}
+        self, theta: FloatArray, memory: Memory, gradient: FloatArray, step: Step, new_memory: Memory
+    ) -> FloatArray:
+        """Theta after one step; what the memory is then is written to new_memory."""
+        velocity = new_memory["velocity"]
+        weighted_sum(self.momentum, memory["velocity"], step.factor, gradient, out=velocity)
+        return weighted_sum(1.0, theta, step.learning_rate, velocity)
 
 
 @dataclass(frozen=True)
@@ -83,12 +84,11 @@ class Adam:
         return {"mean": np.zeros(parameters, np.float32), "square": np.zeros(parameters, np.float32)}
 
     def step(
-        self, theta: FloatArray, memory: Memory, gradient: FloatArray, step: Step
-    ) -> tuple[FloatArray, dict[str, FloatArray]]:
-        """Theta and the memory after one step."""
+        self, theta: FloatArray, memory: Memory, gradient: FloatArray, step: Step, new_memory: Memory
+    ) -> FloatArray:
+        """Theta after one step; what the memory is then is written to new_memory."""
         number = step.number + 1
-        before = (theta, memory["mean"], memory["square"])
-        after = tuple(np.empty_like(array) for array in before)
+        new_theta = np.empty_like(theta)
         _cpu.adam(
             _settings.execution(),
             (
@@ -100,12 +100,11 @@ class Adam:
                 self.epsilon,
             ),
             gradient.ctypes.data,
-            _addresses(before),
+            (theta.ctypes.data, memory["mean"].ctypes.data, memory["square"].ctypes.data),
             theta.size,
-            _addresses(after),
+            (new_theta.ctypes.data, new_memory["mean"].ctypes.data, new_memory["square"].ctypes.data),
         )
-        new_theta, mean, square = after
-        return new_theta, {"mean": mean, "square": square}
+        return new_theta
 
 
 @dataclass(frozen=True)
@@ -132,16 +131,16 @@ class ClipUp:
         return {"velocity": np.zeros(parameters, np.float32)}
 
     def step(
-        self, theta: FloatArray, memory: Memory, gradient: FloatArray, step: Step
-    ) -> tuple[FloatArray, dict[str, FloatArray]]:
-        """Theta and the memory after one step."""
+        self, theta: FloatArray, memory: Memory, gradient: FloatArray, step: Step, new_memory: Memory
+    ) -> FloatArray:
+        """Theta after one step; what the memory is then is written to new_memory."""
         length = norm(gradient)
         factor = step.learning_rate / length if length > 0.0 else 0.0
         velocity = weighted_sum(self.momentum, memory["velocity"], factor, gradient)
         speed, limit = norm(velocity), self.top_speed * step.learning_rate
-        if speed > limit:
-            velocity = weighted_sum(limit / speed, velocity, 0.0, velocity)
-        return weighted_sum(1.0, theta, 1.0, velocity), {"velocity": velocity}
+        shorter = limit / speed if speed > limit else 1.0
+        weighted_sum(shorter, velocity, 0.0, velocity, out=new_memory["velocity"])
+        return weighted_sum(1.0, theta, 1.0, new_memory["velocity"])
 
 
 Optimiser = SGD | Adam | ClipUp
@@ -162,11 +161,6 @@ def weighted_sum(a: float, x: FloatArray, b: float, y: FloatArray, out: FloatArr
 def norm(x: FloatArray) -> float:
     """The Euclidean length of a contiguous float32 array, in float64."""
     return math.sqrt(_cpu.sum_of_squares(_settings.execution(), x.ctypes.data, x.size))
-
-
-def _addresses(arrays: tuple[FloatArray, ...]) -> tuple[int, int, int]:
-    first, second, third = (array.ctypes.data for array in arrays)
-    return first, second, third
 
 
 def _power(base: float, exponent: int) -> float:

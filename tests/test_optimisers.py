@@ -78,7 +78,9 @@ def test_steps(optimiser, size):
     for number in range(5):
         step = Step(number, STEP.factor, STEP.learning_rate)
         gradient = numbers(size, 10 + number)
-        theta, memory = optimiser.step(theta, memory, gradient, step)
+        new_memory = optimiser.memory(size)
+        theta = optimiser.step(theta, memory, gradient, step, new_memory)
+        memory = new_memory
         expected_theta, expected_memory = FORMULAS[optimiser](
             optimiser, expected_theta, expected_memory, gradient, step
         )
@@ -94,11 +96,12 @@ def test_a_step_leaves_its_arguments_alone_and_does_not_depend_on_threads(optimi
     theta, gradient = numbers(size, 0), numbers(size, 1)
     memory = {name: np.abs(numbers(size, 2)) for name in optimiser.memory(size)}
     before = [array.copy() for array in (theta, gradient, *memory.values())]
-    moved, after = optimiser.step(theta, memory, gradient, STEP)
+    after, after_alone = optimiser.memory(size), optimiser.memory(size)
+    moved = optimiser.step(theta, memory, gradient, STEP, after)
     for array, copy in zip((theta, gradient, *memory.values()), before, strict=True):
         oracle.assert_bitwise_equal(array, copy)
     fpes.set_threads(1)
-    moved_alone, after_alone = optimiser.step(theta, memory, gradient, STEP)
+    moved_alone = optimiser.step(theta, memory, gradient, STEP, after_alone)
     oracle.assert_bitwise_equal(moved, moved_alone, f"{threads} threads")
     for name in after:
         oracle.assert_bitwise_equal(after[name], after_alone[name], f"{threads} threads")
@@ -130,7 +133,9 @@ def test_clip_up_steps_have_the_length_that_one_says():
     direction = numbers(1000, 1) * f32(1e5)
     lengths = []
     for number in range(8):
-        moved, memory = optimiser.step(theta, memory, direction, Step(number, 1.0, 0.1))
+        new_memory = optimiser.memory(1000)
+        moved = optimiser.step(theta, memory, direction, Step(number, 1.0, 0.1), new_memory)
+        memory = new_memory
         lengths.append(norm(moved - theta))
         theta = moved
     assert lengths[0] == pytest.approx(0.1, rel=1e-5)
@@ -140,7 +145,8 @@ def test_clip_up_steps_have_the_length_that_one_says():
 def test_a_gradient_of_zero_moves_nothing():
     for optimiser in FORMULAS:
         theta = numbers(9, 0)
-        moved, _ = optimiser.step(theta, optimiser.memory(9), np.zeros(9, f32), Step(0, 1.0, 0.1))
+        step = Step(0, 1.0, 0.1)
+        moved = optimiser.step(theta, optimiser.memory(9), np.zeros(9, f32), step, optimiser.memory(9))
         np.testing.assert_array_equal(moved, theta)
 
 
