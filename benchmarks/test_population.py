@@ -5,6 +5,7 @@ from __future__ import annotations
 import bench_peers
 import pytest
 from bench_cases import LONG, SHORT, Case, case_id
+from conftest import OF_ALL_THREADS
 
 _MNIST = "784-512-512-10"
 CASES = [*SHORT, *(pytest.param(case, marks=pytest.mark.long) for case in LONG)]
@@ -36,6 +37,29 @@ def measure_case(measure, case: Case, variant: str, call, **options):
 @pytest.mark.parametrize("case", CASES, ids=case_id)
 def test_evaluate(measure, case):
     measure_case(measure, case, f"fpes, {case.family}", ours(case))
+
+
+@pytest.mark.skipif(fpes.get_threads() == 1, reason="only one thread is in use")
+def test_one_thread(measure):
+    case = Case(_MNIST, "full", 512, 128)
+    population, (x, y) = case.population(), case.data()
+    threads = fpes.get_threads()
+
+    def evaluate_with(count: int) -> None:
+        fpes.set_threads(count)
+        try:
+            population.evaluate(x, y)
+        finally:
+            fpes.set_threads(threads)
+
+    measure_case(
+        measure,
+        case,
+        "fpes, full, one thread",
+        lambda: evaluate_with(1),
+        ours=lambda: evaluate_with(threads),
+        ratio=OF_ALL_THREADS,
+    )
 
 
 @pytest.mark.parametrize("batch", [64, 256])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import subprocess
+import sys
 
 import numpy as np
 import oracle
@@ -344,3 +346,27 @@ def test_sums_that_pass_through_minus_zero(isa, family, flush):
     assert np.signbit(want).any()
     assert not np.signbit(want).all()
     oracle.assert_bitwise_equal(ours.forward(x), want, f"{family}, {flush}, {isa}")
+
+
+_MEMORY = """
+import resource, sys
+import numpy as np, fpes
+net = fpes.LinearNetwork([784, 512, 512, 10])
+theta, x, y = net.init(0), np.full((4, 784), 0.5, np.float32), np.arange(4)
+def peak():  # MB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << (20 if sys.platform == "darwin" else 10))
+idle = peak()
+population = fpes.Population(net, theta, size=int(sys.argv[2]), sigma=0.02, perturbation=eval("fpes." + sys.argv[1]))
+population.evaluate(x, y)
+print(peak() - idle)
+"""
+
+
+@pytest.mark.parametrize(
+    ("perturbation", "size"), [("LowRank()", 65536), ("NodePerturbation()", 65536), ("FullRank()", 4096)]
+)
+def test_memory_does_not_grow_with_population_times_parameters(perturbation, size):
+    """65,536 members of 669,706 parameters would take 163 GB."""
+    command = [sys.executable, "-c", _MEMORY, perturbation, str(size)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert 0 < float(result.stdout) < 300
