@@ -30,6 +30,7 @@ class Preset:
         steps: generations of the whole run; None where it is as long as its time.
         max_minutes: limit to the time of each run; None for none.
         seeds: how many runs the command makes unless told.
+        baseline_steps: of the linear baseline by backprop.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Preset:
     steps: int | None = None
     max_minutes: float | None = None
     seeds: int = 1
+    baseline_steps: int = 1_500
 
     def es(self, seed: int, device: str = "cpu") -> ES:
         """A run's beginning."""
@@ -93,14 +95,15 @@ _MNIST_NODE = Preset(
     "which is ES on the weights",
     dataset="mnist",
     sizes=(784, 512, 512, 10),
-    perturbation=NodePerturbation(noise="rademacher", units=(16, None, None), draws=(24, 8, 8)),
-    size=80,
+    perturbation=NodePerturbation(noise="rademacher", units=(16, None, None), draws=(48, 32, 12)),
+    size=184,
     sigma=0.1,
     learning_rate=Cosine(1e-3),
-    weight_decay=1.0,
-    batch=1024,
-    importance=ImportanceSampling(exponent=0.7, uniform=0.2),
-    steps=2_000,
+    weight_decay=2.0,
+    batch=512,
+    importance=ImportanceSampling(exponent=1.0, uniform=0.2),
+    steps=2_200,
+    baseline_steps=500,
 )
 
 _MNIST_NODE_AUGMENTED = replace(
@@ -108,7 +111,8 @@ _MNIST_NODE_AUGMENTED = replace(
     name="mnist-node-augmented",
     algorithm="node perturbation, on images that are shifted and bent at random. Not the algorithm of 2017, which is "
     "ES on the weights, on undeformed images",
-    augmentation=Augmentation(28, 28, shift=1.0, linear=0.1, elastic=1.0),
+    weight_decay=1.5,
+    augmentation=Augmentation(28, 28, shift=1.5, linear=0.15, elastic=1.0),
     steps=20_000,
 )
 
@@ -120,13 +124,13 @@ _MNIST_ES = Preset(
     perturbation=LowRank(noise="rademacher", units=(4, None, None), draws=(5, 2, 1)),
     size=73_728,
     sigma=0.02,
-    learning_rate=Cosine(4e-3),
-    weight_decay=0.3,
+    learning_rate=Cosine(8e-3),
+    weight_decay=0.2,
     shaping="none",
     batch=32,
     groups=64,
     importance=ImportanceSampling(exponent=1.0, uniform=0.2),
-    steps=6_000,
+    steps=3_000,
 )
 
 PRESETS = {preset.name: preset for preset in (_DIGITS, _MNIST_NODE, _MNIST_NODE_AUGMENTED, _MNIST_ES)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import functools
 import json
 import os
 import sys
@@ -33,7 +32,9 @@ def keep_threads():
 @pytest.fixture(autouse=True)
 def quick_baseline(monkeypatch):
     """Not a good one: it is tested by itself."""
-    monkeypatch.setattr(train, "train_by_backprop", functools.partial(train_by_backprop, steps=30))
+    monkeypatch.setattr(
+        train, "train_by_backprop", lambda *given, **named: train_by_backprop(*given, **named | {"steps": 30})
+    )
 
 
 def invoke(*arguments):

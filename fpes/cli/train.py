@@ -136,15 +136,18 @@ class _Session:
                 self.status = int(str(end.code))
         self.seconds += time.monotonic() - started
         write_csv(es.records, folder / _LOG)
-        backprop = train_by_backprop(es.net, data, seed=seed)
-        self.results.append(
-            Result(
-                seed,
-                es,
-                _of(es.net.with_flush("never"), backprop, data, "backprop"),
-                _of(es.net, es.solution, data, "trained"),
-                evaluate_controls(es.net, es.solution, data),
-            )
+        with nullcontext() if self.options.quiet else Console(stderr=True).status("baseline by backprop, and controls"):
+            self.results.append(self.compared(seed, es, data))
+
+    def compared(self, seed: int, es: ES, data: Dataset) -> Result:
+        """What was trained, beside the linear baseline and the controls."""
+        backprop = train_by_backprop(es.net, data, steps=self.preset.baseline_steps, seed=seed)
+        return Result(
+            seed,
+            es,
+            _of(es.net.with_flush("never"), backprop, data, "backprop"),
+            _of(es.net, es.solution, data, "trained"),
+            evaluate_controls(es.net, es.solution, data),
         )
 
     def beginning(self, seed: int, folder: Path) -> ES:
