@@ -7,6 +7,8 @@ import pytest
 from bench_cases import LONG, SHORT, Case, case_id
 from conftest import OF_ALL_THREADS
 
+import fpes
+
 _MNIST = "784-512-512-10"
 CASES = [*SHORT, *(pytest.param(case, marks=pytest.mark.long) for case in LONG)]
 PEERS = {
