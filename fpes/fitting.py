@@ -385,9 +385,13 @@ class _Loop:
 
 
 def _mean(values: FloatArray, axis: int) -> FloatArray:
-    """The mean along an axis, added up in order: numpy.mean() goes by an order that depends on the machine."""
-    total = np.cumsum(values, axis=axis, dtype=np.float64).take(-1, axis=axis)
-    mean: FloatArray = (total / values.shape[axis]).astype(np.float32)
+    """The mean along an axis, added up in order in float64.
+
+    Along the first axis of a contiguous array numpy.sum() adds one slice after the other; along the last it goes by an
+    order that depends on the machine.
+    """
+    slices = np.ascontiguousarray(np.moveaxis(values, axis, 0))
+    mean: FloatArray = (slices.sum(axis=0, dtype=np.float64) / len(slices)).astype(np.float32)
     return mean
 
 

@@ -84,7 +84,7 @@ def control_bars(title: str, controls: Sequence[Accuracy], path: Path) -> None:
     axes.set_yticks(places, [control.name for control in controls])
     axes.invert_yaxis()
     axes.set(xlabel="accuracy, %", xlim=(0, 108), title=title)
-    axes.legend(loc="lower right", fontsize="small")
+    figure.legend(loc="outside lower right", ncols=2, fontsize="small")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130)
 

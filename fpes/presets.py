@@ -126,6 +126,7 @@ _MNIST_ES = Preset(
     sigma=0.02,
     learning_rate=Cosine(8e-3),
     weight_decay=0.2,
+    optimiser=Adam(epsilon=1e-12),  # gradients of low rank are small numbers
     shaping="none",
     batch=32,
     groups=64,
