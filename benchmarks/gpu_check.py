@@ -224,8 +224,9 @@ def markdown(everything: dict[str, Any]) -> str:
         if found is None:
             lines += [f"Step `{step}` has not been run.", ""]
             continue
-        failed = f": **failed**: {found['failed'].splitlines()[0]}" if "failed" in found else ""
-        lines += [f"## {step} ({found['seconds']:.0f} s){failed}", ""]
+        lines += [f"## {step} ({found['seconds']:.0f} s)", ""]
+        if "failed" in found:
+            lines += ["**Failed:**", "", "```", found["failed"], "```", ""]
         lines += {"build": build_lines, "test": test_lines, "bench": bench_lines}[step](found)
     return "\n".join(lines) + "\n"
 

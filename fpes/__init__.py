@@ -8,21 +8,35 @@ from fpes import datasets
 from fpes._build import build_config
 from fpes._settings import get_isa, get_threads, set_isa, set_threads, supported_isas
 from fpes._version import __version__
+from fpes.checkpoint import CheckpointError
 from fpes.es import ES
+from fpes.health import DivergedError, TrainingWarning
 from fpes.network import LinearNetwork
 from fpes.noise import noise
+from fpes.optimisers import SGD, Adam, ClipUp
 from fpes.perturbations import FullRank, LowRank, NodePerturbation
 from fpes.population import Population
 from fpes.primitives import bias_add, gemm, multiply
+from fpes.schedules import Constant, Cosine, Exponential, WarmUp
 from fpes.shaping import centred_ranks
 
 __all__ = [
     "ES",
+    "SGD",
+    "Adam",
+    "CheckpointError",
+    "ClipUp",
+    "Constant",
+    "Cosine",
+    "DivergedError",
+    "Exponential",
     "FullRank",
     "LinearNetwork",
     "LowRank",
     "NodePerturbation",
     "Population",
+    "TrainingWarning",
+    "WarmUp",
     "__version__",
     "bias_add",
     "build_config",

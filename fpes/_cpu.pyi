@@ -158,6 +158,28 @@ def incremental_gradient(
     out: int,
     /,
 ) -> None: ...
+def adam(
+    e: Execution,
+    step: Sequence[float],
+    gradient: int,
+    before: tuple[int, int, int],
+    count: int,
+    after: tuple[int, int, int],
+    /,
+) -> None: ...
+def weighted_sum(e: Execution, a: float, x: int, b: float, y: int, count: int, out: int, /) -> None: ...
+def sum_of_squares(e: Execution, x: int, count: int, /) -> float: ...
+def warp(
+    e: Execution,
+    images: int,
+    shape: tuple[int, int],
+    chosen: int,
+    count: int,
+    displacements: int,
+    grid: tuple[int, int],
+    out: int,
+    /,
+) -> None: ...
 def elementary(name: str, isa: str, ftz: bool, x: int, out: int, count: int, /) -> None: ...
 def normal_pair(isa: str, ftz: bool, bits0: int, bits1: int, z0: int, z1: int, count: int, /) -> None: ...
 def set_flush_bits(on: bool, /) -> None: ...

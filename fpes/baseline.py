@@ -5,12 +5,14 @@ Its gradients are the closed-form ones of a product of matrices, so all that it 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from fpes._checks import FloatArray
-from fpes.controls import DoubleArray
+from fpes._checks import FloatArray, IntArray
 from fpes.datasets import Dataset
 from fpes.network import LinearNetwork
+from fpes.primitives import gemm
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 
@@ -37,44 +39,33 @@ def train_by_backprop(
     Returns:
         theta, float32 [net.parameters].
     """
-    theta: DoubleArray = net.init(seed).astype(np.float64)
+    theta: FloatArray = net.init(seed)
     mean, square = np.zeros_like(theta), np.zeros_like(theta)
     rng = np.random.default_rng(seed)
     for step in range(1, steps + 1):
         rows = rng.choice(len(data.x_train), min(batch, len(data.x_train)), replace=False)
-        gradient = _gradient(net, theta, data.x_train[rows].astype(np.float64), data.y_train[rows])
+        gradient = _gradient(net, theta, data.x_train[rows], data.y_train[rows])
         mean += (1 - _BETA1) * (gradient - mean)
         square += (1 - _BETA2) * (gradient**2 - square)
-        rate = learning_rate * 0.5 * (1 + np.cos(np.pi * step / steps))
+        rate = learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
         theta -= rate * (mean / (1 - _BETA1**step)) / (np.sqrt(square / (1 - _BETA2**step)) + _EPSILON)
-    return theta.astype(np.float32)
+    return theta
 
 
-def _gradient(net: LinearNetwork, theta: DoubleArray, x: DoubleArray, labels: np.ndarray) -> DoubleArray:
+def _gradient(net: LinearNetwork, theta: FloatArray, x: FloatArray, labels: IntArray) -> FloatArray:
     """Of the mean cross-entropy with respect to theta, by the chain rule from the last layer to the first."""
-    layers = _views(net, theta)
+    layers = net.unpack(theta)
     inputs = [x]
     for weight, bias in layers:
-        inputs.append(inputs[-1] @ weight + bias)
+        inputs.append(gemm(inputs[-1], weight, "never") + bias)
     logits = inputs.pop()
     error = np.exp(logits - logits.max(axis=1, keepdims=True))
     error /= error.sum(axis=1, keepdims=True)
     error[np.arange(len(labels)), labels] -= 1.0
-    error /= len(labels)
+    error /= np.float32(len(labels))
     gradient = np.empty_like(theta)
-    for (weight, _), (g_weight, g_bias), h in reversed(list(zip(layers, _views(net, gradient), inputs, strict=True))):
-        g_weight[...] = h.T @ error
+    for (weight, _), (g_weight, g_bias), h in reversed(list(zip(layers, net.unpack(gradient), inputs, strict=True))):
+        g_weight[...] = gemm(h.T, error, "never")
         g_bias[...] = error.sum(axis=0)
-        error = error @ weight.T
+        error = gemm(error, weight.T, "never")
     return gradient
-
-
-def _views(net: LinearNetwork, theta: DoubleArray) -> list[tuple[DoubleArray, DoubleArray]]:
-    """As net.unpack(), for float64."""
-    views = []
-    offset = 0
-    for fan_in, fan_out in zip(net.sizes, net.sizes[1:], strict=False):
-        end = offset + fan_in * fan_out
-        views.append((theta[offset:end].reshape(fan_in, fan_out), theta[end : end + fan_out]))
-        offset = end + fan_out
-    return views

@@ -5,7 +5,7 @@ If underflow is what computes, then taking it away must take the accuracy away t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from fpes._checks import FloatArray, IntArray
 from fpes.datasets import Dataset
 from fpes.network import LinearNetwork
+from fpes.primitives import bias_add, gemm, multiply
 
 DoubleArray = npt.NDArray[np.float64]
 Logits = npt.NDArray[np.floating]
@@ -43,6 +44,45 @@ def evaluate_controls(net: LinearNetwork, theta: FloatArray, data: Dataset) -> l
     matrix, bias = collapse(net, theta)
     controls.append(_measured("one matrix", lambda x: x.astype(np.float64) @ matrix + bias, data))
     return controls
+
+
+def evaluate_boundaries(net: LinearNetwork, theta: FloatArray, data: Dataset) -> list[Accuracy]:
+    """Accuracies of theta where the boundary of one layer alone flushes nothing, for each layer in turn.
+
+    Raises:
+        ValueError: the network's flush mode isn't "boundary".
+    """
+    if net.flush != "boundary":
+        raise ValueError(f'the network has flush "{net.flush}", expected "boundary": only there a boundary can be off')
+    return [
+        _measured(f"boundary of layer {off} off", partial(forward_with, net, theta, off={off}), data)
+        for off in range(1, net.layers + 1)
+    ]
+
+
+def forward_with(net: LinearNetwork, theta: FloatArray, x: FloatArray, off: Collection[int]) -> FloatArray:
+    """Logits of a network in flush mode "boundary", from the primitives, where some layers' boundaries are off.
+
+    Args:
+        net: the network.
+        theta: its parameters, float32 [net.parameters].
+        x: float32 [batch, net.features].
+        off: which layers flush nothing after their product, counted from 1.
+
+    Returns:
+        float32 [batch, net.classes].
+    """
+    inverse = 1.0 / net.scaling
+    h = x
+    for layer, (weight, bias) in enumerate(net.unpack(theta), start=1):
+        flush = "never" if layer in off else "boundary"
+        product = gemm(h, weight, flush="boundary")
+        if layer == 1:
+            h = multiply(bias_add(product, bias, flush=flush), inverse, flush=flush)
+        else:
+            h = bias_add(product, multiply(bias, inverse, flush=flush), flush=flush)
+    logits: FloatArray = multiply(h, net.scaling, flush=flush)
+    return logits
 
 
 def collapse(net: LinearNetwork, theta: FloatArray) -> tuple[DoubleArray, DoubleArray]:

@@ -2,24 +2,63 @@
 
 from __future__ import annotations
 
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
-from fpes import _checks
+from fpes import _checks, _config, checkpoint, fitting
 from fpes._checks import FloatArray
+from fpes._version import __version__
+from fpes.checkpoint import CheckpointError
+from fpes.datasets import Augmentation, Dataset, ImportanceSampling
+from fpes.devices import checked_device, to_device, to_host
+from fpes.health import DivergedError, TrainingWarning
 from fpes.network import LinearNetwork
 from fpes.noise import LARGEST_SEED
+from fpes.optimisers import SGD, Adam, ClipUp, Memory, Optimiser, Step, norm, weighted_sum
 from fpes.perturbations import FullRank, NodePerturbation, Perturbation
 from fpes.population import Population
-from fpes.shaping import centred_ranks
+from fpes.records import Record
+from fpes.schedules import Constant, Cosine, Exponential, Schedule, WarmUp
+from fpes.shaping import SHAPINGS, all_equal
 
-_BETA1, _BETA2, _EPSILON = np.float32(0.9), np.float32(0.99), np.float32(1e-8)
+_ADVICE = "lower the learning rate or sigma, or go on from an earlier checkpoint"
+# What the constructor takes besides the network and theta, and a checkpoint describes.
+SETTINGS = (
+    "size",
+    "sigma",
+    "perturbation",
+    "optimiser",
+    "learning_rate",
+    "weight_decay",
+    "clip",
+    "shaping",
+    "averaging",
+    "steps",
+    "seed",
+)
+
+
+@dataclass(frozen=True)
+class _State:
+    """All that a generation changes. It is replaced as a whole, so an interrupt finds either the old or the new one."""
+
+    generation: int
+    theta: FloatArray
+    memory: Memory
+    average: FloatArray | None
+    residuals: FloatArray | None = None  # fit()'s: how wrong each training sample was last (importance.py)
+    evaluations: int = 0
+    fitness: float | None = None  # mean over the last population
 
 
 class ES:
-    """Evolution strategies with antithetic pairs, centred ranks and AdamW.
-
-    Salimans et al. 2017 for the estimate; Kingma & Ba 2015, algorithm 1, with betas 0.9 and 0.99, for the step;
-    Loshchilov & Hutter 2019 for the weight decay, which is applied to theta and not to the gradient.
+    """Evolution strategies with antithetic pairs (Salimans et al. 2017, algorithm 2).
 
     ::
 
@@ -27,18 +66,36 @@ class ES:
         for x, y in batches:
             es.tell(es.ask().evaluate(x, y))
 
+    Fitness may come from anywhere: es.ask().forward(x) gives the outputs of every member. For data sets, fit() does
+    the loop, with checkpoints.
+
+    Node perturbation wants a fitness for each sample, es.ask().evaluate(x, y, per_sample=True), and works with [size]
+    too, much less well.
+
+    Numbers that may be schedules (schedules.py) may also be assigned between generations.
+
     Args:
         net: the network.
         theta: initial parameters, float32 [net.parameters], finite. Copied.
         size: members of a population, even.
-        sigma: standard deviation of the perturbation, above 0.
-        perturbation: FullRank() (default) or LowRank(rank).
-        learning_rate: step size of Adam, above 0; may be assigned between generations.
-        weight_decay: fraction of theta that a step takes away, times the learning rate.
-        seed: of the noise, 0 ... 2**64 - 1.
+        sigma: standard deviation of the perturbation, above 0; or a schedule.
+        perturbation: FullRank() (default), LowRank(rank) or NodePerturbation().
+        optimiser: Adam() (default), SGD() or ClipUp().
+        learning_rate: how far a step goes, 0 or above; or a schedule.
+        weight_decay: fraction of the weights, not of the biases, that a step takes away, times the learning rate
+            (Loshchilov & Hutter 2019, algorithm 2); or a schedule.
+        clip: the largest Euclidean norm of the gradient; longer ones are shortened to it.
+        shaping: "centred_ranks", "z_score", "sign" or "none" (shaping.py); by default centred ranks, and none for node
+            perturbation, whose gradient needs the differences themselves.
+        averaging: factor of the running mean of theta, from 0 (none) to below 1: `solution` is that mean.
+        steps: how many generations are planned: schedules need to know.
+        seed: of the noise, and of fit()'s minibatches, 0 ... 2**64 - 1.
+        device: where populations are computed: "cpu", "cuda" or "cuda:1". Not part of the state: a run may change
+            it half-way, to the same bits.
 
     Raises:
-        TypeError, ValueError: as Population does; node perturbation, whose gradient needs fitness for each sample.
+        TypeError, ValueError: as Population does; a number out of range; a schedule without steps.
+        ImportError: device isn't "cpu", and CuPy is missing.
     """
 
     def __init__(
@@ -47,62 +104,347 @@ class ES:
         theta: FloatArray,
         *,
         size: int,
-        sigma: float,
+        sigma: float | Schedule,
         perturbation: Perturbation | None = None,
-        learning_rate: float = 0.01,
-        weight_decay: float = 0.0,
+        optimiser: Optimiser | None = None,
+        learning_rate: float | Schedule = 0.01,
+        weight_decay: float | Schedule = 0.0,
+        clip: float | None = None,
+        shaping: str | None = None,
+        averaging: float = 0.0,
+        steps: int | None = None,
         seed: int = 0,
+        device: str = "cpu",
     ) -> None:
-        if isinstance(perturbation, NodePerturbation):
-            raise ValueError("ES ranks members, and node perturbation wants fitness for each sample: use Population")
         self.net = net
         self.size = size
         self.sigma = sigma
         self.perturbation = FullRank() if perturbation is None else perturbation
-        self.learning_rate = _checks.positive("learning_rate", learning_rate)
-        self.weight_decay = _checks.not_negative("weight_decay", weight_decay)
+        self.optimiser = Adam() if optimiser is None else optimiser
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.clip = None if clip is None else _checks.positive("clip", clip)
+        self.shaping = _checked_shaping(shaping, self.perturbation)
+        self.averaging = _checks.real("averaging", averaging)
+        self.steps = None if steps is None else _checks.integer("steps", steps, 1, _checks.LARGEST_INDEX)
         self.seed = _checks.integer("seed", seed, 0, LARGEST_SEED)
-        self.generation = 0
-        self.theta = np.array(theta)
-        self.ask()  # checks the rest
-        self._momentum = np.zeros_like(self.theta)
-        self._second_moment = np.zeros_like(self.theta)
+        self.device = checked_device(device)
+        self.run = fitting.Run()
+        if not isinstance(self.optimiser, SGD | Adam | ClipUp):
+            raise TypeError(f"optimiser is {optimiser!r}, expected an SGD, Adam or ClipUp")
+        copy = np.array(theta)
+        self._scratch = np.empty_like(copy)
+        # Two of them, in turns: fresh memory for each step would take longer to get than to write.
+        self._memories = [self.optimiser.memory(copy.size) for _ in range(2)]
+        self._state = _State(0, copy, self._memories[0], copy if self.averaging else None)
+        self._population: Population | None = None
+        self._warned = False
+        self._check()
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={getattr(self, name)!r}" for name in SETTINGS)
+        return f"ES({self.net!r}, {settings}; generation {self.generation})"
+
+    @property
+    def theta(self) -> FloatArray:
+        """The centre of the population, float32 [net.parameters]. Every generation makes a new array."""
+        return self._state.theta
+
+    @property
+    def generation(self) -> int:
+        """How many generations lie behind."""
+        return self._state.generation
+
+    @property
+    def evaluations(self) -> int:
+        """Of one member on one sample, so far, as far as the populations did them."""
+        return self._state.evaluations
+
+    @property
+    def fitness(self) -> float | None:
+        """Mean fitness of the last population; None before the first."""
+        return self._state.fitness
+
+    @property
+    def solution(self) -> FloatArray:
+        """The parameters to use: the running mean where there is one, else theta."""
+        return self.theta if self._state.average is None else self._state.average
+
+    @property
+    def residuals(self) -> FloatArray | None:
+        """How wrong each training sample was when fit() last saw it, float32; None without importance sampling."""
+        return self._state.residuals
+
+    @property
+    def records(self) -> list[Record]:
+        """The points of the training curves that fit() has taken so far."""
+        return self.run.records
+
+    def value(self, name: str, generation: int) -> float:
+        """What "sigma", "learning_rate" or "weight_decay" is in a generation, schedules applied."""
+        value = getattr(self, name)
+        if not isinstance(value, Constant | Cosine | Exponential | WarmUp):
+            return _checks.not_negative(name, value)
+        if self.steps is None and not isinstance(value, Constant):
+            raise ValueError(
+                f"{name} is {value!r}, which needs to know how many generations there will be: give ES or fit() the "
+                "argument steps"
+            )
+        return value.at(generation, self.steps or 1)
 
     def ask(self) -> Population:
         """The population of the present generation. Asking again gives the same one."""
-        return Population(
-            self.net,
-            self.theta,
-            size=self.size,
-            sigma=self.sigma,
-            perturbation=self.perturbation,
-            seed=self.seed,
-            generation=self.generation,
-        )
+        sigma, population = self.value("sigma", self.generation), self._population
+        if population is None or (population.generation, population.sigma) != (self.generation, sigma):
+            self._population = population = Population(
+                self.net,
+                to_device(self.theta, self.device),
+                size=self.size,
+                sigma=sigma,
+                perturbation=self.perturbation,
+                seed=self.seed,
+                generation=self.generation,
+            )
+        return population
 
-    def tell(self, fitness: FloatArray) -> None:
+    def tell(self, fitness: Any) -> None:
         """Move theta towards the fitter members, and go on to the next generation.
 
+        Where the population was last evaluated with a minibatch for each group of members, each group is shaped by
+        itself.
+
         Args:
-            fitness: float32 [size], higher is better; only the ranks count.
+            fitness: float32 [size], higher is better, a NumPy or CuPy array; or [size, batch], for node perturbation
+                only, of the batch that the population was last evaluated on.
 
         Raises:
             TypeError: fitness isn't float32.
-            ValueError: wrong shape, or NaN: theta has diverged, or was no good to begin with.
+            ValueError: wrong shape.
+            DivergedError: NaN in fitness, or a step that leads to infinity or NaN. Nothing has changed then.
         """
-        _checks.float_array("fitness", fitness, (self.size,))
-        ranks = centred_ranks(fitness)
-        # Ranks from -(n - 1) to n - 1 become weights from -1/2 to 1/2, whatever the size of the population.
-        scale = np.float32(1.0 / (2.0 * max(1, self.size - 1)))
-        self._step(self.ask().gradient(ranks) * scale)
-        self.generation += 1
+        self.advance(fitness, self._state.residuals)
 
-    def _step(self, gradient: FloatArray) -> None:
-        steps = self.generation + 1
-        self._momentum += (np.float32(1) - _BETA1) * (gradient - self._momentum)
-        self._second_moment += (np.float32(1) - _BETA2) * (gradient * gradient - self._second_moment)
-        momentum = self._momentum / (np.float32(1) - _BETA1**steps)
-        second_moment = self._second_moment / (np.float32(1) - _BETA2**steps)
-        rate = np.float32(self.learning_rate)
-        step = rate * momentum / (np.sqrt(second_moment) + _EPSILON)
-        self.theta = self.theta * (np.float32(1) - rate * np.float32(self.weight_decay)) + step
+    def advance(self, fitness: Any, residuals: FloatArray | None) -> None:
+        """As tell(), and at the same moment replace what fit() remembers of its samples."""
+        state, groups = replace(self._proposal(fitness), residuals=residuals), self.ask().groups
+        if not self._warned and all_equal(to_host(fitness), groups):
+            self._warned = True
+            warnings.warn(
+                f"all members of generation {self.generation} have the same fitness, so nothing can be learnt from "
+                "them: the network may be dead (fpes.health.active_fractions tells), sigma too small, or the fitness "
+                "too coarse",
+                TrainingWarning,
+                stacklevel=3,
+            )
+        self._state = state
+
+    def rehearse(self, fitness: Any) -> None:
+        """All that tell() does, and then leave everything as it was: to find out how long a generation takes."""
+        self._proposal(fitness)
+
+    def fit(
+        self,
+        data: Dataset,
+        *,
+        steps: int | None = None,
+        batch: int | None = None,
+        groups: int | None = None,
+        augmentation: Augmentation | None = None,
+        importance: ImportanceSampling | None = None,
+        fitness: Callable[[Any, Any], Any] | None = None,
+        chunk: int | None = None,
+        max_seconds: float | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_seconds: float = 30.0,
+        after_step: Callable[[ES], None] | None = None,
+    ) -> list[Record]:
+        """Train on a data set until the planned number of generations is done.
+
+        ::
+
+            es.fit(data, steps=2000, batch=512, checkpoint="run.npz")
+            ...
+            es = fpes.ES.load("run.npz")  # after a crash, on this machine or another
+            es.fit(data, checkpoint="run.npz")  # ends with the same bits as if nothing had happened
+
+        Ctrl-C and SIGTERM end it after a last checkpoint, and are raised again.
+
+        Args:
+            data: trains on its training part; accuracy on both parts is measured as it goes, about 50 times.
+            steps: how many generations are planned, in all; what the constructor was told if not given.
+            batch: samples in a minibatch; as before if not given, and 512, or all that there are, at first.
+            groups: minibatches for each generation: one for all members (1), or one for each group; as before if not
+                given, and 1 at first.
+            augmentation: deforms the images of each minibatch; as before if not given, and none at first.
+            importance: prefers samples that are still wrong; as before if not given, and off at first. For fitness that
+                is a loss, and node perturbation without shaping.
+            fitness: fitness(outputs, labels) of outputs float32 [size, batch, classes] and labels int32 [batch] (or
+                [groups, batch]) as float32 [size] or, for node perturbation, [size, batch]; minus the cross-entropy if
+                not given.
+            chunk: as for Population.evaluate().
+            max_seconds: a limit to the time. At the very start it is turned into a number of generations, `steps` at
+                most, by timing a few; so schedules come to their end in time. A run that comes to the limit before its
+                plan ends nevertheless stops, and can be resumed.
+            checkpoint: file to save to, at the start, at the end, and every `checkpoint_seconds` in between.
+            checkpoint_seconds: time between checkpoints.
+            after_step: called after every generation, for progress bars and the like.
+
+        Returns:
+            records: the points of the training curves (records.py).
+
+        Raises:
+            TypeError, ValueError: an argument of the wrong type or out of its range; no number of steps and no limit;
+                other data than the half-finished run has seen.
+            DivergedError: as tell(); or no member has differed in fitness for some generations.
+            OSError: the checkpoint can't be written.
+        """
+        settings = fitting.Settings(steps, batch, groups, augmentation, importance, fitness, chunk)
+        limits = fitting.Limits(max_seconds, None if checkpoint is None else Path(checkpoint), checkpoint_seconds)
+        fitting.fit(self, data, settings, limits, after_step)
+        return self.records
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a checkpoint: all that it takes to go on to the same bits. The file is whole, or the old one is kept.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        description = {
+            "version": __version__,
+            "network": {"sizes": list(self.net.sizes), "scaling": self.net.scaling, "flush": self.net.flush},
+            "settings": {name: _config.to_json(getattr(self, name)) for name in SETTINGS},
+            "generation": self.generation,
+            "evaluations": self.evaluations,
+            "fitness": self.fitness,
+            "run": self.run.as_json(),
+        }
+        arrays = {"theta": self.theta}
+        arrays |= {f"memory_{name}": array for name, array in self._state.memory.items()}
+        for name in ("average", "residuals"):
+            array = getattr(self._state, name)
+            if array is not None:
+                arrays[name] = array
+        checkpoint.write(Path(path), description, arrays)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, device: str = "cpu") -> ES:
+        """What save() has written, ready for the next generation, on this device or another.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            CheckpointError: it is damaged, truncated, or no checkpoint.
+        """
+        description, arrays = checkpoint.read(Path(path))
+        try:
+            net = LinearNetwork(**description["network"])
+            settings = {name: _config.from_json(value) for name, value in description["settings"].items()}
+            es = cls(net, arrays["theta"], **settings, device=device)
+            es._memories[0] = {name: arrays[f"memory_{name}"] for name in es._state.memory}
+            es._state = _State(
+                generation=description["generation"],
+                theta=arrays["theta"],
+                memory=es._memories[0],
+                average=arrays.get("average"),
+                residuals=arrays.get("residuals"),
+                evaluations=description["evaluations"],
+                fitness=description["fitness"],
+            )
+            es.run = fitting.Run.from_json(description["run"])
+        except (KeyError, TypeError, ValueError) as error:
+            written = description.get("version", "unknown")
+            raise CheckpointError(
+                f"{path} was written by fpes {written}, and this is fpes {__version__}, which can't make sense of it: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        return es
+
+    def _check(self) -> None:
+        """What would fail later on fails now."""
+        if not 0.0 <= self.averaging < 1.0:
+            raise ValueError(f"averaging is {self.averaging}, expected a number from 0 to below 1")
+        if self.steps is None and any(not isinstance(s, Constant) for s in self._schedules()):
+            return  # fit() will know the number of steps
+        for name in ("learning_rate", "weight_decay"):
+            self.value(name, 0)
+        self.ask()  # checks sigma, theta, size and the rest
+
+    def _schedules(self) -> list[Schedule]:
+        numbers = (self.sigma, self.learning_rate, self.weight_decay)
+        return [n for n in numbers if isinstance(n, Constant | Cosine | Exponential | WarmUp)]
+
+    def _proposal(self, fitness: Any) -> _State:
+        """The state after this fitness."""
+        population = self.ask()
+        values = self._checked_fitness(to_host(fitness))
+        weights = SHAPINGS[self.shaping](values, population.groups)
+        shaped = weights.values
+        if isinstance(self.perturbation, NodePerturbation):
+            shaped = shaped.astype(np.float32, copy=False)
+        gradient = to_host(population.gradient(to_device(shaped, self.device)))
+        step = Step(
+            self.generation, self._clipped(gradient, weights.factor), self.value("learning_rate", self.generation)
+        )
+        memory = next(memory for memory in self._memories if memory is not self._state.memory)
+        theta = self.optimiser.step(self._decayed(step.learning_rate), self._state.memory, gradient, step, memory)
+        if not np.isfinite(theta).all():
+            raise DivergedError(
+                f"the step of generation {self.generation} leads to infinity or NaN in "
+                f"{np.count_nonzero(~np.isfinite(theta))} of {theta.size} parameters, and was not taken: {_ADVICE}"
+            )
+        return _State(
+            self.generation + 1,
+            theta,
+            memory,
+            self._averaged(theta),
+            evaluations=self.evaluations + self.size * population.samples,
+            fitness=float(values.mean(dtype=np.float64)),
+        )
+
+    def _checked_fitness(self, fitness: Any) -> FloatArray:
+        per_sample = np.ndim(fitness) == 2
+        if per_sample and not isinstance(self.perturbation, NodePerturbation):
+            raise ValueError(
+                f"fitness has shape {np.shape(fitness)}, expected [{self.size}]: only node perturbation makes use of a "
+                "fitness for each sample; take its mean over the batch"
+            )
+        values = _checks.float_array("fitness", fitness, (self.size, "batch") if per_sample else (self.size,))
+        bad = np.flatnonzero(np.isnan(values).reshape(self.size, -1).any(axis=1))
+        if bad.size:
+            raise DivergedError(
+                f"the fitness of generation {self.generation} is NaN for {bad.size} of {self.size} members, the first "
+                f"{int(bad[0])}: {_ADVICE}"
+            )
+        return values
+
+    def _clipped(self, gradient: FloatArray, factor: float) -> float:
+        """The factor, lowered where the gradient times it would be longer than it may be."""
+        if self.clip is None:
+            return factor
+        length = factor * norm(gradient)
+        return factor * min(1.0, self.clip / length) if length > 0.0 else factor
+
+    def _decayed(self, learning_rate: float) -> FloatArray:
+        """Theta after weight decay, which is for weights: a bias below the boundary does nothing as it is."""
+        keep = 1.0 - learning_rate * self.value("weight_decay", self.generation)
+        if keep == 1.0:
+            return self.theta
+        layers = zip(self.net.unpack(self.theta), self.net.unpack(self._scratch), strict=True)
+        for (weight, bias), (shrunk, kept) in layers:
+            weighted_sum(keep, weight, 0.0, weight, out=shrunk)
+            kept[...] = bias
+        return self._scratch
+
+    def _averaged(self, theta: FloatArray) -> FloatArray | None:
+        if self._state.average is None:
+            return None
+        # Shorter memory at first, so that the initial weights are soon forgotten.
+        factor = min(self.averaging, (self.generation + 1) / (self.generation + 10))
+        return weighted_sum(factor, self._state.average, 1.0 - factor, theta)
+
+
+def _checked_shaping(shaping: str | None, perturbation: Perturbation) -> str:
+    if shaping is None:
+        return "none" if isinstance(perturbation, NodePerturbation) else "centred_ranks"
+    if shaping not in SHAPINGS:
+        raise ValueError(f"shaping is {shaping!r}, expected one of {', '.join(map(repr, SHAPINGS))}")
+    return shaping

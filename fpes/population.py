@@ -94,6 +94,16 @@ class Population:
             f"seed={self.seed}, generation={self.generation})"
         )
 
+    @property
+    def groups(self) -> int:
+        """How many groups of members had a minibatch of their own in the last evaluation; 1 before any."""
+        return 1 if self._batch is None else self._batch.groups
+
+    @property
+    def samples(self) -> int:
+        """How many samples each member saw in the last evaluation; 0 before any."""
+        return 0 if self._batch is None else self._batch.size
+
     def evaluate(
         self,
         x: Array,

@@ -1,6 +1,15 @@
-"""Fitness shaping: what a member's fitness counts for in the update."""
+"""Fitness shaping: what a member's fitness counts for in the update.
+
+Every function takes fitness [size], or [size, batch] where each sample counts by itself, and the number of groups that
+the members are divided into, evenly and in order. A group with a minibatch of its own is compared within itself only:
+what its samples have in common is a baseline, and drops out.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -8,26 +17,121 @@ from fpes import _checks
 from fpes._checks import FloatArray, IntArray
 
 
-def centred_ranks(fitness: FloatArray) -> IntArray:
+@dataclass(frozen=True)
+class Weights:
+    """What Population.gradient() takes, and a factor that its result is to be multiplied by.
+
+    Args:
+        values: int32 or float32, shaped as the fitness.
+        factor: brings integers to a size that doesn't depend on how many members there are.
+    """
+
+    values: Any
+    factor: float = 1.0
+
+
+def centred_ranks(fitness: FloatArray, groups: int = 1) -> IntArray:
     """Doubled, centred ranks: u = 2 rank - (n - 1), from -(n - 1) for the worst to n - 1 for the best.
 
     Ties share the doubled mean of their ranks, which is an integer again; so the update that they weight is an exact
-    integer sum.
+    integer sum. (Wierstra et al. 2014, section 3.1; Salimans et al. 2017, section 2.1.)
 
     Args:
-        fitness: float32 [n].
+        fitness: float32 [n], or [n, batch] to rank the members on each sample.
+        groups: how many groups of n / groups members are ranked by themselves.
 
     Returns:
-        int32 [n], summing to 0.
+        int32, shaped as fitness, summing to 0 over each group.
 
     Raises:
-        ValueError: NaN in fitness, which has no rank.
+        ValueError: NaN in fitness, which has no rank; groups that don't divide the members.
     """
-    values = _checks.float_array("fitness", fitness, ("n",))
-    bad = np.flatnonzero(np.isnan(values))
+    ranks: IntArray = _in_groups(fitness, groups, _doubled_ranks)
+    return ranks
+
+
+def z_scores(fitness: FloatArray, groups: int = 1) -> FloatArray:
+    """(fitness - mean) / standard deviation within each group, float32; 0 where all members are equal.
+
+    Raises:
+        ValueError: as centred_ranks(), and infinity in fitness.
+    """
+    if np.isinf(fitness).any():
+        raise ValueError("fitness is infinite for some members, and has no mean: use centred ranks")
+    scores: FloatArray = _in_groups(fitness, groups, _standardised)
+    return scores
+
+
+def signs(fitness: FloatArray, groups: int = 1) -> IntArray:
+    """int32: 1 for the fitter member of each antithetic pair, -1 for the other, 0 for both where they are equal."""
+    result: IntArray = _in_groups(fitness, groups, _signs_of_pairs)
+    return result
+
+
+SHAPINGS: dict[str, Callable[[FloatArray, int], Weights]] = {
+    # Ranks from -(n - 1) to n - 1 become weights from -1/2 to 1/2, whatever the size of a group.
+    "centred_ranks": lambda fitness, groups: Weights(
+        centred_ranks(fitness, groups), 1.0 / (2.0 * max(1, len(fitness) // groups - 1))
+    ),
+    "z_score": lambda fitness, groups: Weights(z_scores(fitness, groups)),
+    "sign": lambda fitness, groups: Weights(signs(fitness, groups), 0.5),
+    # Members come in antithetic pairs, whose difference is all that counts: a baseline would make none.
+    "none": lambda fitness, groups: Weights(fitness),
+}
+
+
+def all_equal(fitness: FloatArray, groups: int = 1) -> bool:
+    """Whether within each group every member has the same fitness, on every sample if there are several."""
+    members = fitness.reshape(groups, len(fitness) // groups, -1)
+    return bool((members == members[:, :1]).all())
+
+
+def _in_groups(fitness: FloatArray, groups: int, shape: Callable[[FloatArray], Any]) -> Any:
+    """shape(members [n, samples]) for each group, put together again."""
+    values = _checks.float_array("fitness", fitness, ("n", "batch") if np.ndim(fitness) == 2 else ("n",))
+    bad = np.flatnonzero(np.isnan(values).reshape(len(values), -1).any(axis=1))
     if bad.size:
-        raise ValueError(f"fitness is NaN for {bad.size} of {values.size} members, the first {int(bad[0])}")
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    below = np.cumsum(counts) - counts
-    doubled_mean = 2 * below + counts - 1  # ranks below ... below + count - 1
-    return (doubled_mean[inverse] - (values.size - 1)).astype(np.int32)
+        raise ValueError(f"fitness is NaN for {bad.size} of {len(values)} members, the first {int(bad[0])}")
+    if len(values) % groups:
+        raise ValueError(f"fitness has {len(values)} members, which {groups} groups don't divide evenly")
+    columns = values.reshape(groups, len(values) // groups, -1)
+    return np.concatenate([shape(group) for group in columns]).reshape(values.shape)
+
+
+def _doubled_ranks(members: FloatArray) -> IntArray:
+    """Ranks within each column of [n, samples]."""
+    n = len(members)
+    order = np.argsort(members, axis=0, kind="stable")
+    ordered = np.take_along_axis(members, order, axis=0)
+    rows = np.arange(n, dtype=np.int32)[:, None]
+    differs = np.ones(members.shape, bool)
+    differs[1:] = ordered[1:] != ordered[:-1]
+    first = np.maximum.accumulate(np.where(differs, rows, 0), axis=0)
+    # Where a run of equal values ends, seen from behind.
+    ends = np.ones(members.shape, bool)
+    ends[:-1] = differs[1:]
+    last = np.minimum.accumulate(np.where(ends, rows, n)[::-1], axis=0)[::-1]
+    ranks = np.empty(members.shape, np.int32)
+    np.put_along_axis(ranks, order, (first + last - (n - 1)).astype(np.int32), axis=0)
+    return ranks
+
+
+def _standardised(members: FloatArray) -> FloatArray:
+    wide = members.astype(np.float64)
+    mean = _sum_in_order(wide) / len(wide)
+    deviation = np.sqrt(_sum_in_order((wide - mean) ** 2) / len(wide))
+    scores: FloatArray = ((wide - mean) / np.where(deviation > 0.0, deviation, 1.0)).astype(np.float32)
+    return scores
+
+
+def _sum_in_order(members: Any) -> Any:
+    """Over the first axis, one after the other: numpy.sum() goes by an order that depends on the machine."""
+    return np.add.accumulate(members, axis=0)[-1]
+
+
+def _signs_of_pairs(members: FloatArray) -> IntArray:
+    plus, minus = members[0::2], members[1::2]
+    result = np.empty(members.shape, np.int32)
+    result[0::2] = (plus > minus).astype(np.int32) - (plus < minus).astype(np.int32)
+    result[1::2] = -result[0::2]
+    return result

@@ -354,5 +354,5 @@ def test_load_hands_the_folder_to_mnist(tmp_path: Path) -> None:
 
 
 def test_load_lists_the_choices() -> None:
-    with pytest.raises(ValueError, match="unknown data set 'cifar': choose one of digits, mnist, spirals"):
+    with pytest.raises(ValueError, match="unknown data set 'cifar': choose one of digits, mnist, mnist-14x14, spirals"):
         load("cifar")

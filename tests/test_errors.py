@@ -146,11 +146,6 @@ def test_population_methods_refuse(call, error, words):
             ValueError,
             "count is",
         ),
-        (
-            lambda: fpes.ES(NET, THETA, size=8, sigma=0.1, perturbation=fpes.NodePerturbation()),
-            ValueError,
-            "for each sample",
-        ),
     ],
 )
 def test_others_refuse(call, error, words):

@@ -8,14 +8,7 @@ import pytest
 
 import fpes
 from fpes.baseline import train_by_backprop
-from fpes.controls import accuracy, collapse
-
-
-def test_centred_ranks_are_those_of_the_oracle():
-    rng = np.random.default_rng(0)
-    for values in (rng.standard_normal(50), rng.integers(0, 4, 64), np.zeros(6), [0.0, -0.0, -np.inf, np.inf]):
-        fitness = np.asarray(values, np.float32)
-        np.testing.assert_array_equal(fpes.centred_ranks(fitness), oracle.centred_ranks(fitness))
+from fpes.controls import accuracy, collapse, evaluate_boundaries, forward_with
 
 
 def test_backprop_is_a_linear_classifier():
@@ -39,22 +32,26 @@ def test_es_passes_the_linear_ceiling_with_underflow_only():
     assert accuracy(net.with_flush("never")(es.theta, data.x_test), data.y_test) < 0.85
 
 
-@pytest.mark.parametrize("perturbation", [fpes.FullRank(), fpes.LowRank(2, noise="rademacher")])
-def test_training_gives_the_same_bits_on_every_isa_and_any_number_of_threads(perturbation):
-    data = fpes.datasets.load("digits")
-    results = []
-    isa, threads = fpes.get_isa(), fpes.get_threads()
-    try:
-        for name, count in [*((name, 2) for name in fpes.supported_isas()), (isa, 1), (isa, 5)]:
-            fpes.set_isa(name)
-            fpes.set_threads(count)
-            net = fpes.LinearNetwork([16, 12, 10])
-            es = fpes.ES(net, net.init(0), size=16, sigma=0.1, learning_rate=0.1, perturbation=perturbation)
-            for _ in range(5):
-                es.tell(es.ask().evaluate(data.x_train[:70], data.y_train[:70]))
-            results.append(es.theta)
-    finally:
-        fpes.set_isa(isa)
-        fpes.set_threads(threads)
-    for theta in results[1:]:
-        oracle.assert_bitwise_equal(theta, results[0])
+def test_a_boundary_by_hand_is_the_networks_own():
+    """Every layer's boundary on: the network itself, bit for bit. Every one off: the network that never flushes."""
+    net = fpes.LinearNetwork([16, 30, 20, 10])
+    theta, x = net.init(0), fpes.datasets.load("digits").x_test
+    for _, bias in net.unpack(theta):
+        bias[...] = np.random.default_rng(0).standard_normal(bias.size)
+    oracle.assert_bitwise_equal(forward_with(net, theta, x, ()), net(theta, x))
+    oracle.assert_bitwise_equal(forward_with(net, theta, x, (1, 2, 3)), net.with_flush("never")(theta, x))
+    each = [forward_with(net, theta, x, (layer,)) for layer in (1, 2, 3)]
+    assert all((one != net(theta, x)).any() for one in each)
+
+
+def test_each_boundary_alone_matters_less_than_all():
+    data = fpes.datasets.two_spirals(turns=1.0, seed=0)
+    net = fpes.LinearNetwork([2, 32, 32, 2])
+    es = fpes.ES(net, net.init(1), size=128, sigma=0.05, learning_rate=0.03, seed=1)
+    es.fit(data, steps=300, batch=500)
+    trained = accuracy(net(es.theta, data.x_test), data.y_test)
+    boundaries = [control.test for control in evaluate_boundaries(net, es.theta, data)]
+    assert len(boundaries) == 3
+    assert min(boundaries) < trained - 0.1
+    with pytest.raises(ValueError, match='flush "always", expected "boundary"'):
+        evaluate_boundaries(net.with_flush("always"), es.theta, data)

@@ -9,8 +9,10 @@
 
 #include "../cpu/gradient.hpp"
 #include "../cpu/isa.hpp"
+#include "../cpu/optimiser.hpp"
 #include "../cpu/population.hpp"
 #include "../cpu/primitives.hpp"
+#include "../cpu/warp.hpp"
 
 namespace py = pybind11;
 using namespace fpes;
@@ -209,6 +211,36 @@ PYBIND11_MODULE(_cpu, m) {
                   incremental_gradient(job, pointer<const float>(weights), per_sample, pointer<float>(out));
               });
           });
+
+    m.def("adam", [](const Execution& execution, const std::array<float, 6>& step, Address gradient,
+                     const std::array<Address, 3>& before, std::int64_t count, const std::array<Address, 3>& after) {
+        without_gil([&] {
+            adam(execution.threads, {step[0], step[1], step[2], step[3], step[4], step[5]},
+                 pointer<const float>(gradient),
+                 {pointer<const float>(before[0]), pointer<const float>(before[1]), pointer<const float>(before[2])},
+                 count, {pointer<float>(after[0]), pointer<float>(after[1]), pointer<float>(after[2])});
+        });
+    });
+    m.def("weighted_sum",
+          [](const Execution& execution, float a, Address x, float b, Address y, std::int64_t count, Address out) {
+              without_gil([&] {
+                  weighted_sum(execution.threads, a, pointer<const float>(x), b, pointer<const float>(y), count,
+                               pointer<float>(out));
+              });
+          });
+    m.def("sum_of_squares", [](const Execution& execution, Address x, std::int64_t count) {
+        double sum = 0.0;
+        without_gil([&] { sum = sum_of_squares(execution.threads, pointer<const float>(x), count); });
+        return sum;
+    });
+    m.def("warp", [](const Execution& execution, Address images, const std::array<int, 2>& shape, Address chosen,
+                     std::int64_t count, Address displacements, const std::array<int, 2>& grid, Address out) {
+        without_gil([&] {
+            warp(execution.threads, {pointer<const float>(images), shape[0], shape[1]},
+                 pointer<const std::int64_t>(chosen), count, {pointer<const float>(displacements), grid[0], grid[1]},
+                 pointer<float>(out));
+        });
+    });
 
     // For the benchmarks: multiply-adds without memory, on every thread at once. Returns their number.
     m.def("multiply_add_chains", [](const Execution& execution, bool ftz, std::int64_t steps) {

@@ -1,4 +1,4 @@
-"""Commands and their options. What they do is in train.py, demo.py and info.py."""
+"""Commands and their options. What they do is in the file of the same name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from fpes import __version__, _settings
-from fpes.cli import bench, demo, info, train
+from fpes.cli import bench, compare, demo, info, train
+from fpes.presets import PRESETS
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -33,23 +34,52 @@ def cli(threads: int | None) -> None:
         _settings.set_threads(threads)
 
 
-@cli.command("train")
-@click.option("--dataset", type=click.Choice(["digits", "mnist"]), default="digits", help="What to learn.")
+def _preset_list() -> str:
+    """The presets for the help text; \\b keeps click from joining the lines."""
+    lines = [
+        f"{preset.name}: {preset.dataset}, {'-'.join(map(str, preset.sizes))}; {preset.algorithm}."
+        for preset in PRESETS.values()
+    ]
+    return "Presets:\n\n" + "\n\n".join(lines)
+
+
+@cli.command("train", epilog=_preset_list())
+@click.option("--preset", type=click.Choice(list(PRESETS)), default="digits", help="Which settings, listed below.")
+@click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="Of weights, noise and minibatches.")
+@click.option("--seeds", type=click.IntRange(1, 100), help="How many runs, with seeds from --seed on.")
+@click.option("--steps", type=click.IntRange(1), help="Generations of each run.")
+@click.option("--max-minutes", type=click.FloatRange(0, min_open=True), help="Limit to the time of each run.")
+@click.option("--population", type=click.IntRange(2), help="Members, an even number.")
+@click.option("--batch", type=click.IntRange(1), help="Samples in a minibatch.")
+@click.option("--sigma", type=click.FloatRange(0, min_open=True), help="Of the perturbation, at first.")
+@click.option("--lr", type=click.FloatRange(0, min_open=True), help="Learning rate, at first.")
+@click.option("--weight-decay", type=click.FloatRange(0), help="Fraction of the weights, times the learning rate.")
+@click.option("--device", default="cpu", help="Where to compute: cpu, cuda or cuda:1; the bits are the same.")
 @click.option("--data-dir", type=_FOLDER, help="Folder with MNIST's IDX files; also FPES_DATA.")
-@click.option("--seeds", type=click.IntRange(1, 100), default=3, help="How many runs, with seeds 0, 1, ...")
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=17.0, help="Time for each run.")
-@click.option("--population", type=click.IntRange(2), default=512, help="Members, an even number.")
-@click.option("--batch", type=click.IntRange(1), default=512, help="Samples in a minibatch.")
-@click.option("--sigma", type=click.FloatRange(0, min_open=True), default=0.03, help="Of the perturbation.")
-@click.option("--lr", type=click.FloatRange(0, min_open=True), default=0.02, help="Learning rate, decays to 0.")
-@click.option("--weight-decay", type=click.FloatRange(0), default=0.1, help="Of AdamW.")
-@click.option("--output", type=_FOLDER, default=Path("runs/train"), help="Where results go.")
+@click.option("--output", type=_FOLDER, help="Where results go; runs/PRESET unless told.")
+@click.option("--resume", is_flag=True, help="Go on with the run that is in the output folder.")
 @click.option("--plot/--no-plot", default=True, help="Draw the training curves.")
+@click.option("--tensorboard", is_flag=True, help="Write logs for TensorBoard too.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
 def train_command(**options: Any) -> None:
-    """Train a deep linear network by ES with underflow, and compare with backprop and with the controls."""
+    """Train a deep linear network with underflow, and compare with backprop and with the controls.
+
+    What isn't told is as the preset has it. With --max-minutes the number of generations is chosen so that the learning
+    rate comes to its end in time; with --steps the run is the same to the bit on any machine. An interrupted run goes
+    on with the same command and --resume.
+    """
     _user_errors(lambda: train.run(train.Options(**options)))
+
+
+@cli.command("compare")
+@click.argument("checkpoint", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--data-dir", type=_FOLDER, help="Folder with MNIST's IDX files; also FPES_DATA.")
+@click.option("--output", type=_FOLDER, help="Where the chart goes; beside the checkpoint unless told.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
+def compare_command(checkpoint: Path, data_dir: Path | None, output: Path | None, as_json: bool) -> None:
+    """Run the weights of a checkpoint in other arithmetics: what happens when underflow is taken away."""
+    _user_errors(lambda: compare.run(checkpoint, data_dir, output, as_json))
 
 
 @cli.command("demo")

@@ -7,12 +7,13 @@ from pathlib import Path
 from rich.console import Console
 
 from fpes import plots
-from fpes.cli.runs import Run
+from fpes.cli.progress import training_progress
 from fpes.controls import accuracy
 from fpes.datasets import two_spirals
 from fpes.es import ES
 from fpes.files import writable_folder, written_whole
 from fpes.network import LinearNetwork
+from fpes.schedules import Cosine
 
 _HIDDEN = (64, 64)
 _POPULATION, _BATCH, _SIGMA, _LEARNING_RATE = 512, 1000, 0.05, 0.03
@@ -23,9 +24,13 @@ def run(seconds: float, seed: int, output: Path, quiet: bool) -> int:
     writable_folder(output)
     data = two_spirals(turns=1.0, seed=seed)
     net = LinearNetwork([2, *_HIDDEN, 2])
-    es = ES(net, net.init(seed), size=_POPULATION, sigma=_SIGMA, learning_rate=_LEARNING_RATE, seed=seed)
-    training = Run(es, data, _BATCH, _LEARNING_RATE, seconds)
-    training.train("two spirals", quiet)
+    es = ES(net, net.init(seed), size=_POPULATION, sigma=_SIGMA, learning_rate=Cosine(_LEARNING_RATE), seed=seed)
+    interrupted = False
+    with training_progress("two spirals", quiet) as progress:
+        try:
+            es.fit(data, batch=_BATCH, max_seconds=seconds, after_step=progress)
+        except KeyboardInterrupt:
+            interrupted = True
     accuracies = {
         flush: accuracy(net.with_flush(flush)(es.theta, data.x_test), data.y_test) for flush in ("boundary", "never")
     }
@@ -38,4 +43,4 @@ def run(seconds: float, seed: int, output: Path, quiet: bool) -> int:
         f"{accuracies['never']:.1%} with ftz off."
     )
     console.print(f"Decision regions: {picture}")
-    return 130 if training.interrupted else 0
+    return 130 if interrupted else 0

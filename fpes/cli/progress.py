@@ -1,0 +1,73 @@
+"""What a person sees while a network trains."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from fpes.es import ES
+from fpes.health import TrainingWarning
+
+
+@contextmanager
+def training_progress(label: str, quiet: bool) -> Iterator[Callable[[ES], None]]:
+    """A progress bar with the time left, to be called after every generation; warnings are printed above it."""
+    console = Console(stderr=True)
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[numbers]}"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("left"),
+        console=console,
+        disable=quiet,
+    )
+    with progress, _warnings_on(console):
+        yield _Bar(progress, progress.add_task(label, total=None, numbers="starting")).update
+
+
+class _Bar:
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self.progress = progress
+        self.task = task
+        self.started = False
+
+    def update(self, es: ES) -> None:
+        """After a generation of `es`."""
+        if not self.started:
+            # A resumed run has some of its steps behind it, which say nothing about its speed.
+            self.progress.reset(self.task, total=es.steps, completed=es.generation)
+            self.started = True
+        loss = math.nan if es.fitness is None else -es.fitness
+        numbers = f"loss {loss:.3f}  test {es.records[-1].test:.1%}"
+        self.progress.update(self.task, total=es.steps, completed=es.generation, numbers=numbers)
+
+
+@contextmanager
+def _warnings_on(console: Console) -> Iterator[None]:
+    """Training's warnings as a line for a reader, not as one for a programmer."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", TrainingWarning)
+        usual = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: object) -> None:
+            if issubclass(category, TrainingWarning):
+                console.print(f"[yellow]Warning:[/yellow] {message}", highlight=False)
+            else:
+                usual(message, category, *place)  # type: ignore[arg-type]
+
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield

@@ -1,0 +1,102 @@
+"""Augmentation: training images moved and bent at random, the same way whenever the same step is run again."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fpes import _checks, _cpu, _settings
+
+from .streams import Stream, uniform
+
+_FEWEST_POINTS, _MOST_POINTS = 2, 64
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random shifts, linear maps and elastic deformations of grey images (Simard, Steinkraus & Platt 2003, section 2).
+
+    All three displace the control points of a grid that is laid over the image; between them displacements are
+    interpolated bilinearly, and so are pixels. What comes from outside of the image is 0.
+
+    Args:
+        height: rows of an image.
+        width: columns of an image; a sample has height * width features.
+        shift: largest shift along either axis, in pixels.
+        linear: largest deviation of each entry of the 2 x 2 matrix from the identity: rotation, scaling and shear about
+            the centre in one; 0.1 turns by up to 6 degrees.
+        elastic: largest displacement of each control point by itself along either axis, in pixels.
+        points: control points along each side, 2 ... 64. Without elastic 2 are enough.
+
+    Raises:
+        TypeError, ValueError: a number of the wrong type or out of its range.
+    """
+
+    height: int
+    width: int
+    shift: float = 0.0
+    linear: float = 0.0
+    elastic: float = 0.0
+    points: int = 5
+
+    def __post_init__(self) -> None:
+        _checks.integer("height", self.height, 1, _checks.LARGEST_INDEX)
+        _checks.integer("width", self.width, 1, _checks.LARGEST_INDEX)
+        for name in ("shift", "linear", "elastic"):
+            _checks.not_negative(name, getattr(self, name))
+        _checks.integer("points", self.points, _FEWEST_POINTS, _MOST_POINTS)
+
+    @property
+    def features(self) -> int:
+        """Pixels of an image."""
+        return self.height * self.width
+
+    def apply(
+        self, images: npt.NDArray[np.float32], chosen: npt.NDArray[np.int64], seed: int, step: int
+    ) -> npt.NDArray[np.float32]:
+        """The chosen images, each deformed by itself.
+
+        Args:
+            images: float32 [n, features], contiguous.
+            chosen: which of them, int64 [count], each in 0 ... n - 1.
+            seed: 0 ... 2**64 - 1.
+            step: 0 ... 2**32 - 1; every step has deformations of its own.
+
+        Returns:
+            float32 [count, features].
+        """
+        displacements = self.displacements(len(chosen), seed, step)
+        result = np.empty((len(chosen), self.features), np.float32)
+        _cpu.warp(
+            _settings.execution(),
+            images.ctypes.data,
+            (self.height, self.width),
+            chosen.ctypes.data,
+            len(chosen),
+            displacements.ctypes.data,
+            (self.points, self.points),
+            result.ctypes.data,
+        )
+        return result
+
+    def displacements(self, count: int, seed: int, step: int) -> npt.NDArray[np.float32]:
+        """Where the control points of so many images look for their pixels: float32 [count, points, points, 2].
+
+        The last axis is (down, right), in pixels.
+        """
+        shape = (self.points, self.points, 2)
+        free = math.prod(shape)
+        draws = uniform(Stream.AUGMENTATION, seed, step, count * (6 + free)).reshape(count, 6 + free)
+        shifts, matrices, bends = draws[:, :2], draws[:, 2:6], draws[:, 6:]
+        # Distances of the control points from the centre, in pixels.
+        down = np.linspace(-0.5, 0.5, self.points, dtype=np.float32) * np.float32(self.height - 1)
+        right = np.linspace(-0.5, 0.5, self.points, dtype=np.float32) * np.float32(self.width - 1)
+        result: npt.NDArray[np.float32] = np.float32(self.elastic) * bends.reshape(count, *shape)
+        linear = np.float32(self.linear) * matrices[:, :, None, None]
+        for axis in (0, 1):
+            result[..., axis] += np.float32(self.shift) * shifts[:, axis, None, None]
+            result[..., axis] += linear[:, 2 * axis] * down[:, None] + linear[:, 2 * axis + 1] * right
+        return result

@@ -1,0 +1,77 @@
+"""Importance sampling: more of the samples that are still wrong, and each of them counting for less."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fpes import _checks, _cpu, _settings
+
+from .streams import Stream, raw
+
+_LEAST_LOSS = np.float32(1e-4)  # a sample that is right beyond this is no more right than others
+_START = np.float32(0.9)  # about one minus the probability of one class in ten
+
+
+@dataclass(frozen=True)
+class ImportanceSampling:
+    """Samples are drawn with a probability that follows how wrong they were, and weighted by its inverse.
+
+    The residual of a sample is r = 1 - exp(-loss), one minus the probability that its label had, when it was last seen:
+    about the length of its gradient at the logits (Katharopoulos & Fleuret 2018, "Not All Samples Are Created Equal",
+    section 3.2). It is drawn with probability p = (1 - uniform) r^exponent / sum(r^exponent) + uniform / n, and its
+    fitness weighted by 1 / (n p), so that the gradient estimates the same thing, with less noise: late in training most
+    samples are right, and what is spent on them is wasted.
+
+    Args:
+        exponent: 0 draws uniformly, 1 follows the residuals; in between it trusts them less, for they are old.
+        uniform: part of the draws that are uniform, above 0 and up to 1: no weight is larger than its inverse.
+    """
+
+    exponent: float = 0.7
+    uniform: float = 0.2
+
+    def __post_init__(self) -> None:
+        _checks.not_negative("exponent", self.exponent)
+        if not 0.0 < _checks.real("uniform", self.uniform) <= 1.0:
+            raise ValueError(f"uniform is {self.uniform}, expected a number above 0 and up to 1")
+
+    def start(self, samples: int) -> npt.NDArray[np.float32]:
+        """Residuals before any sample was seen: float32 [samples]."""
+        return np.full(samples, _START)
+
+    def draw(
+        self, residuals: npt.NDArray[np.float32], count: int, seed: int, step: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Which samples a step sees, int64 [count], and their weights, float32 [count].
+
+        Systematic resampling: `count` points at equal distances, shifted by one random number, on the line on which
+        every sample has a stretch as long as its probability. Their order is then random.
+        """
+        samples = len(residuals)
+        powers = _elementary("exp", np.float32(self.exponent) * _elementary("log", residuals)).astype(np.float64)
+        # numpy.cumsum adds one after the other; numpy.sum by an order that depends on the machine.
+        share = powers * ((1.0 - self.uniform) / np.cumsum(powers)[-1]) + self.uniform / samples
+        line = np.cumsum(share)
+        words = raw(Stream.IMPORTANCE, seed, step, count + 1)
+        shift = float(words[0] >> np.uint64(11)) * 2.0**-53
+        points = (np.arange(count) + shift) * (line[-1] / count)
+        rows = np.minimum(np.searchsorted(line, points), samples - 1)[np.argsort(words[1:], kind="stable")]
+        return rows.astype(np.int64, copy=False), (1.0 / (samples * share[rows])).astype(np.float32)
+
+    def updated(
+        self, residuals: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], losses: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32]:
+        """The residuals after these samples had these losses, float32 [count]; a new array."""
+        result: npt.NDArray[np.float32] = residuals.copy()
+        result[rows] = np.float32(1) - _elementary("exp", -np.maximum(losses, _LEAST_LOSS))
+        return result
+
+
+def _elementary(name: str, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """exp or log with the same bits on every machine, which NumPy's don't have."""
+    result: npt.NDArray[np.float32] = np.empty_like(x)
+    _cpu.elementary(name, _settings.get_isa(), False, x.ctypes.data, result.ctypes.data, x.size)
+    return result

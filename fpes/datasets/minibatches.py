@@ -1,0 +1,92 @@
+"""Minibatches: which samples each step of a training run sees."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from fpes import _checks
+
+from .augmentation import Augmentation
+from .dataset import Dataset
+from .streams import Stream, permutation
+
+_LARGEST_SEED = 2**64 - 1
+
+
+class Minibatches:
+    """The training part of a data set, epoch after epoch, each in an order of its own.
+
+    Which samples a step sees depends on (seed, step) alone: steps may be taken in any order, and again.
+
+    ::
+
+        minibatches = fpes.datasets.Minibatches(data, batch=512, seed=0)
+        for step in range(1000):
+            x, y = minibatches.at(step)
+
+    Args:
+        data: the samples are those of its training part.
+        batch: samples in a minibatch, at most those that there are.
+        groups: minibatches for each step: one that all members share (1), or one for each group of members.
+        seed: 0 ... 2**64 - 1.
+        augmentation: deforms the images, each time anew.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: a number out of its range, images of another size than the augmentation's.
+    """
+
+    def __init__(
+        self, data: Dataset, batch: int, *, groups: int = 1, seed: int = 0, augmentation: Augmentation | None = None
+    ) -> None:
+        if not isinstance(data, Dataset):
+            raise TypeError(f"data is a {type(data).__name__}, expected a fpes.datasets.Dataset")
+        self.data = data
+        self.batch = _checks.integer("batch", batch, 1, len(data.x_train))
+        self.groups = _checks.integer("groups", groups, 1, _checks.LARGEST_INDEX)
+        self.seed = _checks.integer("seed", seed, 0, _LARGEST_SEED)
+        self.augmentation = augmentation
+        if augmentation is not None and augmentation.features != data.features:
+            raise ValueError(
+                f"augmentation is for images of {augmentation.height} x {augmentation.width} pixels, and a sample has "
+                f"{data.features} features"
+            )
+        self._epoch: tuple[int, npt.NDArray[np.int64]] | None = None
+
+    def at(self, step: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+        """What a step sees.
+
+        Returns:
+            x float32 [batch, features] and y int32 [batch]; [groups, batch, features] and [groups, batch] where there
+            is more than one group.
+        """
+        return self.samples(self.rows(step), step)
+
+    def samples(self, rows: npt.NDArray[np.int64], step: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+        """As at(), with samples chosen by the caller: int64 [groups * batch]."""
+        if self.augmentation is None:
+            x = self.data.x_train[rows]
+        else:
+            x = self.augmentation.apply(self.data.x_train, rows, self.seed, step)
+        y = self.data.y_train[rows]
+        if self.groups == 1:
+            return x, y
+        return x.reshape(self.groups, self.batch, -1), y.reshape(self.groups, self.batch)
+
+    def rows(self, step: int) -> npt.NDArray[np.int64]:
+        """Which samples a step sees: int64 [groups * batch]."""
+        samples, count = len(self.data.x_train), self.groups * self.batch
+        parts = []
+        position, end = step * count, (step + 1) * count
+        while position < end:
+            epoch, first = divmod(position, samples)
+            part = self._order(epoch)[first : first + end - position]
+            parts.append(part)
+            position += len(part)
+        return np.concatenate(parts)
+
+    def _order(self, epoch: int) -> npt.NDArray[np.int64]:
+        if self._epoch is None or self._epoch[0] != epoch:
+            self._epoch = epoch, permutation(Stream.ORDER, self.seed, epoch, len(self.data.x_train))
+        return self._epoch[1]

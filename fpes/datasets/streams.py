@@ -1,0 +1,44 @@
+"""Random numbers for the order and the augmentation of data: from counters, the same with every version of NumPy.
+
+NumPy promises that the raw output of its bit generators stays the same; what its Generator makes of it may change from
+version to version. So only the raw output is used here.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import numpy as np
+import numpy.typing as npt
+
+_NUMBER_BITS = 48  # the rest of the key's second word tells streams apart
+_MANTISSA_BITS = 24
+
+
+class Stream(enum.IntEnum):
+    """What the numbers are for: no two uses share any."""
+
+    ORDER = 1
+    AUGMENTATION = 2
+    IMPORTANCE = 3
+
+
+def raw(stream: Stream, seed: int, number: int, count: int) -> npt.NDArray[np.uint64]:
+    """`count` words of 64 random bits, from (stream, seed, number)."""
+    key = np.array([seed, stream << _NUMBER_BITS | number], np.uint64)
+    words: npt.NDArray[np.uint64] = np.random.Philox(key=key).random_raw(count)
+    return words
+
+
+def permutation(stream: Stream, seed: int, number: int, count: int) -> npt.NDArray[np.int64]:
+    """0 ... count - 1 in random order."""
+    return np.argsort(raw(stream, seed, number, count), kind="stable").astype(np.int64, copy=False)
+
+
+def uniform(stream: Stream, seed: int, number: int, count: int) -> npt.NDArray[np.float32]:
+    """Uniform between -1 and 1, on a grid of 2^24 points: float32 [count]."""
+    words = raw(stream, seed, number, (count + 1) // 2).astype("<u8", copy=False).view("<u4")[:count]
+    steps = (words >> np.uint32(32 - _MANTISSA_BITS)).astype(np.float32)
+    numbers: npt.NDArray[np.float32] = (steps + np.float32(0.5)) * np.float32(2.0 ** (1 - _MANTISSA_BITS))
+    numbers -= np.float32(1.0)
+    return numbers

@@ -1,0 +1,61 @@
+"""How a network is doing: which of its units are active, how large its weights are, and what that is a sign of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fpes._checks import FloatArray
+from fpes.network import LinearNetwork
+from fpes.optimisers import norm
+
+# A layer that flushes nothing is linear. Trained networks keep a third to two thirds of their units active; at 97 %
+# they were measured to be no better than linear ones.
+_NEARLY_LINEAR = 0.97
+
+
+class TrainingWarning(UserWarning):
+    """Training goes on, and there is reason to doubt that it leads anywhere."""
+
+
+class DivergedError(ValueError):
+    """Training has come to a point from where it can't go on."""
+
+
+def active_fractions(net: LinearNetwork, theta: FloatArray, x: FloatArray) -> list[float]:
+    """For each layer the fraction of its outputs that are not zero, over a batch x [batch, features].
+
+    In a flushing mode an output is zero where it was flushed; the last number is that of the logits.
+    """
+    fractions = []
+    end = 0
+    for layer, (weight, bias) in enumerate(net.unpack(theta), start=1):
+        end += weight.size + bias.size
+        # The network up to this layer is a network by itself.
+        outputs = LinearNetwork(net.sizes[: layer + 1], net.scaling, net.flush)(theta[:end], x)
+        fractions.append(float((outputs != 0.0).mean()))
+    return fractions
+
+
+def weight_norms(net: LinearNetwork, theta: FloatArray) -> list[float]:
+    """For each layer the root of the mean square of its weights, in multiples of the initial sqrt(2 / fan_in)."""
+    return [norm(weight.ravel()) / (weight.size * 2.0 / weight.shape[0]) ** 0.5 for weight, _ in net.unpack(theta)]
+
+
+def diagnose(net: LinearNetwork, active: Sequence[float]) -> list[str]:
+    """What the active fractions are a sign of, in words, with advice; nothing where all is well."""
+    if net.flush == "never":
+        return []
+    findings = []
+    hidden = active[:-1]
+    for layer, fraction in enumerate(hidden, start=1):
+        if fraction == 0.0:
+            findings.append(
+                f"layer {layer} is dead: every activation is flushed to zero, so nothing that comes in gets through. "
+                "Start from larger weights, or lower the weight decay"
+            )
+    if hidden and min(hidden) > _NEARLY_LINEAR:
+        findings.append(
+            f"at least {min(hidden):.1%} of the units of every hidden layer are active: hardly anything is flushed, "
+            "and the network is nearly linear. Raise the weight decay, or lower the learning rate"
+        )
+    return findings

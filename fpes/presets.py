@@ -1,0 +1,137 @@
+"""Presets: complete settings of training runs, by name. Data only; `fpes train --preset NAME` runs them.
+
+How the numbers were found, and what else was tried, is in docs/training.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from fpes.datasets import Augmentation, ImportanceSampling
+from fpes.es import ES
+from fpes.network import LinearNetwork
+from fpes.optimisers import Adam, Optimiser
+from fpes.perturbations import FullRank, LowRank, NodePerturbation, Perturbation
+from fpes.schedules import Cosine, Schedule
+
+
+@dataclass(frozen=True)
+class Preset:
+    """All that a run depends on, but for its seed and the time it gets.
+
+    Args:
+        name: what it is called on the command line.
+        algorithm: what perturbs what, in one line that nobody can take for something else.
+        dataset: as fpes.datasets.load() takes it.
+        sizes: of the network.
+        perturbation, size, sigma, optimiser, learning_rate, weight_decay, shaping, averaging: as ES takes
+            them.
+        batch, groups, augmentation, importance: as ES.fit() takes them.
+        steps: generations of the whole run; None where it is as long as its time.
+        max_minutes: limit to the time of each run; None for none.
+        seeds: how many runs the command makes unless told.
+        baseline_steps: of the linear baseline by backprop.
+    """
+
+    name: str
+    algorithm: str
+    dataset: str
+    sizes: tuple[int, ...]
+    perturbation: Perturbation
+    size: int
+    sigma: float | Schedule
+    learning_rate: float | Schedule
+    weight_decay: float | Schedule
+    batch: int
+    optimiser: Optimiser = field(default_factory=Adam)
+    shaping: str | None = None
+    averaging: float = 0.0
+    groups: int = 1
+    augmentation: Augmentation | None = None
+    importance: ImportanceSampling | None = None
+    steps: int | None = None
+    max_minutes: float | None = None
+    seeds: int = 1
+    baseline_steps: int = 1_500
+
+    def es(self, seed: int, device: str = "cpu") -> ES:
+        """A run's beginning."""
+        net = LinearNetwork(self.sizes)
+        return ES(
+            net,
+            net.init(seed),
+            size=self.size,
+            sigma=self.sigma,
+            perturbation=self.perturbation,
+            optimiser=self.optimiser,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            shaping=self.shaping,
+            averaging=self.averaging,
+            steps=self.steps,
+            seed=seed,
+            device=device,
+        )
+
+
+_DIGITS = Preset(
+    name="digits",
+    algorithm="ES on the weights: noise on every weight (full rank), centred ranks",
+    dataset="digits",
+    sizes=(16, 64, 64, 10),
+    perturbation=FullRank(),
+    size=512,
+    sigma=0.03,
+    learning_rate=Cosine(0.02),
+    weight_decay=0.1,
+    batch=512,
+    max_minutes=17 / 60,
+    seeds=3,
+)
+
+_MNIST_NODE = Preset(
+    name="mnist-node",
+    algorithm="node perturbation: noise on the pre-activations, a fitness for each sample. Not the algorithm of 2017, "
+    "which is ES on the weights",
+    dataset="mnist",
+    sizes=(784, 512, 512, 10),
+    perturbation=NodePerturbation(noise="rademacher", units=(16, None, None), draws=(48, 32, 12)),
+    size=184,
+    sigma=0.1,
+    learning_rate=Cosine(1e-3),
+    weight_decay=2.0,
+    batch=512,
+    importance=ImportanceSampling(exponent=1.0, uniform=0.2),
+    steps=2_200,
+    baseline_steps=500,
+)
+
+_MNIST_NODE_AUGMENTED = replace(
+    _MNIST_NODE,
+    name="mnist-node-augmented",
+    algorithm="node perturbation, on images that are shifted, turned and sheared at random. Not the algorithm of 2017, "
+    "which is ES on the weights, on undeformed images",
+    weight_decay=1.5,
+    augmentation=Augmentation(28, 28, shift=0.75, linear=0.1, points=2),
+    steps=5_000,
+)
+
+_MNIST_ES = Preset(
+    name="mnist-es",
+    algorithm="ES on the weights: rank-one noise on one layer at a time, a minibatch for each group of members",
+    dataset="mnist-14x14",
+    sizes=(196, 64, 64, 10),
+    perturbation=LowRank(noise="rademacher", units=(4, None, None), draws=(5, 2, 1)),
+    size=73_728,
+    sigma=0.02,
+    learning_rate=Cosine(8e-3),
+    weight_decay=0.2,
+    optimiser=Adam(epsilon=1e-12),  # gradients of low rank are small numbers
+    shaping="none",
+    batch=32,
+    groups=64,
+    importance=ImportanceSampling(exponent=1.0, uniform=0.2),
+    steps=3_000,
+)
+
+PRESETS = {preset.name: preset for preset in (_DIGITS, _MNIST_NODE, _MNIST_NODE_AUGMENTED, _MNIST_ES)}

@@ -1,0 +1,67 @@
+"""What is written down about a run as it goes: points of its training curves."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fpes.files import written_whole
+
+
+@dataclass(frozen=True)
+class Record:
+    """One point of a training curve.
+
+    Args:
+        generation: how many generations lie behind.
+        evaluations: of one member on one sample, so far.
+        seconds: of training so far, over all sessions.
+        loss: minus the mean fitness of the last generation; None before the first.
+        train: accuracy on training samples, from 0 to 1.
+        test: accuracy on the test part.
+        learning_rate: of the last generation, as is
+        sigma: the standard deviation of the perturbation.
+        active: for each layer the fraction of outputs that are not flushed to zero.
+        norms: for each layer the root mean square of its weights, in multiples of that of initial weights.
+    """
+
+    generation: int
+    evaluations: int
+    seconds: float
+    loss: float | None
+    train: float
+    test: float
+    learning_rate: float
+    sigma: float
+    active: tuple[float, ...]
+    norms: tuple[float, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Record:
+        """What as_json() gave."""
+        return cls(**{**value, "active": tuple(value["active"]), "norms": tuple(value["norms"])})
+
+    def row(self) -> dict[str, float | int | None]:
+        """As columns: those that have a number for each layer become active_1, active_2 ..."""
+        columns: dict[str, float | int | None] = {}
+        for name, value in asdict(self).items():
+            if isinstance(value, tuple):
+                columns |= {f"{name}_{layer}": number for layer, number in enumerate(value, start=1)}
+            else:
+                columns[name] = value
+        return columns
+
+
+def write_csv(records: Sequence[Record], path: Path) -> None:
+    """All records as one table with a header; what was at `path` is replaced."""
+    with written_whole(path) as aside, aside.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(records[0].row()))
+        writer.writeheader()
+        writer.writerows(record.row() for record in records)

@@ -1,0 +1,125 @@
+"""Schedules: numbers that change over a run, such as the learning rate.
+
+A schedule depends on the step and on the planned number of steps, never on the clock, so that a run which is stopped
+and resumed goes on as if nothing had happened. It is computed without the C library's functions, whose last bit differs
+from one system to the next.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from decimal import Context, Decimal
+
+from fpes import _checks
+
+_PI = 3.141592653589793
+_SINE_TERMS = 11  # of the Taylor series, which at pi / 2 is then exact to the last bit or two
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same number at every step.
+
+    Args:
+        start: that number.
+    """
+
+    start: float
+
+    def __post_init__(self) -> None:
+        _checks.not_negative("start", self.start)
+
+    def at(self, step: int, steps: int) -> float:
+        """The number for step 0 ... steps - 1."""
+        return self.start
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Half a wave from `start` to `end` (Loshchilov & Hutter 2017, "SGDR", equation 5, without restarts).
+
+    Args:
+        start: the number of the first step.
+        end: the number that the last step comes close to.
+    """
+
+    start: float
+    end: float = 0.0
+
+    def __post_init__(self) -> None:
+        _checks.not_negative("start", self.start)
+        _checks.not_negative("end", self.end)
+
+    def at(self, step: int, steps: int) -> float:
+        """The number for step 0 ... steps - 1."""
+        return self.end + (self.start - self.end) * 0.5 * (1.0 + _sine(_PI * (0.5 - _done(step, steps))))
+
+
+@dataclass(frozen=True)
+class Exponential:
+    """From `start` to `end` by the same factor at every step.
+
+    Args:
+        start: the number of the first step, above 0.
+        end: the number that the last step comes close to, above 0.
+    """
+
+    start: float
+    end: float
+
+    def __post_init__(self) -> None:
+        _checks.positive("start", self.start)
+        _checks.positive("end", self.end)
+
+    def at(self, step: int, steps: int) -> float:
+        """The number for step 0 ... steps - 1."""
+        context = Context(prec=30)  # decimal arithmetic gives the same digits everywhere
+        factor = context.power(context.divide(Decimal(self.end), Decimal(self.start)), Decimal(_done(step, steps)))
+        return self.start * float(factor)
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """Another schedule, after a linear rise from 0 over the first part of the run (Goyal et al. 2017, section 2.2).
+
+    Args:
+        then: the schedule, which counts its steps from the beginning of the run all the same.
+        fraction: how much of the run the rise takes, between 0 and 1.
+    """
+
+    then: Constant | Cosine | Exponential
+    fraction: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.then, Constant | Cosine | Exponential):
+            raise TypeError(f"then is {self.then!r}, expected a Constant, Cosine or Exponential")
+        if not 0.0 < _checks.real("fraction", self.fraction) < 1.0:
+            raise ValueError(f"fraction is {self.fraction}, expected a number between 0 and 1")
+
+    def at(self, step: int, steps: int) -> float:
+        """The number for step 0 ... steps - 1."""
+        return self.then.at(step, steps) * min(1.0, (step + 1) / (self.fraction * steps))
+
+
+Schedule = Constant | Cosine | Exponential | WarmUp
+
+
+def _done(step: int, steps: int) -> float:
+    """How much of the run lies behind: 0 at the first step, and 1 from the planned end on."""
+    return min(step, steps) / steps
+
+
+def _sine(x: float) -> float:
+    """For abs(x) up to pi / 2, by its Taylor series."""
+    term = total = x
+    for k in range(1, _SINE_TERMS):
+        term *= -x * x / ((2 * k) * (2 * k + 1))
+        total += term
+    return max(-1.0, min(total, 1.0))
+
+
+def with_start(value: float | Schedule, start: float) -> float | Schedule:
+    """The same schedule from another number; where it ends doesn't change."""
+    if isinstance(value, WarmUp):
+        return replace(value, then=replace(value.then, start=start))
+    return start if isinstance(value, int | float) else replace(value, start=start)

@@ -1,0 +1,37 @@
+"""The examples run, and come to what they say."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fpes
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def test_pendulum_gets_better(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["pendulum.py", "--quick"])
+    runpy.run_path(str(EXAMPLES / "pendulum.py"), run_name="__main__")
+    last = capsys.readouterr().out.splitlines()[-2].split()
+    before, after = float(last[4]), float(last[6])
+    assert after > before + 0.3
+
+
+def test_pendulum_gives_each_member_its_own_states():
+    pendulum = runpy.run_path(str(EXAMPLES / "pendulum.py"))
+    net = fpes.LinearNetwork([3, 20, 1])
+    population = fpes.Population(net, net.init(0), size=8, sigma=0.3, seed=1)
+    states = np.random.default_rng(0).standard_normal((8, 8, 3)).astype(np.float32)
+    outputs = pendulum["member_outputs"](population)(states)
+    for member in range(8):
+        np.testing.assert_array_equal(outputs[member], net(population.member(member), states[member]))
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_examples_say_how_to_run_them(path):
+    assert f"python examples/{path.name}" in path.read_text().split('"""')[1]
