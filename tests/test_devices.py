@@ -203,6 +203,18 @@ def test_gaps_are_copied_on_the_device(modules):
     oracle.assert_bitwise_equal(host(fpes.gemm(wide[:, ::2], on_gpu(X.T))), fpes.gemm(X, np.ascontiguousarray(X.T)))
 
 
+@pytest.mark.parametrize("family", ["full", "one layer", "one layer, low rank"])
+def test_the_trainer_goes_the_same_way_on_a_gpu(monkeypatch, family):
+    cuda_double.install(monkeypatch, cuda_double.shim())
+    options = {"size": SIZE, "sigma": 0.1, "perturbation": PERTURBATIONS[family], "seed": 5}
+    trainers = [fpes.ES(network(), network().init(1), device=device, **options) for device in ("cpu", "cuda")]
+    per_sample = family == "one layer"
+    for _ in range(3):
+        for es, place in zip(trainers, (np.asarray, on_gpu), strict=True):
+            es.tell(es.ask().evaluate(place(X), place(Y), per_sample=per_sample))
+    oracle.assert_bitwise_equal(trainers[1].theta, trainers[0].theta)
+
+
 # --- what only the values would tell: NaN, never a wrong number -------------------------------------------------------
 
 
