@@ -81,7 +81,9 @@ def gemm(a: np.ndarray, b: np.ndarray, flush: str, offset: int = 0) -> np.ndarra
     left, right = aligned(a, offset), aligned(b, offset)
     out = Guarded((a.shape[0], b.shape[1]))
     sizes = (a.shape[0], b.shape[1], a.shape[1])
-    call(flush, "gemm", module(flush).Flush.__members__[flush], left.ctypes.data, right.ctypes.data, out.address, *sizes)
+    call(
+        flush, "gemm", module(flush).Flush.__members__[flush], left.ctypes.data, right.ctypes.data, out.address, *sizes
+    )
     out.check()
     return out.array
 
