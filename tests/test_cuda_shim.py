@@ -226,7 +226,7 @@ def test_widths_around_tile_edges(reverse, family, widths):
     for features in (1, 7, 8, 9, 16):
         sizes = (features, *widths)
         cpu, shim = populations(sizes, (3,), family, size=2)
-        _, x, y = setting(sizes, (3,))
+        _, x, _ = setting(sizes, (3,))
         oracle.assert_bitwise_equal(shim.forward(x), cpu.forward(x), f"{family}, {sizes}")
 
 

@@ -1,4 +1,4 @@
-"""The shim sees what it is there to see: kernels that are wrong on purpose fail, and its arithmetic is the contract's."""
+"""The shim sees what it is there to see: kernels wrong on purpose fail, and its arithmetic is the contract's."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_with_its_barrier_a_kernel_works(build, distance, reverse):
 
 
 def test_a_missing_barrier_shows_in_one_of_the_orders(build):
-    """Reading upwards fails at once in ascending order, and downwards, but for the first thread, in descending order."""
+    """Reading upwards fails in ascending order, reading downwards in descending order."""
     out = np.empty(build.wrong_kernel_threads, np.int32)
     for distance, reverse in ((-1, False), (1, True)):
         with shim_backend.device(reverse):
