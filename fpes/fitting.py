@@ -282,7 +282,7 @@ class _Loop:
         es, settings, importance = self.es, self.settings, self.es.run.importance
         population, step = es.ask(), es.generation
         rows, weights, residuals = self.draw(step)
-        x, y = (to_device(array, es.device) for array in self.minibatches.samples(rows, step))
+        x, y = (to_device(array, es.device) for array in self.minibatches.samples(rows, step, self._strength(step)))
         if settings.fitness is not None:
             return settings.fitness(population.forward(x, chunk=settings.chunk), y), None
         node = isinstance(es.perturbation, NodePerturbation)
@@ -293,6 +293,11 @@ class _Loop:
         residuals = importance.updated(residuals, rows, -_mean(groups, axis=1).ravel())
         weighted = groups * weights.reshape(population.groups, 1, population.samples)
         return (weighted if node else _mean(weighted, axis=2)).reshape(fitness.shape if node else -1), residuals
+
+    def _strength(self, step: int) -> float:
+        """Of the augmentation."""
+        augmentation, steps = self.minibatches.augmentation, self.es.steps
+        return 1.0 if augmentation is None or steps is None else augmentation.strength(step, steps)
 
     def draw(self, step: int) -> tuple[npt.NDArray[np.int64], FloatArray, FloatArray | None]:
         """Which samples a step sees, what they count for, and the residuals that decided about it."""

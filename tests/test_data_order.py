@@ -137,6 +137,16 @@ def test_deformations_have_the_size_that_one_says():
     assert np.abs(np.corrcoef(elastic.reshape(4000, -1).T) - np.eye(50)).max() < 0.1
 
 
+def test_deformations_fade():
+    fading = Augmentation(5, 6, shift=2.0, fade=0.5)
+    assert [fading.strength(step, 100) for step in (0, 25, 50, 99)] == [1.0, 0.5, 0.0, 0.0]
+    assert Augmentation(5, 6, shift=2.0).strength(99, 100) == 1.0
+    images, chosen = np.random.default_rng(0).random((3, 30), dtype=np.float32), np.arange(3)
+    half_as_far = Augmentation(5, 6, shift=1.0).apply(images, chosen, 0, 7)
+    oracle.assert_bitwise_equal(fading.apply(images, chosen, 0, 7, strength=0.5), half_as_far)
+    oracle.assert_bitwise_equal(fading.apply(images, chosen, 0, 7, strength=0.0), images)
+
+
 def test_deformations_do_not_depend_on_threads_and_differ_by_step_and_seed(threads):
     images = np.random.default_rng(0).random((99, 784), dtype=np.float32)
     augmentation, chosen = Augmentation(28, 28, shift=1.0, elastic=1.0), np.arange(99)
@@ -214,6 +224,7 @@ class TestImportance:
         (lambda: ImportanceSampling(uniform=0.0), ValueError, "uniform is 0.0, expected a number above 0 and up to 1"),
         (lambda: Augmentation(28, 28, shift=-1.0), ValueError, "shift is -1.0, expected 0 or above"),
         (lambda: Augmentation(28, 28, points=1), ValueError, "points is 1, expected 2 to 64"),
+        (lambda: Augmentation(28, 28, fade=1.5), ValueError, "fade is 1.5, expected a fraction from 0 to 1"),
         (lambda: Augmentation(28.0, 28), TypeError, "height is 28.0, expected an integer"),
     ],
 )

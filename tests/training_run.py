@@ -16,7 +16,7 @@ STEPS = 200
 SETTINGS = {
     "batch": 64,
     "groups": 2,
-    "augmentation": fpes.datasets.Augmentation(4, 4, shift=0.5),
+    "augmentation": fpes.datasets.Augmentation(4, 4, shift=0.5, fade=0.8),
     "importance": fpes.datasets.ImportanceSampling(),
 }
 

@@ -30,6 +30,8 @@ class Augmentation:
             the centre in one; 0.1 turns by up to 6 degrees.
         elastic: largest displacement of each control point by itself along either axis, in pixels.
         points: control points along each side, 2 ... 64. Without elastic 2 are enough.
+        fade: the fraction of a training run, 0 ... 1, over which the deformations shrink to nothing, so that it ends on
+            the images as they are; 0: they don't shrink.
 
     Raises:
         TypeError, ValueError: a number of the wrong type or out of its range.
@@ -41,12 +43,15 @@ class Augmentation:
     linear: float = 0.0
     elastic: float = 0.0
     points: int = 5
+    fade: float = 0.0
 
     def __post_init__(self) -> None:
         _checks.integer("height", self.height, 1, _checks.LARGEST_INDEX)
         _checks.integer("width", self.width, 1, _checks.LARGEST_INDEX)
         for name in ("shift", "linear", "elastic"):
             _checks.not_negative(name, getattr(self, name))
+        if _checks.not_negative("fade", self.fade) > 1.0:
+            raise ValueError(f"fade is {self.fade}, expected a fraction from 0 to 1")
         _checks.integer("points", self.points, _FEWEST_POINTS, _MOST_POINTS)
 
     @property
@@ -54,8 +59,17 @@ class Augmentation:
         """Pixels of an image."""
         return self.height * self.width
 
+    def strength(self, step: int, steps: int) -> float:
+        """What the deformations of a step are multiplied by, where `steps` are planned: from 1 down to 0."""
+        return max(0.0, 1.0 - step / (self.fade * steps)) if self.fade else 1.0
+
     def apply(
-        self, images: npt.NDArray[np.float32], chosen: npt.NDArray[np.int64], seed: int, step: int
+        self,
+        images: npt.NDArray[np.float32],
+        chosen: npt.NDArray[np.int64],
+        seed: int,
+        step: int,
+        strength: float = 1.0,
     ) -> npt.NDArray[np.float32]:
         """The chosen images, each deformed by itself.
 
@@ -64,11 +78,12 @@ class Augmentation:
             chosen: which of them, int64 [count], each in 0 ... n - 1.
             seed: 0 ... 2**64 - 1.
             step: 0 ... 2**32 - 1; every step has deformations of its own.
+            strength: what they are multiplied by.
 
         Returns:
             float32 [count, features].
         """
-        displacements = self.displacements(len(chosen), seed, step)
+        displacements = np.float32(strength) * self.displacements(len(chosen), seed, step)
         result = np.empty((len(chosen), self.features), np.float32)
         _cpu.warp(
             _settings.execution(),

@@ -63,12 +63,14 @@ class Minibatches:
         """
         return self.samples(self.rows(step), step)
 
-    def samples(self, rows: npt.NDArray[np.int64], step: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
-        """As at(), with samples chosen by the caller: int64 [groups * batch]."""
+    def samples(
+        self, rows: npt.NDArray[np.int64], step: int, strength: float = 1.0
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+        """As at(), with samples chosen by the caller, int64 [groups * batch], and the strength of the augmentation."""
         if self.augmentation is None:
             x = self.data.x_train[rows]
         else:
-            x = self.augmentation.apply(self.data.x_train, rows, self.seed, step)
+            x = self.augmentation.apply(self.data.x_train, rows, self.seed, step, strength)
         y = self.data.y_train[rows]
         if self.groups == 1:
             return x, y
