@@ -119,32 +119,19 @@ _MNIST_NODE_AUGMENTED = replace(
 _MNIST_ES = Preset(
     name="mnist-es",
     algorithm="ES on the weights: rank-one noise on one layer at a time, a minibatch for each group of members",
-    dataset="mnist",
-    sizes=(784, 512, 512, 10),
-    perturbation=LowRank(noise="rademacher", units=(16, None, None), draws=(5, 4, 1)),
-    size=40_960,
-    sigma=0.011,
-    learning_rate=Cosine(3e-3),
-    weight_decay=0.2,
-    optimiser=Adam(epsilon=1e-12),  # gradients of low rank are small numbers
-    shaping="none",
-    batch=32,
-    groups=64,
-    importance=ImportanceSampling(exponent=1.0, uniform=0.2),
-    steps=4_500,
-    baseline_steps=500,
-)
-
-_MNIST_ES_SMALL = replace(
-    _MNIST_ES,
-    name="mnist-es-14x14",
     dataset="mnist-14x14",
     sizes=(196, 64, 64, 10),
     perturbation=LowRank(noise="rademacher", units=(4, None, None), draws=(5, 2, 1)),
     size=73_728,
     sigma=0.02,
     learning_rate=Cosine(8e-3),
+    weight_decay=0.2,
+    optimiser=Adam(epsilon=1e-12),  # gradients of low rank are small numbers
+    shaping="none",
+    batch=32,
+    groups=64,
+    importance=ImportanceSampling(exponent=1.0, uniform=0.2),
     steps=3_000,
 )
 
-PRESETS = {preset.name: preset for preset in (_DIGITS, _MNIST_NODE, _MNIST_NODE_AUGMENTED, _MNIST_ES, _MNIST_ES_SMALL)}
+PRESETS = {preset.name: preset for preset in (_DIGITS, _MNIST_NODE, _MNIST_NODE_AUGMENTED, _MNIST_ES)}
