@@ -367,8 +367,10 @@ print(peak() - idle)
 @pytest.mark.parametrize(
     ("perturbation", "size"), [("LowRank()", 65536), ("NodePerturbation()", 65536), ("FullRank()", 4096)]
 )
-def test_memory_does_not_grow_with_population_times_parameters(perturbation, size):
+def test_memory_does_not_grow_with_population_times_parameters(perturbation, size, tmp_path):
     """65,536 members of 669,706 parameters would take 163 GB."""
-    command = [sys.executable, "-W", "ignore::ResourceWarning", "-c", _MEMORY, perturbation, str(size)]
+    script = tmp_path / "memory.py"
+    script.write_text(_MEMORY)
+    command = [sys.executable, "-W", "ignore::ResourceWarning", str(script), perturbation, str(size)]
     kilobytes = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert 0 < kilobytes < 300_000

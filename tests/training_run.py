@@ -5,6 +5,7 @@ python training_run.py CHECKPOINT
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -51,4 +52,5 @@ def main(path: Path) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell inherits it ignored
     main(Path(sys.argv[1]))
