@@ -18,7 +18,8 @@ from rich.table import Table
 import fpes
 from fpes import _cpu, _settings
 
-_PEAK_STEPS = 400_000  # some 10 ms
+_PEAK_STEPS = 200_000  # some 5 ms
+_PEAK_RUNS = 4
 _SETTLE_SECONDS = 0.1  # threads of other libraries spin a while after a call, OpenBLAS's for 26 ms at 2.6 GHz
 # Names of ratios of times, and how the table heads them.
 FASTER, OF_EVALUATE, OF_ALL_THREADS = "fpes_is_faster_by", "share_of_evaluate", "times_that_of_all_threads"
@@ -46,10 +47,14 @@ def pytest_collection_modifyitems(config, items):
 
 
 def measure_peak() -> float:
-    """Operations a second of multiply-adds without memory, now."""
-    start = time.perf_counter()
-    multiply_adds = _cpu.multiply_add_chains(_settings.execution(), False, _PEAK_STEPS)
-    return 2.0 * multiply_adds / (time.perf_counter() - start)
+    """Operations a second of multiply-adds without memory, now: the best of a few, for what disturbs can only slow."""
+
+    def once() -> float:
+        start = time.perf_counter()
+        multiply_adds = _cpu.multiply_add_chains(_settings.execution(), False, _PEAK_STEPS)
+        return 2.0 * multiply_adds / (time.perf_counter() - start)
+
+    return max(once() for _ in range(_PEAK_RUNS))
 
 
 def timed(call: Callable[[], object]) -> float:
