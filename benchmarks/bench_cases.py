@@ -7,28 +7,40 @@ the peak count network operations only, so noise, biases, boundaries and the los
 of low rank and node count the first product once a sample, for all members see the same samples; exact zeros, which
 are skipped too, still count. So both fractions may pass 100 %.
 
-Floors on two Zen 4 cores at 3.7 GHz (peak about 230 GFLOP/s in AVX-512; AVX2 the same), predictions before the work,
-and results (medians; a machine shared with others, so a few per cent come and go):
+Floors on two Zen 4 cores at 3.7 GHz (peak about 225 GFLOP/s in AVX-512, 205 in AVX2), predictions before the work, as
+fractions of the peak or times, and results (medians; a machine shared with others, so a few per cent come and go):
 
-case                             floor, ms   bound by                      predicted      measured
-gemm 1024^3                            9.3   multiply-adds                 0.90           0.85 to 0.90
-gemm 8192x512x512                     18.7   multiply-adds                 0.90           0.87 to 0.91
-full rank, n 512, batch 128            381   multiply-adds                 0.85           0.80 to 0.86
-full rank, n 512, batch 32              95   noise: 0.2 ns a weight and    0.72           0.69 to 0.73
-                                             pair is 17 ms on two cores
-  rademacher noise                      95   the same, 0.06 ns             0.78           0.70 to 0.76
-  gaussian noise                        95   the same, 0.8 ns: 69 ms       0.55           0.44 to 0.50
-low rank 1, n 512, batch 8            24 (9.5 needed)  multiply-adds       1.9 (0.75)     2.8 to 3.0
-node, n 512, batch 8                  24 (9.5 needed)  multiply-adds       2.1 (0.85)     6.0 to 6.6
-gradient, full rank, n 512             8.5   noise: 0.2 ns a weight and    17 ms          20 ms
+case                             floor, ms   bound by                      predicted      AVX-512        AVX2
+gemm 1024^3                            9.5   multiply-adds                 0.90           0.87 to 0.92   0.88 to 0.93
+gemm 8192x512x512                       19   multiply-adds                 0.90           0.93           0.88 to 0.98
+full rank, n 512, batch 128      390 (95 needed)  loads of weights         2.2 (0.85 (*)) 2.2            2.1
+full rank, n 512, batch 64       195 (47 needed)  loads; 17 ms of noise    1.7 (0.8 (*))  1.85           1.7
+full rank, n 512, batch 32        97 (24 needed)  noise: 0.2 ns a weight   1.3 (0.72 (*)) 1.26 to 1.5    1.2
+                                             and pair is 17 ms
+  rademacher noise                97 (24 needed)  the same, 0.06 ns        1.7 (0.78 (*)) 1.8 to 1.9     1.7
+  gaussian noise                  97 (24 needed)  the same, 0.8 ns: 69 ms  0.8 (0.55 (*)) 0.75           0.68
+low rank 1, n 512, batch 8         24 (9.5 needed)  multiply-adds          1.9 (0.75 (*)) 2.8            2.9
+node, n 512, batch 8               24 (9.5 needed)  multiply-adds          2.1 (0.85 (*)) 5.8            4.5
+gradient, full rank, n 512             8.5   noise: 0.2 ns a weight and    17 ms          19 ms
                                              pair, one multiply-add
-training step, one layer at a time      40   products 26 ms, changes 9,    60 ms          55 to 60 ms
+gradient, low rank 1, n 512            1.5   multiply-adds                 0.8            0.44 to 0.54
+gradient, node, n 512, batch 8          22   products and a second pass    0.7            0.38
+training step, one layer at a time      40   products 26 ms, changes 9,    60 ms          56 ms
                                              noise and loss 5
+(*) before terms that are zero were left out.
 
-Cases below 0.80, and why. Full rank at batch 32: each weight that is drawn serves 32 samples of two members, 4 vector
-multiply-adds in AVX-512, and drawing it takes the time of 1.4 of them; rademacher is bound by loading the weights
-and writing the perturbed ones, which no noise is needed for. Gaussian noise is the reference, not the product: two
-polynomials, a logarithm and a square root for each value.
+"Needed" leaves out what all members share or, in full rank, terms whose activation is zero: a fifth of the inputs and
+about a quarter of the activations are not. How zeros came to pay: rows share none, so each row is a list of its nonzero
+terms and goes through the weights alone (csrc/cpu/kernels_nonzeros.hpp). That takes a load for each multiply-add, from
+the first-level cache; break-even with the dense product is where 0.65 of the activations are not zero, and above 0.6
+the dense product is taken. Dense inputs give 0.85 at batch 64.
+
+Cases below 0.80, and why. Gaussian noise is the reference, not the product: two polynomials, a logarithm and a square
+root for each value. Gradient of full rank: its one multiply-add a weight and pair hides behind drawing the weight's
+noise; the floor is that of the noise. Gradient of low rank: 3 ms, of which drawing the factors again, for each block
+of rows, and writing sums as doubles are half; a fiftieth of the evaluation before it. Gradient of node: a pass of all
+members without leaving out zeros comes before the product, which is half of the 32 ms; trainers use the form that
+perturbs one layer at a time, which needs neither. Training step: lists of changes are scattered work, 0.65.
 """
 
 from __future__ import annotations

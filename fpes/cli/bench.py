@@ -24,13 +24,13 @@ def run(long_run: bool, json_file: Path | None, compare: Path | None, only: str 
     folder = _INSTALLED if _INSTALLED.is_dir() else _IN_THE_REPOSITORY
     # The project's settings are for its tests; -p no:cacheprovider leaves nothing in an installed package.
     options = ["-q", "-p", "no:cacheprovider", "-c", str(folder / "pytest.ini"), "--rootdir", str(folder)]
-    options += ["--benchmark-columns=median,iqr,rounds", "--benchmark-quiet", "-rs"]
+    options += ["--benchmark-columns=median,iqr,rounds", "-rs"]
     if long_run:
         options.append("--long")
     if json_file is not None:
         options.append(f"--benchmark-json={json_file.resolve()}")
-    if compare is not None:
-        options.append(f"--benchmark-compare={compare.resolve()}")
+    # A comparison is pytest-benchmark's own table; else ours says more.
+    options.append("--benchmark-quiet" if compare is None else f"--benchmark-compare={compare.resolve()}")
     if only is not None:
         options += ["-k", only]
     return int(pytest.main([*options, str(folder)]))
