@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import os
 import sys
@@ -232,6 +233,8 @@ def test_info_says_what_is_absent_and_why():
     assert result.exit_code == 0
     assert fpes.get_isa() in result.output
     assert "CUDA ftz" in result.output
+    if importlib.util.find_spec("cupy") is None:
+        assert "fpes[cuda]" in result.output  # brackets are not markup
     cuda = json.loads(invoke("info", "--json").stdout)["cuda"]
     assert cuda["built"] == bool(cuda["builds"])
     assert cuda["reason"] or sorted(cuda["builds"]) == ["ftz", "ieee"]

@@ -33,7 +33,7 @@ def run(checkpoint: Path, data_dir: Path | None, output: Path | None, as_json: b
         )
         return 0
     _print_table(title, controls)
-    Console().print(f"Bar chart: {chart}", highlight=False)
+    Console(markup=False).print(f"Bar chart: {chart}", highlight=False)
     return 0
 
 
@@ -71,4 +71,4 @@ def _print_table(title: str, controls: list[Accuracy]) -> None:
             style="bold" if number == 0 else None,
             end_section=number == 0,
         )
-    Console().print(table)
+    Console(markup=False).print(table)

@@ -37,7 +37,7 @@ def run(seconds: float, seed: int, output: Path, quiet: bool) -> int:
     picture = output / "spirals.png"
     with written_whole(picture) as path:
         plots.decision_regions(net, es.theta, data, accuracies, path)
-    console = Console()
+    console = Console(markup=False)
     console.print(
         f"The same weights on held-out points: {accuracies['boundary']:.1%} with ftz on, "
         f"{accuracies['never']:.1%} with ftz off."

@@ -28,7 +28,7 @@ def run(as_json: bool) -> int:
         table.add_row(f"CUDA {build}: flush {modes}", _cuda_state(build, config["cuda"]))
     table.add_row("GPUs", ", ".join(config["cuda"]["devices"]) or "none that can be used")
     table.add_row("CuPy", _package_state("cupy"))
-    Console().print(table)
+    Console(markup=False).print(table)  # cells hold names with brackets
     return 0
 
 

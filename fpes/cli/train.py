@@ -115,7 +115,7 @@ class _Session:
     def __init__(self, options: Options, preset: Preset) -> None:
         self.options = options
         self.preset = preset
-        self.console = Console(stderr=options.as_json)
+        self.console = Console(stderr=options.as_json, markup=False)
         self.results: list[Result] = []
         self.status = 0
         self.seconds = 0.0
