@@ -1,5 +1,5 @@
-// The matrix product of a left operand with many zeros, each row with zeros of its own: c[m, n] = init + a[m, k] b[k,
-// n].
+// The matrix product of a left operand with many zeros, each row with zeros of its own:
+// c[m, n] = init + a[m, k] b[k, n].
 //
 // A unit that the boundary flushes is zero, and so are most pixels of an image. Which ones differs from row to row, so
 // a row is a list of the terms that are left, and goes through b alone:
@@ -7,16 +7,14 @@
 //        row i of a, its terms                b: a run of rows, as many columns as fit the first-level cache
 //      +-----------------------+            +--------+--------+-- --+--------+
 //      |  k: 3  8  9  15  21 ..|          3 | vector | vector | ... | vector |
-//      +-----------------------+          8 | vector | vector | ... | vector |   -> accumulators in registers, read
-//      from
-//                                         9 | vector | vector | ... | vector |      c and written back once a run
+//      +-----------------------+          8 | vector | vector | ... | vector |   -> accumulators in registers,
+//                                         9 | vector | vector | ... | vector |      read and written once a run
 //                                           +--------+--------+-- --+--------+
 //
 // Why this shape. Rows share no terms, so no vector of b that is loaded serves two of them: a load for each
 // multiply-add, as many as the machine can do if they come from the first-level cache. So b is taken in parts that fit
-// there
-// (`nonzero_run` rows), and every row passes by before the next part comes. The tile of kernels_product.hpp needs a
-// twelfth of the loads and does all the terms: it is better where more than 0.6 of them are not zero.
+// there (`nonzero_run` rows), and every row passes by before the next part comes. The tile of kernels_product.hpp needs
+// a twelfth of the loads and does all the terms: it is better where more than 0.6 of them are not zero.
 //
 // Why leaving terms out changes no bits, and when: see kernels_skipping.hpp. A row whose sums end at -0 is done again
 // with all terms.

@@ -5,11 +5,10 @@
 //
 //                                  z drawn once           columns of the layer: 512
 //                                  w + s z  and  w - s z  +------------------------+
-//                                                     k 8 | w+                     |   two buffers of each: while one
-//            activations, in                              +------------------------+   is multiplied, the weights of
-//            the shared memory        k 8                 k 8 | w-                     |   next 8 k's are drawn and put
-//            into
-//            +-----------------+-----+--------+           +------------------------+   the other
+//                                                     k 8 | w+                     |   two buffers of each: while
+//            activations, in                              +------------------------+   one is multiplied, weights
+//            shared memory            k 8             k 8 | w-                     |   of the next 8 k's are drawn
+//            +-----------------+-----+--------+           +------------------------+   and put into the other
 //    + : 32  |                 |     |        |           +------------------------+
 //   samples  |                 |     |        |           | h+ w+                  |   accumulators of the whole layer,
 //            +-----------------+-----+--------+           +------------------------+   in registers: 128 a thread

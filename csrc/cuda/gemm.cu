@@ -8,10 +8,9 @@
 //          +-----+  +---------+
 //          |     |  |         |                    Why this shape: 2,048 multiply-adds a lane between barriers, for 96
 // m: 128   | a   |  | c       |                    16-byte reads of shared memory and 8 copies. Two blocks fit on a
-//          |     |  |         |                    multiprocessor, so one computes while the other waits. From the
-//          second
-//          +-----+  +---------+                    level cache come 8 bytes a cycle and multiprocessor, a third of what
-//                                                  it delivers.
+//          |     |  |         |                    multiprocessor, so one computes while the other waits. The second
+//          +-----+  +---------+                    level cache gives 8 bytes a cycle and multiprocessor, a third of
+//                                                  what it can.
 //
 // Where the result is so small that such tiles would leave multiprocessors idle, they are 64 x 64.
 #include "backend.hpp"
