@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels_noise.hpp"
+#include "kernels_nonzeros.hpp"
 
 FPES_NAMESPACE_BEGIN
 
@@ -35,24 +36,13 @@ void gather_units(Panels m, bool one_row, const std::int32_t* units, int rows, i
     }
 }
 
-// One row of `add_changes`, `vectors` vectors from column j on.
+// One row of `add_changes`, `vectors` vectors from column j on: its changes are all the terms that there are.
 template <class F, int vectors>
 FPES_INLINE void add_row_of_changes(const Change* change, const Change* end, Panels sums, int sums_row, Panels weights,
                                     int j, Panels out, int row) {
-    constexpr int lanes = lanes_of<F>, per_panel = panel_width<F> / lanes;
-    auto at = [&](Panels panels, int i, int v) {
-        return panel_row<F>(panels, i, j + v / per_panel * panel_width<F>) + v % per_panel * lanes;
-    };
-    F sum[vectors];
-#pragma GCC unroll 8
-    for (int v = 0; v < vectors; ++v) sum[v] = load<F>(at(sums, sums_row, v));
-    for (; change < end; ++change) {
-        const F value = splat<F>(change->value);
-#pragma GCC unroll 8
-        for (int v = 0; v < vectors; ++v) sum[v] = fma(value, load<F>(at(weights, change->unit, v)), sum[v]);
-    }
-#pragma GCC unroll 8
-    for (int v = 0; v < vectors; ++v) store(at(out, row, v), sum[v]);
+    sum_row<F, vectors, true>(weights, j, sums, sums_row, out, row, [&](auto use) {
+        for (const Change* c = change; c < end; ++c) use(c->value, c->unit);
+    });
 }
 
 template <class F>

@@ -61,14 +61,14 @@ std::int64_t find_nonzeros(Panels a, int rows, int k, Nonzeros out) {
 // Adds terms to `vectors` vectors of the sums of one row: terms(use) calls use(value, row of b) for each. Where a sum
 // ends at -0 and `all` of the row's terms weren't there, nothing is written, and the answer is false.
 template <class F, int vectors, bool all, class Terms>
-FPES_INLINE bool sum_row(Panels b, int j, Panels init, Panels c, int row, Terms terms) {
+FPES_INLINE bool sum_row(Panels b, int j, Panels init, int init_row, Panels c, int row, Terms terms) {
     constexpr int lanes = lanes_of<F>, width = panel_width<F>, per_panel = width / lanes;
     auto at = [&](Panels panels, int i, int v) {
         return panel_row<F>(panels, i, j + v / per_panel * width) + v % per_panel * lanes;
     };
     F sum[vectors];
 #pragma GCC unroll 8
-    for (int v = 0; v < vectors; ++v) sum[v] = init.data ? load<F>(at(init, row, v)) : splat<F>(0.0f);
+    for (int v = 0; v < vectors; ++v) sum[v] = init.data ? load<F>(at(init, init_row, v)) : splat<F>(0.0f);
     terms([&](float value, int i) {
         const F left = splat<F>(value);
 #pragma GCC unroll 8
@@ -91,11 +91,11 @@ void sum_run(Nonzeros terms, const std::int32_t* begin, Panels a, Panels b, int 
              int k) {
     constexpr int width = panel_width<F>;
     for (int row = 0; row < m; ++row) {
-        const bool done = sum_row<F, vectors, false>(b, j, init, c, row, [&](auto use) {
+        const bool done = sum_row<F, vectors, false>(b, j, init, row, c, row, [&](auto use) {
             for (std::int32_t t = begin[row]; t < begin[row + 1]; ++t) use(terms.value[t], terms.row[t]);
         });
         if (done) continue;
-        sum_row<F, vectors, true>(b, j, init, c, row, [&](auto use) {
+        sum_row<F, vectors, true>(b, j, init, row, c, row, [&](auto use) {
             for (int i = 0; i < k; ++i) use(panel_row<F>(a, row, i / width * width)[i % width], i);
         });
     }
