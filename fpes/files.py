@@ -29,15 +29,16 @@ def writable_folder(folder: Path) -> Path:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A path to write to; what was written takes the place of `path` at the end, or vanishes with an exception."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    aside = Path(name)
+    """A path to write to; what was written takes the place of `path` at the end, or vanishes with an exception.
+
+    The name is always the same, so what a killed process has left behind is overwritten by the next; and nothing is at
+    that name yet on entry, so there is no moment where an interrupt (Ctrl-C, SIGTERM) finds a file that nobody removes.
+    """
+    aside = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
         yield aside
         with aside.open("rb") as written:
             os.fsync(written.fileno())
-        aside.chmod(0o644)
         aside.replace(path)
     except BaseException:
         aside.unlink(missing_ok=True)

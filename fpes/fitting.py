@@ -268,10 +268,10 @@ class _Loop:
                 if after_step is not None:
                     after_step(es)
                 self.save_if_due()
+            self.save()
         except (KeyboardInterrupt, SystemExit):
             self.save()
             raise
-        self.save()
 
     def out_of_time(self) -> bool:
         """Whether the limit of time is reached."""

@@ -68,6 +68,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(tmp_path, undisturb
         assert before < generation < STEPS
     last = Runner(path)
     assert last.wait() == 0, last.errors
+    assert [file.name for file in tmp_path.iterdir()] == ["run.npz"]
     es = fpes.ES.load(path)
     assert es.generation == STEPS
     oracle.assert_bitwise_equal(es.theta, undisturbed.theta)
