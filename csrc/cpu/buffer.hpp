@@ -1,44 +1,42 @@
-// Memory for vectors: aligned, not initialised, freed at the end of the scope.
+// Memory for vectors: aligned, not initialised, given back at the end of the scope.
 #pragma once
 
 #include <cstddef>
-#include <cstdlib>
-#include <memory>
 #include <new>
-
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+#include <utility>
 
 namespace fpes {
+
+// A block of memory that starts a cache line. Throws std::bad_alloc. What a thread gives back it keeps, within limits,
+// and gets again: a call's memory would else be new to the process each time, and first touching its pages would take
+// half of a short call.
+void* take_block(std::size_t bytes);
+void give_block(void* block, std::size_t bytes) noexcept;
 
 template <class T>
 class Buffer {
    public:
     explicit Buffer(std::size_t count) {
-        if (count > (static_cast<std::size_t>(-1) - page) / sizeof(T)) throw std::bad_alloc();
-        const std::size_t bytes = count * sizeof(T);
-        const std::size_t alignment = bytes < page ? line : page;
-        const std::size_t rounded = (bytes + alignment) / alignment * alignment;
-        data_.reset(static_cast<T*>(std::aligned_alloc(alignment, rounded)));
-        if (!data_) throw std::bad_alloc();
-#if defined(__linux__)
-        // A call's large buffers are new to the process each time. In small pages, the faults of first touching them
-        // would take a tenth of a short call.
-        if (alignment == page) madvise(data_.get(), rounded, MADV_HUGEPAGE);
-#endif
+        if (count > static_cast<std::size_t>(-1) / 2 / sizeof(T)) throw std::bad_alloc();
+        bytes_ = count * sizeof(T);
+        data_ = static_cast<T*>(take_block(bytes_));
     }
-    T* data() { return data_.get(); }
-    T& operator[](std::size_t i) { return data_.get()[i]; }
+    Buffer(Buffer&& other) noexcept : bytes_(other.bytes_), data_(std::exchange(other.data_, nullptr)) {}
+    Buffer& operator=(Buffer&& other) noexcept {
+        std::swap(bytes_, other.bytes_);
+        std::swap(data_, other.data_);
+        return *this;
+    }
+    ~Buffer() {
+        if (data_) give_block(data_, bytes_);
+    }
+
+    T* data() { return data_; }
+    T& operator[](std::size_t i) { return data_[i]; }
 
    private:
-    static constexpr std::size_t line = 64;
-    static constexpr std::size_t page = std::size_t{2} << 20;  // a large one
-
-    struct Free {
-        void operator()(T* p) const { std::free(p); }
-    };
-    std::unique_ptr<T, Free> data_;
+    std::size_t bytes_;
+    T* data_;
 };
 
 }  // namespace fpes
