@@ -10,7 +10,7 @@ _MOST_THREADS = 1024
 
 
 def supported_isas() -> list[str]:
-    """Instruction sets that this machine can run, slowest first: "baseline", "avx2", "avx512"."""
+    """Instruction sets that this machine can run, slowest first: "baseline", "avx2", "avx512", "avx512vnni"."""
     return list(_cpu.supported_isas())
 
 

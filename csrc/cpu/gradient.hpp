@@ -16,11 +16,23 @@ struct PairWeights {
 PairWeights pair_weights(const float* weights, std::int64_t members);
 PairWeights pair_weights(const std::int32_t* weights, std::int64_t members);
 
+// Whether the sum over pairs is one of integers, and so exact and free of any order.
+bool exact(const Population& population, const PairWeights& weights);
+
+// The end of the run of terms, from `begin` on, whose sum can't leave what the sum's type holds exactly, up to `limit`.
+// A pair has `per_pair` terms in a row, each at most `largest` times the pair's weight.
+std::int64_t exact_run(const PairWeights& weights, std::int64_t begin, int per_pair, double largest, double limit);
+constexpr double exact_in_float = 1 << 24;
+constexpr double exact_in_int32 = 0x7fffffff;
+
 // gradient[parameters] = 1 / (n sigma) * sum over members of weight * perturbation, for full rank, low rank and rank
 // one a layer. Exact up to the one rounding at the end where weights and noise are integers; otherwise pairs are added
 // in order, in float32.
 void gradient(const Engine& engine, int threads, const std::vector<Layer>& layers, const Population& population,
               const PairWeights& weights, float* gradient);
+// The part of it that is a product of factors: the weights of low rank and of rank one a layer.
+void low_rank_gradient(const Engine& engine, int threads, const std::vector<Layer>& layers,
+                       const Population& population, const PairWeights& weights, float* gradient);
 
 // The same for node perturbation, whose perturbations depend on the batch. weights[members] or, where per_sample,
 // weights[members, batch].

@@ -11,15 +11,18 @@ struct Candidate {
 };
 
 std::vector<Candidate> candidates() {
+#if defined(__x86_64__)
+    // These ask the operating system too: whether it saves the wide registers.
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#endif
     return {
         {true, baseline_kernels},
 #if defined(__x86_64__)
-        // These ask the operating system too: whether it saves the wide registers.
-        {__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2"),
-         avx2_kernels},
-        {__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("bmi2"),
-         avx512_kernels},
+        {avx2, avx2_kernels},
+        {avx512, avx512_kernels},
+        {avx512 && __builtin_cpu_supports("avx512vnni"), avx512vnni_kernels},
 #endif
     };
 }

@@ -11,6 +11,7 @@
 #include "kernels_peak.hpp"
 #include "kernels_product.hpp"
 #include "kernels_skipping.hpp"
+#include "kernels_sums.hpp"
 
 FPES_NAMESPACE_BEGIN
 
@@ -54,6 +55,10 @@ constexpr Kernels kernel_set(const char* name, bool hardware_flush) {
         pack<F32Ieee>,
         unpack<F32Ieee>,
         transpose<F32Ieee>,
+        to_integer_terms<F32Ieee>,
+        integer_product_transposed<F32Ieee>,
+        add_to_totals<F32Ieee>,
+        finish_sums<F32Ieee>,
         find_nonzeros<F32Ieee>,
         noise<F32Ieee>,
         noise_panels<F32Ieee>,

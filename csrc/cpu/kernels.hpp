@@ -45,6 +45,9 @@ struct Nonzeros {
     std::int32_t* begin;
 };
 
+// What the lanes of a matrix of sums hold.
+enum class SumType { float32, int32 };
+
 // A row-major array without gaps as panels of a matrix of one row.
 inline Panels flat(float* data, int width) { return {data, static_cast<std::size_t>(width)}; }
 
@@ -124,6 +127,15 @@ struct Kernels {
     void (*unpack)(Panels in, int m, int n, float* rows, std::size_t ld);
     // out[i, j] = in[j, i], both panels; in is [n, m].
     void (*transpose)(Panels in, int m, int n, Panels out);
+    // Pairs of terms that are integers of 16 bits, in the halves of a lane: out[i, j] = in[2 i, j] and in[2 i + 1, j],
+    // rounded; 0 where `in` ends before. And product_transposed() of two such matrices, over k pairs, in 32-bit
+    // integers: init and c hold these in their lanes.
+    void (*to_integer_terms)(Panels in, int rows, int n, Panels out);
+    void (*integer_product_transposed)(Panels a, Panels b, Panels init, Panels c, int m, int n, int k);
+    // Sums [m, n] that go on in double: totals[i, j] += sums[i, j]; and their end, out[i, j] = (totals[i, j] + sums[i,
+    // j]) * scale, rounded once. totals and out are row-major without gaps; where totals is null it is 0.
+    void (*add_to_totals)(Panels sums, SumType type, int m, int n, double* totals);
+    void (*finish_sums)(Panels sums, SumType type, const double* totals, int m, int n, double scale, float* out);
     // Lists the elements of a [rows, k] that are not zero, and returns how many there are. Two vectors' worth beyond
     // them are written too.
     std::int64_t (*find_nonzeros)(Panels a, int rows, int k, Nonzeros out);
@@ -152,6 +164,7 @@ const Kernels& baseline_kernels();
 #if defined(__x86_64__)
 const Kernels& avx2_kernels();
 const Kernels& avx512_kernels();
+const Kernels& avx512vnni_kernels();
 #endif
 
 }  // namespace fpes

@@ -17,20 +17,35 @@
 // loads 2 vectors and broadcasts R floats for 2 R multiply-adds, so with R = 12 the load ports are half idle, and b
 // may stream from the second-level cache: 2 vectors in 24 multiply-adds. Since b is read once for every R rows and c
 // not at all in between, there is no need to block k.
+//
+// The same tile serves integers of 16 bits, two of them in a lane: k counts pairs of terms then, and one multiply-add
+// does both. Sums are exact 32-bit integers, so their order is free, but there is nothing to gain from another one.
 #pragma once
 
 #include "kernels_panels.hpp"
 
 FPES_NAMESPACE_BEGIN
 
-constexpr int prefetch_rows = 8;
-
 // How the left operand lies in memory: as it is multiplied, [m, k], or transposed, [k, m].
 enum class Left { rows, columns };
 
+// What one step along k adds to a sum: a term, or two that are integers.
+struct FloatTerm {
+    template <class F>
+    static FPES_INLINE F add_to(F sum, F left, F right) {
+        return fma(left, right, sum);
+    }
+};
+struct IntegerTerms {
+    template <class F>
+    static FPES_INLINE F add_to(F sum, F left, F right) {
+        return as_f32(multiply_add_halves(as_u32(left), as_u32(right), as_u32(sum)));
+    }
+};
+
 // One tile. `vectors` is 2, or 1 where the panel has no columns in its second vector. a_stride: floats from one run of
 // `width` k's to the next.
-template <class F, int rows, int vectors, Left layout>
+template <class F, class Term, int rows, int vectors, Left layout>
 void product_tile(const float* a, std::size_t a_stride, const float* b, const float* init, float* c, int k) {
     constexpr int lanes = lanes_of<F>, width = panel_width<F>;
     F sum[rows][vectors];
@@ -54,7 +69,7 @@ void product_tile(const float* a, std::size_t a_stride, const float* b, const fl
             for (int row = 0; row < rows; ++row) {
                 const F left = splat<F>(layout == Left::rows ? a[row * width + i] : a[i * width + row]);
 #pragma GCC unroll 2
-                for (int v = 0; v < vectors; ++v) sum[row][v] = fma(left, right[v], sum[row][v]);
+                for (int v = 0; v < vectors; ++v) sum[row][v] = Term::add_to(sum[row][v], left, right[v]);
             }
         }
     }
@@ -66,19 +81,19 @@ void product_tile(const float* a, std::size_t a_stride, const float* b, const fl
 }
 
 // The tile of a height known only at run time.
-template <class F, int vectors, Left layout, int rows = max_tile_rows>
+template <class F, class Term, int vectors, Left layout, int rows = max_tile_rows>
 void product_tile_of(int height, const float* a, std::size_t a_stride, const float* b, const float* init, float* c,
                      int k) {
     if (height == rows) {
-        product_tile<F, rows, vectors, layout>(a, a_stride, b, init, c, k);
+        product_tile<F, Term, rows, vectors, layout>(a, a_stride, b, init, c, k);
     } else if constexpr (rows > 1) {
-        product_tile_of<F, vectors, layout, rows - 1>(height, a, a_stride, b, init, c, k);
+        product_tile_of<F, Term, vectors, layout, rows - 1>(height, a, a_stride, b, init, c, k);
     }
 }
 
 // Rows first ... first + m - 1 of the result, whose part of the left operand begins at `a`, a row's `row_step` floats
 // after the one before.
-template <class F, Left layout>
+template <class F, class Term, Left layout>
 FPES_INLINE void product_rows(const float* a, std::size_t a_stride, int row_step, Panels b, Panels init, Panels c,
                               int first, int m, int n, int k) {
     constexpr int width = panel_width<F>;
@@ -92,9 +107,9 @@ FPES_INLINE void product_rows(const float* a, std::size_t a_stride, int row_step
             const float* left = a + static_cast<std::size_t>(i) * row_step;
             float* to = panel_row<F>(c, first + i, j);
             if (n - j > lanes_of<F>) {
-                product_tile_of<F, 2, layout>(height, left, a_stride, right, start, to, k);
+                product_tile_of<F, Term, 2, layout>(height, left, a_stride, right, start, to, k);
             } else {
-                product_tile_of<F, 1, layout>(height, left, a_stride, right, start, to, k);
+                product_tile_of<F, Term, 1, layout>(height, left, a_stride, right, start, to, k);
             }
             i += height;
         }
@@ -103,16 +118,42 @@ FPES_INLINE void product_rows(const float* a, std::size_t a_stride, int row_step
 
 template <class F>
 void product(Panels a, Panels b, Panels init, Panels c, int m, int n, int k) {
-    product_rows<F, Left::rows>(a.data, a.stride, panel_width<F>, b, init, c, 0, m, n, k);
+    product_rows<F, FloatTerm, Left::rows>(a.data, a.stride, panel_width<F>, b, init, c, 0, m, n, k);
 }
 
 // A tile's rows are columns of `a` here, and lie side by side; so they must belong to one panel.
-template <class F>
-void product_transposed(Panels a, Panels b, Panels init, Panels c, int m, int n, int k) {
+template <class F, class Term>
+FPES_INLINE void product_of_columns(Panels a, Panels b, Panels init, Panels c, int m, int n, int k) {
     constexpr int width = panel_width<F>;
     for (int i = 0; i < m; i += width) {
-        product_rows<F, Left::columns>(panel_row<F>(a, 0, i), width * width, 1, b, init, c, i, smaller(width, m - i), n,
-                                       k);
+        product_rows<F, Term, Left::columns>(panel_row<F>(a, 0, i), width * width, 1, b, init, c, i,
+                                             smaller(width, m - i), n, k);
+    }
+}
+
+template <class F>
+void product_transposed(Panels a, Panels b, Panels init, Panels c, int m, int n, int k) {
+    product_of_columns<F, FloatTerm>(a, b, init, c, m, n, k);
+}
+
+template <class F>
+void integer_product_transposed(Panels a, Panels b, Panels init, Panels c, int m, int n, int k) {
+    product_of_columns<F, IntegerTerms>(a, b, init, c, m, n, k);
+}
+
+// Rows 2 i and 2 i + 1 side by side, in the lower and the upper halves of the lanes.
+template <class F>
+void to_integer_terms(Panels in, int rows, int n, Panels out) {
+    using U = UintOf<F>;
+    constexpr int lanes = lanes_of<F>, width = panel_width<F>;
+    for (int j = 0; j < n; j += lanes) {
+        const int panel = j / width * width, within = j % width;
+        auto integers = [&](int row) { return f32_to_int(load<F>(panel_row<F>(in, row, panel) + within)); };
+        for (int row = 0; row < rows; row += 2) {
+            const U lower = bit_and(integers(row), splat<U>(0xffffu));
+            const U upper = row + 1 < rows ? shift_left<16>(integers(row + 1)) : splat<U>(0u);
+            store(panel_row<F>(out, row / 2, panel) + within, as_f32(bit_or(lower, upper)));
+        }
     }
 }
 

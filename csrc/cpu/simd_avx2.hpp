@@ -83,6 +83,7 @@ FPES_INLINE F32x8 select(Mask8 mask, F32x8 if_true, F32x8 if_false) {
 FPES_INLINE U32x8 as_u32(F32x8 a) { return {_mm256_castps_si256(a.v)}; }
 FPES_INLINE F32x8 as_f32(U32x8 a) { return {_mm256_castsi256_ps(a.v)}; }
 FPES_INLINE F32x8 int_to_f32(U32x8 a) { return {_mm256_cvtepi32_ps(a.v)}; }
+FPES_INLINE U32x8 f32_to_int(F32x8 a) { return {_mm256_cvtps_epi32(a.v)}; }
 
 FPES_INLINE U32x8 add(U32x8 a, U32x8 b) { return {_mm256_add_epi32(a.v, b.v)}; }
 FPES_INLINE U32x8 sub(U32x8 a, U32x8 b) { return {_mm256_sub_epi32(a.v, b.v)}; }
@@ -96,6 +97,10 @@ FPES_INLINE U32x8 shift_left(U32x8 a) {
 template <int n>
 FPES_INLINE U32x8 shift_right(U32x8 a) {
     return {_mm256_srli_epi32(a.v, n)};
+}
+// sum + the products of both 16-bit halves of each lane, read as two's complement integers.
+FPES_INLINE U32x8 multiply_add_halves(U32x8 a, U32x8 b, U32x8 sum) {
+    return {_mm256_add_epi32(_mm256_madd_epi16(a.v, b.v), sum.v)};
 }
 // Lane by lane, read as two's complement integers.
 FPES_INLINE U32x8 smaller_signed(U32x8 a, U32x8 b) { return {_mm256_min_epi32(a.v, b.v)}; }

@@ -1,4 +1,4 @@
-// The vector concept of common/scalar.hpp for AVX-512 (F, BW, DQ, VL): 16 lanes.
+// The vector concept of common/scalar.hpp for AVX-512 (F, BW, DQ, VL, and VNNI where the file has it): 16 lanes.
 //
 // Flushing is the hardware's: MXCSR's FTZ and DAZ bits apply to every operation here (see fp_mode.hpp), so the same
 // type serves both modes.
@@ -83,6 +83,7 @@ FPES_INLINE F32x16 select(Mask16 mask, F32x16 if_true, F32x16 if_false) {
 FPES_INLINE U32x16 as_u32(F32x16 a) { return {_mm512_castps_si512(a.v)}; }
 FPES_INLINE F32x16 as_f32(U32x16 a) { return {_mm512_castsi512_ps(a.v)}; }
 FPES_INLINE F32x16 int_to_f32(U32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
+FPES_INLINE U32x16 f32_to_int(F32x16 a) { return {_mm512_cvtps_epi32(a.v)}; }
 
 FPES_INLINE U32x16 add(U32x16 a, U32x16 b) { return {_mm512_add_epi32(a.v, b.v)}; }
 FPES_INLINE U32x16 sub(U32x16 a, U32x16 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
@@ -96,6 +97,14 @@ FPES_INLINE U32x16 shift_left(U32x16 a) {
 template <int n>
 FPES_INLINE U32x16 shift_right(U32x16 a) {
     return {_mm512_srli_epi32(a.v, n)};
+}
+// sum + the products of both 16-bit halves of each lane, read as two's complement integers.
+FPES_INLINE U32x16 multiply_add_halves(U32x16 a, U32x16 b, U32x16 sum) {
+#if defined(FPES_VNNI)
+    return {_mm512_dpwssd_epi32(sum.v, a.v, b.v)};
+#else
+    return {_mm512_add_epi32(_mm512_madd_epi16(a.v, b.v), sum.v)};
+#endif
 }
 // Lane by lane, read as two's complement integers.
 FPES_INLINE U32x16 smaller_signed(U32x16 a, U32x16 b) { return {_mm512_min_epi32(a.v, b.v)}; }

@@ -201,6 +201,10 @@ template <bool ftz>
 FPES_INLINE F32x4<ftz> int_to_f32(U32x4<ftz> a) {
     return {__builtin_convertvector((Int4)a.v, Float4)};
 }
+template <bool ftz>
+FPES_INLINE U32x4<ftz> f32_to_int(F32x4<ftz> a) {
+    return {(Uint4) __builtin_convertvector(a.v, Int4)};
+}
 
 template <bool ftz>
 FPES_INLINE U32x4<ftz> add(U32x4<ftz> a, U32x4<ftz> b) {
@@ -239,6 +243,13 @@ FPES_INLINE void multiply_wide(U32x4<ftz> a, std::uint32_t factor, U32x4<ftz>& h
     }
 }
 
+// sum + the products of both 16-bit halves of each lane, read as two's complement integers.
+template <bool ftz>
+FPES_INLINE U32x4<ftz> multiply_add_halves(U32x4<ftz> a, U32x4<ftz> b, U32x4<ftz> sum) {
+    const Int4 x = (Int4)a.v, y = (Int4)b.v;
+    const Int4 low = ((x << 16) >> 16) * ((y << 16) >> 16), high = (x >> 16) * (y >> 16);
+    return {(Uint4)low + (Uint4)high + sum.v};
+}
 // Lane by lane, read as two's complement integers.
 template <bool ftz>
 FPES_INLINE U32x4<ftz> smaller_signed(U32x4<ftz> a, U32x4<ftz> b) {

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from fpes import build_config
 
-_ISAS = ("baseline", "avx2", "avx512")
+_ISAS = ("baseline", "avx2", "avx512", "avx512vnni")
 
 
 def run(as_json: bool) -> int:

@@ -1,0 +1,240 @@
+// The gradient of low-rank perturbation: for each layer, the sum over pairs p and ranks r of d_p a_pr (x) b_pr.
+//
+// That is a matrix product whose inner dimension runs over the terms (p, r), in that order. Its operands are noise,
+// drawn again, some hundred terms of every layer at a time:
+//
+//                     terms                            fan_out
+//            +----------------------+            +------------------+
+//    fan_in  | d a, T               |   x  terms | b                |   added to the sums [fan_in, fan_out]
+//            +----------------------+            +------------------+
+//
+// Where weights and noise are integers, as they are for centred ranks, so is the sum, and it is exact. If d a fits 16
+// bits then two terms share a lane, and one multiply-add does both: twice the terms of floats in the same time. Larger
+// integers are floats, which hold their sums exactly for as long. Other weights are floats, added in order.
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <numeric>
+#include <vector>
+
+#include "gradient.hpp"
+#include "parallel.hpp"
+
+namespace fpes {
+namespace {
+
+// Terms that are drawn at a time, and those of them that one thread draws at a time: even numbers.
+constexpr std::int64_t drawn_terms = 512;
+constexpr std::int64_t item_terms = 32;
+
+// Rows of a gradient that one thread computes at a time.
+constexpr std::int64_t block_rows = 64;
+
+// A draw of noise at most this large, times a weight, makes 16 bits.
+constexpr double largest_int16 = 0x7fff;
+
+enum class Sums { int32, exact_floats, floats };
+
+// Terms begin ... end - 1 of a layer, drawn and multiplied together.
+struct Step {
+    std::int64_t begin;
+    std::int64_t end;
+    bool first;  // of a run, whose sums start at zero
+    bool last;   // of a run, after which they are taken away
+};
+
+class LayerGradient {
+   public:
+    LayerGradient(const Engine& engine, const Population& population, const PairWeights& weights, const Layer& layer,
+                  float* gradient)
+        : engine_(engine),
+          population_(population),
+          layer_(layer),
+          gradient_(gradient + layer.weight_offset),
+          pairs_(pairs_of(population, layer, static_cast<std::int64_t>(weights.difference.size()))),
+          weights_(weights_of(weights, pairs_)),
+          sums_(sums_of(population, weights_)),
+          steps_(steps()),
+          left_(engine.matrix(std::min(drawn_terms, terms()), layer.fan_in)),
+          right_(engine.matrix(std::min(drawn_terms, terms()), layer.fan_out)) {
+        const auto runs = std::count_if(steps_.begin(), steps_.end(), [](const Step& step) { return step.last; });
+        if (steps_.size() > 1) kept_ = std::make_unique<PanelMatrix>(engine.matrix(layer.fan_in, layer.fan_out));
+        if (runs > 1) totals_.resize(layer.fan_in * layer.fan_out);
+    }
+
+    std::size_t steps_count() const { return steps_.size(); }
+    std::int64_t items_to_draw(std::size_t step) const {
+        return (steps_[step].end - steps_[step].begin + item_terms - 1) / item_terms;
+    }
+    std::int64_t blocks() const { return (layer_.fan_in + block_rows - 1) / block_rows; }
+
+    // One item of a step's operands. rows: [item_terms, widest].
+    void draw(std::size_t step, std::int64_t item, PanelMatrix& rows, float* scratch) {
+        const std::int64_t first = item * item_terms;
+        const int count = static_cast<int>(std::min(item_terms, steps_[step].end - steps_[step].begin - first));
+        const bool integers = sums_ == Sums::int32;
+        const Panels left = integers ? rows.view() : left_.from_row(first);
+        for (int i = 0; i < count; ++i) {
+            draw_left(steps_[step].begin + first + i, engine_.at_row(left, i), scratch);
+        }
+        if (integers) pair_up(left, count, layer_.fan_in, left_.from_row(first / 2));
+        const Panels right = integers ? rows.view() : right_.from_row(first);
+        for (int i = 0; i < count; ++i) {
+            draw_right(steps_[step].begin + first + i, engine_.at_row(right, i), scratch);
+        }
+        if (integers) pair_up(right, count, layer_.fan_out, right_.from_row(first / 2));
+    }
+
+    // One block of a step's product. sum: [block_rows, widest].
+    void multiply(std::size_t number, std::int64_t block, PanelMatrix& sum) {
+        const Step& step = steps_[number];
+        const std::int64_t row = block * block_rows;
+        const int m = static_cast<int>(std::min(block_rows, layer_.fan_in - row)), n = static_cast<int>(layer_.fan_out);
+        const Panels out = kept_ ? kept_->from_row(row) : sum.view(), init = step.first ? Panels{} : out;
+        const Panels left = engine_.at_column(left_.view(), row);
+        const int depth = static_cast<int>(step.end - step.begin);
+        if (sums_ == Sums::int32) {
+            engine_.kernels().integer_product_transposed(left, right_.view(), init, out, m, n, (depth + 1) / 2);
+        } else {
+            engine_.outside(&ModeKernels::product_transposed, left, right_.view(), init, out, m, n, depth);
+        }
+        if (!step.last) return;
+        const SumType type = sums_ == Sums::int32 ? SumType::int32 : SumType::float32;
+        double* totals = totals_.empty() ? nullptr : totals_.data() + row * n;
+        if (number + 1 == steps_.size()) {
+            engine_.kernels().finish_sums(out, type, totals, m, n, scale(), gradient_ + row * n);
+        } else {
+            engine_.kernels().add_to_totals(out, type, m, n, totals);
+        }
+    }
+
+   private:
+    static std::vector<std::int64_t> pairs_of(const Population& population, const Layer& layer, std::int64_t count) {
+        std::vector<std::int64_t> pairs;
+        for (std::int64_t pair = 0; pair < count; ++pair) {
+            if (!population.one_layer_at_a_time() || population.layer_of(pair) == layer.index) pairs.push_back(pair);
+        }
+        return pairs;
+    }
+    static PairWeights weights_of(const PairWeights& all, const std::vector<std::int64_t>& pairs) {
+        PairWeights weights{std::vector<float>(pairs.size()), all.integers};
+        for (std::size_t i = 0; i < pairs.size(); ++i) weights.difference[i] = all.difference[pairs[i]];
+        return weights;
+    }
+    static Sums sums_of(const Population& population, const PairWeights& weights) {
+        if (!exact(population, weights)) return Sums::floats;
+        float largest = 0.0f;
+        for (const float difference : weights.difference) largest = std::max(largest, std::fabs(difference));
+        return largest * largest_integer(population.noise) <= largest_int16 ? Sums::int32 : Sums::exact_floats;
+    }
+
+    std::int64_t terms() const { return static_cast<std::int64_t>(pairs_.size()) * population_.rank; }
+
+    std::vector<Step> steps() const {
+        const double largest = std::pow(largest_integer(population_.noise), 2);
+        const double limit = sums_ == Sums::int32 ? exact_in_int32 : exact_in_float;
+        std::vector<Step> steps;
+        for (std::int64_t begin = 0; begin < terms();) {
+            const std::int64_t end =
+                sums_ == Sums::floats ? terms() : exact_run(weights_, begin, population_.rank, largest, limit);
+            for (std::int64_t from = begin; from < end; from += drawn_terms) {
+                const std::int64_t to = std::min(from + drawn_terms, end);
+                steps.push_back({from, to, from == begin, to == end});
+            }
+            begin = end;
+        }
+        return steps;
+    }
+
+    void draw_left(std::int64_t term, Panels row, float* scratch) const {
+        const std::int64_t place = term / population_.rank, r = term % population_.rank;
+        const int n = static_cast<int>(layer_.fan_in);
+        engine_.kernels().noise_panels(population_.stream(layer_.index, NoiseRole::factor_a, pairs_[place]),
+                                       static_cast<std::uint64_t>(r * n), 1, n, row, scratch);
+        engine_.outside(&ModeKernels::scale, row, 1, n, weights_.difference[place], row);
+    }
+
+    void draw_right(std::int64_t term, Panels row, float* scratch) const {
+        const std::int64_t pair = pairs_[term / population_.rank], r = term % population_.rank;
+        if (population_.one_layer_at_a_time() && population_.units[layer_.index]) {
+            scatter_factor(engine_, population_, layer_, pair, row, scratch);
+            return;
+        }
+        const int n = static_cast<int>(layer_.fan_out);
+        engine_.kernels().noise_panels(population_.stream(layer_.index, NoiseRole::factor_b, pair),
+                                       static_cast<std::uint64_t>(r * n), 1, n, row, scratch);
+    }
+
+    void pair_up(Panels rows, int count, std::int64_t n, Panels out) const {
+        engine_.kernels().to_integer_terms(rows, count, static_cast<int>(n), out);
+    }
+
+    double scale() const {
+        const double unit = noise_unit(population_.noise), members = 2.0 * static_cast<double>(pairs_.size());
+        const double scale =
+            unit * unit / (std::sqrt(static_cast<double>(population_.rank)) * members * population_.sigma);
+        if (!population_.one_layer_at_a_time()) return scale;
+        // A unit is perturbed in k of n pairs only, which the factor n / k makes up for.
+        return scale * (static_cast<double>(layer_.fan_out) / static_cast<double>(population_.units_of(layer_)));
+    }
+
+    const Engine& engine_;
+    const Population& population_;
+    const Layer& layer_;
+    float* gradient_;
+    std::vector<std::int64_t> pairs_;  // that perturb the layer
+    PairWeights weights_;              // theirs
+    Sums sums_;
+    std::vector<Step> steps_;
+    PanelMatrix left_;                   // the operands of a step: [terms, fan_in]
+    PanelMatrix right_;                  // and [terms, fan_out]
+    std::unique_ptr<PanelMatrix> kept_;  // sums from one step to the next, where there are several
+    std::vector<double> totals_;         // of runs, where there are several
+};
+
+// Items of all layers in one list, so that all threads are busy until the last.
+struct Item {
+    std::size_t layer;
+    std::int64_t number;
+};
+template <class Count>
+std::vector<Item> items_of(std::vector<LayerGradient>& layers, std::size_t step, Count count) {
+    std::vector<Item> items;
+    for (std::size_t l = 0; l < layers.size(); ++l) {
+        if (step >= layers[l].steps_count()) continue;
+        for (std::int64_t i = 0; i < count(layers[l]); ++i) items.push_back({l, i});
+    }
+    return items;
+}
+
+}  // namespace
+
+void low_rank_gradient(const Engine& engine, int threads, const std::vector<Layer>& layers,
+                       const Population& population, const PairWeights& weights, float* gradient) {
+    std::int64_t widest = 0;
+    std::vector<LayerGradient> parts;
+    std::size_t steps = 0;
+    for (const Layer& layer : layers) {
+        widest = std::max({widest, layer.fan_in, layer.fan_out});
+        parts.emplace_back(engine, population, weights, layer, gradient);
+        steps = std::max(steps, parts.back().steps_count());
+    }
+    for (std::size_t step = 0; step < steps; ++step) {
+        const std::vector<Item> draws =
+            items_of(parts, step, [&](const LayerGradient& part) { return part.items_to_draw(step); });
+        parallel(threads, static_cast<std::int64_t>(draws.size()), [&](WorkQueue& queue) {
+            PanelMatrix rows = engine.matrix(item_terms, widest);
+            Buffer<float> scratch(noise_scratch_size(widest));
+            for (std::int64_t i; queue.take(i);) {
+                parts[draws[i].layer].draw(step, draws[i].number, rows, scratch.data());
+            }
+        });
+        const std::vector<Item> blocks = items_of(parts, step, [](const LayerGradient& part) { return part.blocks(); });
+        parallel(threads, static_cast<std::int64_t>(blocks.size()), [&](WorkQueue& queue) {
+            PanelMatrix sum = engine.matrix(block_rows, widest);
+            for (std::int64_t i; queue.take(i);) parts[blocks[i].layer].multiply(step, blocks[i].number, sum);
+        });
+    }
+}
+
+}  // namespace fpes
