@@ -65,6 +65,18 @@ def test_the_largest_integers_of_high_rank(isa, rank):
     oracle.assert_bitwise_equal(got, want, f"rank {rank}, {isa}")
 
 
+@pytest.mark.parametrize("largest", [2047, 2048, 30000])
+def test_integers_that_need_more_than_32_bits(isa, largest):
+    """Differences of up to 4095 fit 16 bits after the noise; 256 pairs of rank 64 could sum to twice 2^31."""
+    sizes, size = (40, 33), 512
+    theta = np.zeros(oracle.Network(sizes).parameters, np.float32)
+    weights = np.tile(np.array([largest, 1 - largest], np.int32), size // 2)
+    low_rank = fpes.LowRank(rank=64)
+    got = fpes.Population(fpes.LinearNetwork(sizes), theta, size=size, sigma=0.3, perturbation=low_rank)
+    want = oracle.Population(oracle.Network(sizes), theta, size, 0.3, perturbation="lowrank", rank=64)
+    oracle.assert_bitwise_equal(got.gradient(weights), want.gradient(weights), f"{largest}, {isa}")
+
+
 @each_weight_family
 @each_kind
 def test_floats(isa, family, kind):
@@ -136,6 +148,19 @@ def test_gaussian(isa, family):
     oracle.assert_bitwise_equal(got, pop.gradient(weights), isa)
 
 
+def inputs_of_pair(ref: oracle.Population, x: np.ndarray, pair: int) -> dict[tuple[int, int], np.ndarray]:
+    """What goes into each layer, float32 [batch, fan_in], by sign (0 for +) and layer."""
+    seen = {}
+    for member in (2 * pair, 2 * pair + 1):
+
+        def perturb(layer, inputs, acc, member=member):
+            seen[member % 2, layer] = inputs
+            return ref._add_node_noise(member, layer, inputs, acc)
+
+        oracle.forward(ref.network, ref.theta, x, perturb)
+    return seen
+
+
 def node_gradient(flush: str, kind: str, weights: np.ndarray) -> np.ndarray:
     """The estimator in float64, from the oracle's activations: [parameters]."""
     size = weights.shape[0]
@@ -145,14 +170,7 @@ def node_gradient(flush: str, kind: str, weights: np.ndarray) -> np.ndarray:
     wide = weights.astype(float)
     total = np.zeros(network.parameters)
     for pair in range(size // 2):
-        seen = {}
-        for member in (2 * pair, 2 * pair + 1):
-
-            def perturb(layer, inputs, acc, member=member, seen=seen):
-                seen[member % 2, layer] = oracle.widen(inputs)
-                return ref._add_node_noise(member, layer, inputs, acc)
-
-            oracle.forward(network, ref.theta, x, perturb)
+        seen = {key: oracle.widen(inputs) for key, inputs in inputs_of_pair(ref, x, pair).items()}
         difference = wide[2 * pair] - wide[2 * pair + 1]
         for layer, (weight, bias) in enumerate(network.unpack(total)):
             scale = 1.0 if layer == 0 else network.scaling
@@ -167,7 +185,50 @@ def node_gradient(flush: str, kind: str, weights: np.ndarray) -> np.ndarray:
     return total
 
 
+def node_gradient_in_order(weights: np.ndarray, x: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Weights and biases of each layer by the order that is promised: a float32 sum over pairs, then over samples."""
+    size = weights.shape[0]
+    ref = reference(SMALL, SMALL_BATCH, "node", "binomial", "boundary", size=size)
+    sums = ref.network.unpack(np.zeros(ref.network.parameters, np.float32))
+    for pair in range(size // 2):
+        seen = inputs_of_pair(ref, x, pair)
+        difference = oracle.add(weights[2 * pair], oracle.negate(weights[2 * pair + 1]), ftz=False)
+        for layer, (weight, bias) in enumerate(sums):
+            half_unit = np.float32(0.5 if layer == 0 else 0.5 * ref.network.scaling)
+            mean = oracle.mul(oracle.add(seen[0, layer], seen[1, layer], ftz=False), half_unit, ftz=False)
+            z = ref.draw(layer, 4, pair, (SMALL_BATCH, weight.shape[1])).astype(np.float32)
+            noise = oracle.mul(z, difference[:, None], ftz=False)
+            for sample in range(SMALL_BATCH):
+                weight[...] = oracle.fma(mean[sample][:, None], noise[sample], weight, ftz=False)
+                bias[...] = oracle.fma(np.float32(1.0), noise[sample], bias, ftz=False)
+    scale = 0.5 / (size * SMALL_BATCH * ref.sigma)
+    for tensor in (tensor for layer in sums for tensor in layer):
+        with np.errstate(over="ignore", invalid="ignore"):
+            tensor[...] = oracle.to_float32(oracle.widen(tensor) * scale)
+    for layer, (_, bias) in enumerate(sums[1:], 1):
+        bias[np.abs(ref.network.unpack(ref.theta)[layer][1]) < 0.5] = 0.0
+    return sums
+
+
 class TestNode:
+    @pytest.mark.parametrize("largest", [1.0, 3e38], ids=["ordinary", "overflowing"])
+    @pytest.mark.parametrize("density", [0.1, 1.0])
+    def test_bits(self, isa, largest, density):
+        """Terms whose input is zero may be left out, unless their noise is infinite: then they are NaN."""
+        rng = np.random.default_rng(6)
+        x = setting(SMALL, SMALL_BATCH)[1] * (rng.random((SMALL_BATCH, SMALL[0])) < density)
+        x = x.astype(np.float32)
+        weights = (rng.uniform(-1, 1, (8, SMALL_BATCH)) * largest).astype(np.float32)
+        pop = population(SMALL, SMALL_BATCH, "node", "binomial", "boundary", size=8)
+        pop.forward(x)
+        got = oracle.Network(SMALL).unpack(pop.gradient(weights))
+        with np.errstate(over="ignore", invalid="ignore"):
+            want = node_gradient_in_order(weights, x)
+        assert np.isnan(want[0][0]).any() == (largest > 1.0)
+        for layer, (pair_got, pair_want) in enumerate(zip(got, want, strict=True)):
+            for name, one, other in zip(("weights", "biases"), pair_got, pair_want, strict=True):
+                oracle.assert_bitwise_equal(one, other, f"{name} of layer {layer}, {isa}")
+
     @pytest.mark.parametrize("flush", oracle.FLUSH_MODES)
     @each_kind
     @pytest.mark.parametrize("shape", [(8,), (8, SMALL_BATCH)], ids=["members", "samples"])

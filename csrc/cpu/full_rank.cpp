@@ -18,6 +18,7 @@
 // (kernels_nonzeros.hpp): twice the speed and more, and the same bits.
 #include <algorithm>
 
+#include "nonzero_lists.hpp"
 #include "parallel.hpp"
 #include "population.hpp"
 
@@ -29,30 +30,9 @@ constexpr std::int64_t block_weights = 1 << 16;
 // Columns of a block, at least, where the layer has more.
 constexpr std::int64_t block_columns = 128;
 
-// Activations with fewer nonzeros than this are multiplied by those alone (kernels_nonzeros.hpp).
-constexpr double sparse_enough = 0.6;
-
 // Noise of this scale can't take a finite weight beyond the largest float: at most 8 times it is below half a unit in
 // that number's last place.
 constexpr float harmless_scale = 0x1p100f;
-
-// Lists count in 32 bits.
-constexpr std::int64_t most_listed = std::int64_t{1} << 31;
-
-// The nonzeros of a layer's inputs, for a tile of samples.
-class NonzeroLists {
-   public:
-    NonzeroLists(const Engine& engine, std::int64_t rows, std::int64_t k)
-        : value_(rows * k + engine.width()),
-          row_(rows * k + engine.width()),
-          begin_(rows * (k / engine.kernels().nonzero_run + 1) + 1) {}
-    Nonzeros view() { return {value_.data(), row_.data(), begin_.data()}; }
-
-   private:
-    Buffer<float> value_;
-    Buffer<std::int32_t> row_;
-    Buffer<std::int32_t> begin_;
-};
 
 class FullRankWorker {
    public:
@@ -122,8 +102,7 @@ class FullRankWorker {
             }
             terms_[sign] = nullptr;
             if (!skipping_) continue;
-            const std::int64_t found = engine_.kernels().find_nonzeros(in[sign], rows, k, lists_[sign].view());
-            if (static_cast<double>(found) < sparse_enough * rows * k) terms_[sign] = &lists_[sign];
+            if (lists_[sign].fill(in[sign], rows, k)) terms_[sign] = &lists_[sign];
         }
     }
 

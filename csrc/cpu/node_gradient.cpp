@@ -9,18 +9,28 @@
 //            +----------------------+              +---------------------+
 //    fan_in  | mean of h+ and h-, T |   x   (pair, | weight * z          |   added to the gradient [fan_in, fan_out]
 //            +----------------------+      sample) +---------------------+
+//
+// Most of the left operand is zero where pixels are, or units that the boundary flushes: then the product takes only
+// the rest (kernels_nonzeros.hpp).
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "gradient.hpp"
+#include "nonzero_lists.hpp"
 #include "parallel.hpp"
+#include "shared_weights.hpp"
 
 namespace fpes {
 namespace {
 
-// (pair, sample) terms kept at a time, and rows of a gradient that one thread adds to at a time.
-constexpr std::int64_t kept_terms = 2048;
-constexpr std::int64_t block_rows = 96;
+// (pair, sample) terms kept at a time, a multiple of shared_tile; and rows of a gradient that one thread adds to at a
+// time.
+constexpr std::int64_t kept_terms = 1024;
+constexpr std::int64_t block_rows = 128;
+
+// Weights below this leave weighted noise finite, so that terms may be left out.
+constexpr float harmless_weight = 0x1p100f;
 
 // What one layer contributes, for all kept terms.
 struct LayerTerms {
@@ -28,104 +38,81 @@ struct LayerTerms {
     PanelMatrix noise;   // [terms, fan_out], weight * z
 };
 
-// A tile of samples of one pair.
-struct Tile {
-    std::int64_t pair;
+// Terms that are kept together: all samples of some pairs, or, where even those of one are too many, some of one pair.
+struct Kept {
+    PairRange pairs;
     std::int64_t sample;
-    int rows;
-    std::int64_t term;  // of its first sample, among those kept
+    std::int64_t samples;
+    std::int64_t terms() const { return pairs.count() * samples; }
+    std::int64_t term(std::int64_t pair, std::int64_t s) const { return (pair - pairs.begin) * samples + s - sample; }
 };
 
 class NodeGradient {
    public:
     NodeGradient(const Job& job, const float* weights, bool per_sample)
-        : job_(job), engine_(job.engine), network_(job.network), weights_(weights), per_sample_(per_sample) {
+        : job_(job),
+          engine_(job.engine),
+          network_(job.network),
+          weights_(weights),
+          per_sample_(per_sample),
+          skipping_(harmless()),
+          most_terms_(std::min(kept_terms, job.pairs.count() * job.batch.size)) {
         for (int l = 0; l < network_.depth(); ++l) {
             const Layer& layer = network_.layer(l);
-            terms_.push_back({engine_.matrix(kept_terms, layer.fan_in), engine_.matrix(kept_terms, layer.fan_out)});
+            terms_.push_back({engine_.matrix(most_terms_, layer.fan_in), engine_.matrix(most_terms_, layer.fan_out)});
             sums_.push_back(engine_.matrix(layer.fan_in, layer.fan_out));
             bias_sums_.push_back(engine_.matrix(1, layer.fan_out));
         }
     }
 
     void run(float* gradient) {
-        std::vector<Tile> tiles;
-        std::int64_t terms = 0;
-        for (std::int64_t pair = job_.pairs.begin; pair < job_.pairs.end; ++pair) {
-            for (std::int64_t sample = 0; sample < job_.batch.size; sample += shared_tile) {
-                const int rows = static_cast<int>(std::min(shared_tile, job_.batch.size - sample));
-                if (terms + rows > kept_terms) {
-                    add_terms(tiles, terms);
-                    tiles.clear();
-                    terms = 0;
-                }
-                tiles.push_back({pair, sample, rows, terms});
-                terms += rows;
+        const std::int64_t batch = job_.batch.size, samples = std::min(kept_terms, batch);
+        const std::int64_t pairs = kept_terms / samples;
+        for (std::int64_t pair = job_.pairs.begin; pair < job_.pairs.end; pair += pairs) {
+            const PairRange range = {pair, std::min(pair + pairs, job_.pairs.end)};
+            for (std::int64_t sample = 0; sample < batch; sample += samples) {
+                add({range, sample, std::min(samples, batch - sample)});
             }
         }
-        add_terms(tiles, terms);
         finish(gradient);
     }
 
    private:
-    void add_terms(const std::vector<Tile>& tiles, std::int64_t terms) {
-        parallel(job_.threads, static_cast<std::int64_t>(tiles.size()), [&](WorkQueue& queue) {
-            const std::int64_t rows = std::min(shared_tile, job_.batch.size);
-            PanelMatrix input = engine_.matrix(rows, network_.features());
-            PanelMatrix hidden[2][2] = {
-                {engine_.matrix(rows, network_.widest_output()), engine_.matrix(rows, network_.widest_output())},
-                {engine_.matrix(rows, network_.widest_output()), engine_.matrix(rows, network_.widest_output())}};
-            PanelMatrix scaled_bias = engine_.matrix(1, network_.widest_output());
-            Buffer<float> scratch(noise_scratch_size(network_.widest_output() * rows));
-            for (std::int64_t item; queue.take(item);) {
-                keep(tiles[item], input, hidden, scaled_bias, scratch.data());
+    bool harmless() const {
+        const std::int64_t count = 2 * job_.pairs.count() * (per_sample_ ? job_.batch.size : 1);
+        return std::all_of(weights_, weights_ + count, [](float w) { return std::fabs(w) < harmless_weight; });
+    }
+
+    void add(const Kept& kept) {
+        for_each_stack(job_, kept.pairs, kept.sample, kept.samples, [&](SharedWeights& walk, const Stack& stack) {
+            for (int l = 0; l < network_.depth(); ++l) {
+                for (std::int64_t place = 0; place < stack.pairs; ++place) keep(l, kept, walk, stack, place);
+                // What lies above the last layer's noise is the weight's concern.
+                if (l + 1 < network_.depth()) walk.advance(l, stack);
             }
         });
-        add_products(terms);
+        add_products(kept.terms());
         started_ = true;
     }
 
-    // Carries one tile forward and keeps what the gradient needs of it.
-    void keep(const Tile& tile, PanelMatrix& input, PanelMatrix hidden[2][2], PanelMatrix& scaled_bias,
-              float* scratch) {
-        const std::int64_t features = network_.features();
-        engine_.kernels().pack(job_.batch.x + job_.batch.row(tile.pair, tile.sample) * features, features, tile.rows,
-                               static_cast<int>(features), input.view());
-        Panels in[2] = {input.view(), input.view()};
-        for (int l = 0; l < network_.depth(); ++l) {
-            const Layer& layer = network_.layer(l);
-            const int k = static_cast<int>(layer.fan_in), n = static_cast<int>(layer.fan_out);
-            // Activations lie in the scaled domain from layer 2 on; the factor brings them back: exact, both ways.
-            const float half_unit = static_cast<float>(0.5 / static_cast<double>(layer.bias_factor));
-            engine_.outside(&ModeKernels::add_and_scale, in[0], in[1], tile.rows, k, half_unit,
-                            terms_[l].inputs.from_row(tile.term));
-            keep_noise(tile, layer, scratch);
-            if (l + 1 == network_.depth()) break;  // what lies above the last layer's noise is the weight's concern
-            const Panels out[2] = {hidden[0][l % 2].view(), hidden[1][l % 2].view()};
-            // Both members have the same inputs to the first layer.
-            const int different = l == 0 ? 1 : 2;
-            for (int sign = 0; sign < different; ++sign) {
-                engine_.in_product(&ModeKernels::product, in[sign], network_.weight(l), Panels{}, out[sign], tile.rows,
-                                   n, k);
-            }
-            engine_.in_product(&ModeKernels::perturb, job_.population.stream(l, NoiseRole::node, tile.pair),
-                               static_cast<std::uint64_t>(tile.sample) * n, n, job_.population.node_scale(layer),
-                               tile.rows, n, out[0], out[different - 1], out[0], out[1], scratch);
-            for (int sign = 0; sign < 2; ++sign) {
-                cross_boundary(engine_, layer, out[sign], tile.rows, network_.bias(l), scaled_bias.view(), out[sign]);
-                in[sign] = out[sign];
-            }
-        }
-    }
-
-    void keep_noise(const Tile& tile, const Layer& layer, float* scratch) {
-        const int n = static_cast<int>(layer.fan_out);
-        const Panels noise = terms_[layer.index].noise.from_row(tile.term);
-        engine_.kernels().noise_panels(job_.population.stream(layer.index, NoiseRole::node, tile.pair),
-                                       static_cast<std::uint64_t>(tile.sample) * n, tile.rows, n, noise, scratch);
+    // What the gradient needs of one pair, before the stack goes through layer l.
+    void keep(int l, const Kept& kept, SharedWeights& walk, const Stack& stack, std::int64_t place) {
+        const Layer& layer = network_.layer(l);
+        const std::int64_t pair = stack.first_pair + place, term = kept.term(pair, stack.sample);
+        const int rows = stack.rows, n = static_cast<int>(layer.fan_out);
+        const Panels inputs = walk.inputs(l);
+        const Panels plus = l ? walk.member_rows(inputs, place, 0) : inputs;
+        const Panels minus = l ? walk.member_rows(inputs, place, 1) : inputs;
+        // Activations lie in the scaled domain from layer 2 on; the factor brings them back: exact, both ways.
+        const float half_unit = static_cast<float>(0.5 / static_cast<double>(layer.bias_factor));
+        engine_.outside(&ModeKernels::add_and_scale, plus, minus, rows, static_cast<int>(layer.fan_in), half_unit,
+                        terms_[l].inputs.from_row(term));
+        const Panels noise = terms_[l].noise.from_row(term);
+        engine_.kernels().noise_panels(job_.population.stream(l, NoiseRole::node, pair),
+                                       static_cast<std::uint64_t>(stack.sample) * n, rows, n, noise, walk.scratch());
         float difference[shared_tile];
-        for (int i = 0; i < tile.rows; ++i) difference[i] = weight_difference(tile.pair, tile.sample + i);
-        engine_.outside(&ModeKernels::scale_rows, noise, tile.rows, n, static_cast<const float*>(difference), noise);
+        for (int i = 0; i < rows; ++i) difference[i] = weight_difference(pair, stack.sample + i);
+        engine_.outside(&ModeKernels::scale_rows, noise, rows, n, static_cast<const float*>(difference), noise);
     }
 
     float weight_difference(std::int64_t pair, std::int64_t sample) const {
@@ -133,6 +120,14 @@ class NodeGradient {
         if (!per_sample_) return weights_[member] - weights_[member + 1];
         return weights_[member * job_.batch.size + sample] - weights_[(member + 1) * job_.batch.size + sample];
     }
+
+    // A thread's memory for a block of a product.
+    struct BlockMemory {
+        BlockMemory(const Engine& engine, std::int64_t terms)
+            : inputs(engine.matrix(block_rows, terms)), lists(engine, block_rows, terms) {}
+        PanelMatrix inputs;  // of a block of units, transposed
+        NonzeroLists lists;
+    };
 
     void add_products(std::int64_t terms) {
         struct Block {
@@ -144,27 +139,47 @@ class NodeGradient {
             for (std::int64_t row = 0; row < network_.layer(l).fan_in; row += block_rows) blocks.push_back({l, row});
         }
         parallel(job_.threads, static_cast<std::int64_t>(blocks.size()), [&](WorkQueue& queue) {
-            PanelMatrix ones = engine_.matrix(1, kept_terms);
-            std::fill(ones.view().data, ones.view().data + ones.view().stride * (kept_terms / engine_.width()), 1.0f);
+            BlockMemory memory(engine_, most_terms_);
             for (std::int64_t item; queue.take(item);) {
                 const Layer& layer = network_.layer(blocks[item].layer);
-                add_block(layer, blocks[item].row, static_cast<int>(terms));
-                if (blocks[item].row == 0) {
-                    Panels bias = bias_sums_[layer.index].view();
-                    engine_.outside(&ModeKernels::product, ones.view(), terms_[layer.index].noise.view(),
-                                    started_ ? bias : Panels{}, bias, 1, static_cast<int>(layer.fan_out),
-                                    static_cast<int>(terms));
-                }
+                add_block(layer, blocks[item].row, static_cast<int>(terms), memory);
+                if (blocks[item].row == 0) add_bias(layer, static_cast<int>(terms));
             }
         });
     }
 
-    void add_block(const Layer& layer, std::int64_t row, int terms) {
+    void add_block(const Layer& layer, std::int64_t row, int terms, BlockMemory& memory) {
         const int rows = static_cast<int>(std::min(block_rows, layer.fan_in - row));
+        const int n = static_cast<int>(layer.fan_out);
         const Panels inputs = engine_.at_column(terms_[layer.index].inputs.view(), row);
-        const Panels sum = sums_[layer.index].from_row(row);
-        engine_.outside(&ModeKernels::product_transposed, inputs, terms_[layer.index].noise.view(),
-                        started_ ? sum : Panels{}, sum, rows, static_cast<int>(layer.fan_out), terms);
+        const Panels noise = terms_[layer.index].noise.view(), sum = sums_[layer.index].from_row(row);
+        const Panels init = started_ ? sum : Panels{};
+        if (skipping_ && list_nonzeros(inputs, rows, terms, memory)) {
+            engine_.outside(&ModeKernels::product_nonzeros, memory.lists.view(), 0, memory.inputs.view(), noise, init,
+                            sum, rows, n, terms);
+        } else {
+            engine_.outside(&ModeKernels::product_transposed, inputs, noise, init, sum, rows, n, terms);
+        }
+    }
+
+    // Whether the product is faster by the nonzeros alone; if so, they are listed. The first terms mostly tell.
+    bool list_nonzeros(Panels inputs, int rows, int terms, BlockMemory& memory) {
+        const int first = std::min(terms, engine_.kernels().nonzero_run);
+        for (const int count : {first, terms}) {
+            engine_.kernels().transpose(inputs, rows, count, memory.inputs.view());
+            if (!memory.lists.fill(memory.inputs.view(), rows, count)) return false;
+        }
+        return true;
+    }
+
+    void add_bias(const Layer& layer, int terms) {
+        PanelMatrix ones = engine_.matrix(1, terms);
+        for (std::int64_t j = 0; j < terms; j += engine_.width()) {
+            std::fill_n(engine_.at_column(ones.view(), j).data, engine_.width(), 1.0f);
+        }
+        const Panels sum = bias_sums_[layer.index].view();
+        engine_.outside(&ModeKernels::product, ones.view(), terms_[layer.index].noise.view(), started_ ? sum : Panels{},
+                        sum, 1, static_cast<int>(layer.fan_out), terms);
     }
 
     void finish(float* gradient) {
@@ -183,6 +198,8 @@ class NodeGradient {
     PackedNetwork& network_;
     const float* weights_;
     bool per_sample_;
+    bool skipping_;  // whether weighted noise is finite, so that terms may be left out
+    std::int64_t most_terms_;
     bool started_ = false;
     std::vector<LayerTerms> terms_;
     std::vector<PanelMatrix> sums_;

@@ -1,0 +1,202 @@
+// Low-rank and node perturbation: all members share the weights, and differ by a correction of the accumulators.
+//
+// A thread takes a tile of samples and some pairs. The first layer's product is the same for all members, so it is
+// computed once. Later layers' activations differ, so those of several pairs are stacked, and one product with the
+// shared weights serves them all. It leaves out what is zero in all members (kernels_skipping.hpp):
+//
+//      rows of h, l >= 2          w (shared)         accumulators, then the pair's own correction
+//     +---------------------+    +----------+       +----------------------+
+//     | pair p,   +, samples|    |          |       | += q+ B   or  += s z |
+//     | pair p,   -, samples|  . |          |  ->   | += q- B   or  -= s z |
+//     | pair p+1, +, samples|    |          |       | ...                  |
+//     +---------------------+    +----------+       +----------------------+
+//
+// Low rank: q = (h A) * (+-scale), and the chain of the product goes on over the rank: acc = fma(q_r, B_rj, acc). The
+// A of several pairs stand side by side, and h A is computed for all of them, though each needs only its own: a vector
+// is as wide as sixteen of their columns.
+// Node: acc = fma(z, +-scale, acc), one draw for each member and sample.
+#pragma once
+
+#include <algorithm>
+#include <functional>
+
+#include "population.hpp"
+
+namespace fpes {
+
+// Pairs first_pair ... first_pair + pairs - 1 on samples sample ... sample + rows - 1 of the batch that they see.
+struct Stack {
+    std::int64_t first_pair;
+    std::int64_t pairs;
+    std::int64_t sample;
+    int rows;
+};
+
+// Columns of all the A of several pairs, at most.
+constexpr std::int64_t joint_columns = 64;
+
+class SharedWeights {
+   public:
+    // For tiles of up to `tile` samples, and stacks of up to `most_pairs` pairs.
+    SharedWeights(const Job& job, std::int64_t tile, std::int64_t most_pairs)
+        : job_(job),
+          engine_(job.engine),
+          network_(job.network),
+          joint_(job.population.rank * most_pairs <= joint_columns ? most_pairs : 1),
+          input_(engine_.matrix(tile, network_.features())),
+          first_product_(engine_.matrix(tile, network_.layer(0).fan_out)),
+          hidden_{engine_.matrix(2 * tile * most_pairs, network_.widest_output()),
+                  engine_.matrix(2 * tile * most_pairs, network_.widest_output())},
+          biases_{bias(), bias()},
+          scaled_bias_(bias()),
+          factor_rows_(engine_.matrix(column_of(joint_), network_.widest())),
+          factor_(engine_.matrix(network_.widest(), column_of(joint_))),
+          products_(engine_.matrix(2 * tile * joint_, column_of(joint_))),
+          coefficients_(engine_.matrix(tile, job.population.rank)),
+          terms_(skipping_scratch_size(network_.widest())),
+          scratch_(noise_scratch_size(network_.widest() * job.population.rank)) {}
+
+    // Goes on to samples sample ... sample + rows - 1 of the batch that this pair sees.
+    void start(std::int64_t pair, std::int64_t sample, int rows) {
+        const std::int64_t features = network_.features();
+        const Layer& first = network_.layer(0);
+        sample_ = sample;
+        rows_ = rows;
+        engine_.kernels().pack(job_.batch.x + job_.batch.row(pair, sample) * features, features, rows,
+                               static_cast<int>(features), input_.view());
+        engine_.in_product(&ModeKernels::product, input_.view(), network_.weight(0), Panels{}, first_product_.view(),
+                           rows, static_cast<int>(first.fan_out), static_cast<int>(first.fan_in));
+    }
+
+    // One layer of a stack, from its inputs to what comes out. Layers in order, and all of them for one stack before
+    // the next.
+    void advance(int l, const Stack& stack) {
+        const Layer& layer = network_.layer(l);
+        const Panels in = inputs(l), out = outputs(l);
+        if (l > 0) {
+            engine_.in_product(&ModeKernels::product_skipping, in, network_.weight(l), out, rows_,
+                               static_cast<int>(2 * stack.pairs), static_cast<int>(layer.fan_out),
+                               static_cast<int>(layer.fan_in), terms_.data());
+        }
+        if (job_.population.family == Family::low_rank) {
+            low_rank(layer, stack.first_pair, stack.pairs, in, out);
+            return;
+        }
+        for (std::int64_t place = 0; place < stack.pairs; ++place) {
+            node(layer, stack.first_pair + place, member_rows(out, place, 0));
+        }
+    }
+
+    // What goes into a layer: of the first, the samples; of the others, stacks of members' rows.
+    Panels inputs(int l) { return l == 0 ? input_.view() : outputs(l - 1); }
+    Panels outputs(int l) { return hidden_[l % 2].view(); }
+    // Enough for the noise of a tile of any layer; nothing is kept there.
+    float* scratch() { return scratch_.data(); }
+    // The rows of one member in a stack.
+    Panels member_rows(Panels stack, std::int64_t place, int sign) const {
+        return engine_.at_row(stack, (2 * place + sign) * rows_);
+    }
+
+   private:
+    PanelMatrix bias() const { return engine_.matrix(1, network_.widest_output()); }
+
+    // Corrects the sums of pairs first_pair ... in a stack: `in` are the layer's inputs, or nothing for the first
+    // layer, whose inputs and sums all members share.
+    void low_rank(const Layer& layer, std::int64_t first_pair, std::int64_t pairs, Panels in, Panels out) {
+        for (std::int64_t place = 0; place < pairs; place += joint_) {
+            const std::int64_t together = std::min(joint_, pairs - place);
+            const Panels inputs = layer.index == 0 ? input_.view() : member_rows(in, place, 0);
+            multiply_by_factors(layer, first_pair + place, together, inputs);
+            for (std::int64_t i = 0; i < together; ++i) {
+                correct(layer, first_pair + place + i, i, member_rows(out, place + i, 0));
+            }
+        }
+    }
+
+    // products_ = inputs A, for the A of `pairs` pairs.
+    void multiply_by_factors(const Layer& layer, std::int64_t first_pair, std::int64_t pairs, Panels inputs) {
+        const int rank = job_.population.rank, k = static_cast<int>(layer.fan_in);
+        const int columns = static_cast<int>(column_of(pairs - 1)) + rank;
+        for (std::int64_t i = 0; i < pairs; ++i) {
+            draw_factor(layer.index, NoiseRole::factor_a, first_pair + i, k, factor_rows_.from_row(column_of(i)));
+        }
+        engine_.kernels().transpose(factor_rows_.view(), k, columns, factor_.view());
+        if (layer.index == 0 || joint_ == 1) {
+            const int rows = static_cast<int>(layer.index == 0 ? rows_ : 2 * pairs * rows_);
+            engine_.in_product(&ModeKernels::product, inputs, factor_.view(), Panels{}, products_.view(), rows, columns,
+                               k);
+        } else {
+            engine_.in_product(&ModeKernels::product_skipping, inputs, factor_.view(), products_.view(), rows_,
+                               static_cast<int>(2 * pairs), columns, k, terms_.data());
+        }
+    }
+
+    // Both members of a pair, whose A is the i-th of those in products_: sums, biases, boundary.
+    void correct(const Layer& layer, std::int64_t pair, std::int64_t i, Panels out) {
+        const int rank = job_.population.rank, n = static_cast<int>(layer.fan_out);
+        draw_factor(layer.index, NoiseRole::factor_b, pair, n, factor_rows_.view());
+        const Panels bias = network_.bias(layer.index);
+        engine_.in_product(&ModeKernels::perturb, job_.population.stream(layer.index, NoiseRole::bias, pair),
+                           std::uint64_t{0}, n, job_.population.weight_scale(), 1, n, bias, bias, biases_[0].view(),
+                           biases_[1].view(), scratch_.data());
+        for (int sign = 0; sign < 2; ++sign) {
+            const float scale = sign ? -job_.population.rank_scale() : job_.population.rank_scale();
+            const Panels result = engine_.at_row(out, sign * rows_);
+            Panels products = layer.index == 0 ? products_.view() : products_.from_row((2 * i + sign) * rows_);
+            products = engine_.at_column(products, column_of(i));
+            products.data += column_of(i) % engine_.width();
+            engine_.in_product(&ModeKernels::scale, products, rows_, rank, scale, coefficients_.view());
+            engine_.in_product(&ModeKernels::product, coefficients_.view(), factor_rows_.view(),
+                               layer.index == 0 ? first_product_.view() : result, result, rows_, n, rank);
+            cross_boundary(engine_, layer, result, rows_, biases_[sign].view(), scaled_bias_.view(), result);
+        }
+    }
+
+    // Where the A of the i-th of several pairs stands: at the start of a panel, or with others in one panel.
+    std::int64_t column_of(std::int64_t i) const {
+        const std::int64_t rank = job_.population.rank, width = engine_.width();
+        const std::int64_t in_panel = std::max<std::int64_t>(1, width / rank);
+        return i / in_panel * ((rank + width - 1) / width * width) + i % in_panel * rank;
+    }
+
+    // A factor of the perturbation, [rank, n].
+    void draw_factor(int l, NoiseRole role, std::int64_t pair, int n, Panels out) {
+        engine_.kernels().noise_panels(job_.population.stream(l, role, pair), 0, job_.population.rank, n, out,
+                                       scratch_.data());
+    }
+
+    void node(const Layer& layer, std::int64_t pair, Panels out) {
+        const int n = static_cast<int>(layer.fan_out);
+        const Panels results[2] = {out, engine_.at_row(out, rows_)};
+        const Panels first = first_product_.view();
+        engine_.in_product(&ModeKernels::perturb, job_.population.stream(layer.index, NoiseRole::node, pair),
+                           static_cast<std::uint64_t>(sample_) * n, n, job_.population.node_scale(layer), rows_, n,
+                           layer.index ? results[0] : first, layer.index ? results[1] : first, results[0], results[1],
+                           scratch_.data());
+        cross_boundary(engine_, layer, out, 2 * rows_, network_.bias(layer.index), scaled_bias_.view(), out);
+    }
+
+    const Job& job_;
+    const Engine& engine_;
+    PackedNetwork& network_;
+    std::int64_t joint_;  // pairs whose A stand side by side
+    std::int64_t sample_ = 0;
+    int rows_ = 0;
+    PanelMatrix input_;
+    PanelMatrix first_product_;
+    PanelMatrix hidden_[2];
+    PanelMatrix biases_[2];
+    PanelMatrix scaled_bias_;
+    PanelMatrix factor_rows_;   // factors as they are drawn, [ranks, n]
+    PanelMatrix factor_;        // the A of several pairs, transposed, [n, ranks]
+    PanelMatrix products_;      // h A, [members * samples, ranks]
+    PanelMatrix coefficients_;  // q of one member, [samples, rank]
+    Buffer<std::int32_t> terms_;
+    Buffer<float> scratch_;
+};
+
+// Visits all stacks of these pairs and samples on the job's threads, each with a SharedWeights that has started there.
+void for_each_stack(const Job& job, PairRange pairs, std::int64_t first_sample, std::int64_t samples,
+                    const std::function<void(SharedWeights&, const Stack&)>& visit);
+
+}  // namespace fpes
