@@ -37,6 +37,10 @@ Batches batches_at(Address x, Address labels, const std::array<std::int64_t, 3>&
     return {pointer<const float>(x), pointer<const std::int32_t>(labels), shape[0], shape[1], shape[2]};
 }
 
+NodeWeights node_weights(Address values, bool per_sample, const Batches& batch) {
+    return {pointer<const float>(values), per_sample ? batch.size : 1};
+}
+
 // What a Python call describes, brought together with the engine that runs it.
 class NetworkCall {
    public:
@@ -195,7 +199,7 @@ PYBIND11_MODULE(_cpu, m) {
         without_gil([&] {
             NetworkCall call(execution, flush, sizes, scaling, theta);
             const Job job{call.engine, call.threads, call.network, population, {0, pairs}, batches_at(x, 0, batch)};
-            node_gradient(job, pointer<const float>(weights), per_sample, pointer<float>(out));
+            node_gradient(job, node_weights(weights, per_sample, job.batch), pointer<float>(out));
         });
     });
 
@@ -208,7 +212,7 @@ PYBIND11_MODULE(_cpu, m) {
                   const Job job{call.engine,         call.threads, call.network,
                                 population,          {0, pairs},   batches_at(x, 0, batch),
                                 pointer<float>(sums)};
-                  incremental_gradient(job, pointer<const float>(weights), per_sample, pointer<float>(out));
+                  incremental_gradient(job, node_weights(weights, per_sample, job.batch), pointer<float>(out));
               });
           });
 

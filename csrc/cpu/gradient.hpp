@@ -34,12 +34,31 @@ void gradient(const Engine& engine, int threads, const std::vector<Layer>& layer
 void low_rank_gradient(const Engine& engine, int threads, const std::vector<Layer>& layers,
                        const Population& population, const PairWeights& weights, float* gradient);
 
-// The same for node perturbation, whose perturbations depend on the batch. weights[members] or, where per_sample,
-// weights[members, batch].
-void node_gradient(const Job& job, const float* weights, bool per_sample, float* gradient);
+// The weights of node perturbation, values[members, samples]: `samples` is the batch, or 1 where a weight is for all of
+// it.
+struct NodeWeights {
+    const float* values;
+    std::int64_t samples;
+
+    // Weight of the + member minus weight of the - member.
+    float difference(std::int64_t pair, std::int64_t sample) const {
+        const float* plus = values + 2 * pair * samples + (samples == 1 ? 0 : sample);
+        return plus[0] - plus[samples];
+    }
+};
+
+// The same for node perturbation, whose perturbations depend on the batch.
+void node_gradient(const Job& job, const NodeWeights& weights, float* gradient);
 
 // The same where each pair perturbs one layer (incremental.cpp). job.sums: what evaluate() kept of the same batch.
-void incremental_gradient(const Job& job, const float* weights, bool per_sample, float* gradient);
+void incremental_gradient(const Job& job, const NodeWeights& weights, float* gradient);
+
+// Rows row, row + 1, ... of a layer's gradient; all such blocks of a network.
+struct RowBlock {
+    int layer;
+    std::int64_t row;
+};
+std::vector<RowBlock> row_blocks(const PackedNetwork& network, std::int64_t rows);
 
 // Ends of both: out[rows, n] = sum * scale, rounded once; and the bias of a layer, whose gradient is zero where the
 // boundary flushes the bias to zero, for it has no influence there.

@@ -46,12 +46,11 @@ struct TileMemory {
 
 class IncrementalGradient {
    public:
-    IncrementalGradient(const Job& job, const float* weights, bool per_sample)
+    IncrementalGradient(const Job& job, const NodeWeights& weights)
         : job_(job),
           engine_(job.engine),
           network_(job.network),
           weights_(weights),
-          per_sample_(per_sample),
           samples_(job.batch.count * job.batch.size),
           pairs_(network_.depth()) {
         for (std::int64_t pair = job.pairs.begin; pair < job.pairs.end; ++pair) {
@@ -102,7 +101,7 @@ class IncrementalGradient {
         for (const std::int64_t pair : pairs_[l]) {
             if (job_.batch.batch_of(pair) != batch) continue;
             float difference[tile_samples];
-            for (int i = 0; i < rows; ++i) difference[i] = weight_difference(pair, sample + i);
+            for (int i = 0; i < rows; ++i) difference[i] = weights_.difference(pair - job_.pairs.begin, sample + i);
             add_noise(layer, pair, sample, rows, difference, noise, memory);
         }
     }
@@ -134,21 +133,8 @@ class IncrementalGradient {
         }
     }
 
-    float weight_difference(std::int64_t pair, std::int64_t sample) const {
-        const std::int64_t member = 2 * (pair - job_.pairs.begin);
-        if (!per_sample_) return weights_[member] - weights_[member + 1];
-        return weights_[member * job_.batch.size + sample] - weights_[(member + 1) * job_.batch.size + sample];
-    }
-
     void multiply(float* gradient) {
-        struct Block {
-            int layer;
-            std::int64_t row;
-        };
-        std::vector<Block> blocks;
-        for (int l = 0; l < network_.depth(); ++l) {
-            for (std::int64_t row = 0; row < network_.layer(l).fan_in; row += block_rows) blocks.push_back({l, row});
-        }
+        const std::vector<RowBlock> blocks = row_blocks(network_, block_rows);
         parallel(job_.threads, static_cast<std::int64_t>(blocks.size()), [&](WorkQueue& queue) {
             PanelMatrix input = engine_.matrix(samples_, block_rows);
             PanelMatrix sum = engine_.matrix(block_rows, network_.widest_output());
@@ -187,8 +173,8 @@ class IncrementalGradient {
     // A unit is perturbed in k of n draws only, which the factor n / k makes up for.
     double scale(const Layer& layer) const {
         const double members = 2.0 * static_cast<double>(pairs_[layer.index].size());
-        const double samples = per_sample_ ? static_cast<double>(job_.batch.size) : 1.0;
-        const double unit = noise_unit(job_.population.noise) / (members * samples * job_.population.sigma);
+        const double unit = noise_unit(job_.population.noise) /
+                            (members * static_cast<double>(weights_.samples) * job_.population.sigma);
         const int k = job_.population.units[layer.index];
         return k ? unit * (static_cast<double>(layer.fan_out) / k) : unit;
     }
@@ -196,8 +182,7 @@ class IncrementalGradient {
     const Job& job_;
     const Engine& engine_;
     PackedNetwork& network_;
-    const float* weights_;
-    bool per_sample_;
+    NodeWeights weights_;
     std::int64_t samples_;                          // of all batches, one after another
     std::vector<std::vector<std::int64_t>> pairs_;  // of each layer
     std::vector<const float*> sums_;                // of each layer, [samples, fan_out]
@@ -207,9 +192,9 @@ class IncrementalGradient {
 
 }  // namespace
 
-void incremental_gradient(const Job& job, const float* weights, bool per_sample, float* gradient) {
+void incremental_gradient(const Job& job, const NodeWeights& weights, float* gradient) {
     const FpMode ieee(false);
-    IncrementalGradient(job, weights, per_sample).run(gradient);
+    IncrementalGradient(job, weights).run(gradient);
 }
 
 }  // namespace fpes

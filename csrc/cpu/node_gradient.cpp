@@ -49,12 +49,11 @@ struct Kept {
 
 class NodeGradient {
    public:
-    NodeGradient(const Job& job, const float* weights, bool per_sample)
+    NodeGradient(const Job& job, const NodeWeights& weights)
         : job_(job),
           engine_(job.engine),
           network_(job.network),
           weights_(weights),
-          per_sample_(per_sample),
           skipping_(harmless()),
           most_terms_(std::min(kept_terms, job.pairs.count() * job.batch.size)) {
         for (int l = 0; l < network_.depth(); ++l) {
@@ -79,8 +78,9 @@ class NodeGradient {
 
    private:
     bool harmless() const {
-        const std::int64_t count = 2 * job_.pairs.count() * (per_sample_ ? job_.batch.size : 1);
-        return std::all_of(weights_, weights_ + count, [](float w) { return std::fabs(w) < harmless_weight; });
+        const std::int64_t count = 2 * job_.pairs.count() * weights_.samples;
+        return std::all_of(weights_.values, weights_.values + count,
+                           [](float w) { return std::fabs(w) < harmless_weight; });
     }
 
     void add(const Kept& kept) {
@@ -111,14 +111,8 @@ class NodeGradient {
         engine_.kernels().noise_panels(job_.population.stream(l, NoiseRole::node, pair),
                                        static_cast<std::uint64_t>(stack.sample) * n, rows, n, noise, walk.scratch());
         float difference[shared_tile];
-        for (int i = 0; i < rows; ++i) difference[i] = weight_difference(pair, stack.sample + i);
+        for (int i = 0; i < rows; ++i) difference[i] = weights_.difference(pair - job_.pairs.begin, stack.sample + i);
         engine_.outside(&ModeKernels::scale_rows, noise, rows, n, static_cast<const float*>(difference), noise);
-    }
-
-    float weight_difference(std::int64_t pair, std::int64_t sample) const {
-        const std::int64_t member = 2 * (pair - job_.pairs.begin);
-        if (!per_sample_) return weights_[member] - weights_[member + 1];
-        return weights_[member * job_.batch.size + sample] - weights_[(member + 1) * job_.batch.size + sample];
     }
 
     // A thread's memory for a block of a product.
@@ -130,14 +124,7 @@ class NodeGradient {
     };
 
     void add_products(std::int64_t terms) {
-        struct Block {
-            int layer;
-            std::int64_t row;
-        };
-        std::vector<Block> blocks;
-        for (int l = 0; l < network_.depth(); ++l) {
-            for (std::int64_t row = 0; row < network_.layer(l).fan_in; row += block_rows) blocks.push_back({l, row});
-        }
+        const std::vector<RowBlock> blocks = row_blocks(network_, block_rows);
         parallel(job_.threads, static_cast<std::int64_t>(blocks.size()), [&](WorkQueue& queue) {
             BlockMemory memory(engine_, most_terms_);
             for (std::int64_t item; queue.take(item);) {
@@ -184,8 +171,8 @@ class NodeGradient {
 
     void finish(float* gradient) {
         const double members = 2.0 * static_cast<double>(job_.pairs.count());
-        const double samples = per_sample_ ? static_cast<double>(job_.batch.size) : 1.0;
-        const double scale = noise_unit(job_.population.noise) / (members * samples * job_.population.sigma);
+        const double scale = noise_unit(job_.population.noise) /
+                             (members * static_cast<double>(weights_.samples) * job_.population.sigma);
         for (int l = 0; l < network_.depth(); ++l) {
             const Layer& layer = network_.layer(l);
             write_rows(engine_, sums_[l].view(), layer.fan_in, layer.fan_out, scale, gradient + layer.weight_offset);
@@ -196,8 +183,7 @@ class NodeGradient {
     const Job& job_;
     const Engine& engine_;
     PackedNetwork& network_;
-    const float* weights_;
-    bool per_sample_;
+    NodeWeights weights_;
     bool skipping_;  // whether weighted noise is finite, so that terms may be left out
     std::int64_t most_terms_;
     bool started_ = false;
@@ -207,6 +193,14 @@ class NodeGradient {
 };
 
 }  // namespace
+
+std::vector<RowBlock> row_blocks(const PackedNetwork& network, std::int64_t rows) {
+    std::vector<RowBlock> blocks;
+    for (int l = 0; l < network.depth(); ++l) {
+        for (std::int64_t row = 0; row < network.layer(l).fan_in; row += rows) blocks.push_back({l, row});
+    }
+    return blocks;
+}
 
 void write_rows(const Engine& engine, Panels sum, std::int64_t rows, std::int64_t n, double scale, float* out) {
     engine.kernels().unpack(sum, static_cast<int>(rows), static_cast<int>(n), out, static_cast<std::size_t>(n));
@@ -228,9 +222,9 @@ void write_bias(const Engine& engine, PackedNetwork& network, const Layer& layer
     }
 }
 
-void node_gradient(const Job& job, const float* weights, bool per_sample, float* gradient) {
+void node_gradient(const Job& job, const NodeWeights& weights, float* gradient) {
     const FpMode ieee(false);
-    NodeGradient(job, weights, per_sample).run(gradient);
+    NodeGradient(job, weights).run(gradient);
 }
 
 }  // namespace fpes
