@@ -13,22 +13,26 @@ import fpes
 
 _MNIST = (784, 512, 512, 10)
 CASES = [
-    Case("784-512-512-10", "full", 512, 128),
-    Case("784-512-512-10", "low rank 1", 512, 128),
-    Case("784-512-512-10", "low rank 4", 512, 128),
-    Case("784-512-512-10", "node", 512, 8),
+    (Case("784-512-512-10", "full", 512, 128), "ranks"),
+    (Case("784-512-512-10", "low rank 1", 512, 128), "ranks"),
+    (Case("784-512-512-10", "low rank 1", 512, 128), "floats"),
+    (Case("784-512-512-10", "low rank 4", 512, 128), "ranks"),
+    (Case("784-512-512-10", "low rank 4", 512, 128), "floats"),
+    (Case("784-512-512-10", "node", 512, 8), "floats"),
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=case_id)
-def test_gradient(measure, case):
+@pytest.mark.parametrize(
+    ("case", "weights"), CASES, ids=lambda value: value if isinstance(value, str) else case_id(value)
+)
+def test_gradient(measure, case, weights):
     population, (x, y) = case.population(), case.data()
     fitness = population.evaluate(x, y, per_sample=case.family == "node")
-    weights = fitness if case.family == "node" else fpes.centred_ranks(fitness)
+    values = fpes.centred_ranks(fitness) if weights == "ranks" else fitness
     measure(
         f"gradient after {case.group}",
-        f"fpes, {case.family}",
-        lambda: population.gradient(weights),
+        f"fpes, {case.family}, {weights}",
+        lambda: population.gradient(values),
         flops=gradient_flops(case),
         ours=lambda: population.evaluate(x, y),
         ratio=OF_EVALUATE,

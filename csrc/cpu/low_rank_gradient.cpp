@@ -23,16 +23,18 @@
 namespace fpes {
 namespace {
 
-// Terms that are drawn at a time, and those of them that one thread draws at a time: even numbers.
-constexpr std::int64_t drawn_terms = 512;
+// Rows of the operands that are drawn at a time: they stay in the second-level cache. And terms of them that one thread
+// draws at a time, an even number.
+constexpr std::int64_t drawn_rows = 512;
 constexpr std::int64_t item_terms = 32;
 
 // Rows of a gradient that one thread computes at a time.
 constexpr std::int64_t block_rows = 64;
 
-// A draw of noise at most this large, times a weight, makes 16 bits.
+// What a weight times a draw of noise may come to where both are to fit 16 bits.
 constexpr double largest_int16 = 0x7fff;
 
+// How terms are added up.
 enum class Sums { int32, exact_floats, floats };
 
 // Terms begin ... end - 1 of a layer, drawn and multiplied together.
@@ -54,15 +56,15 @@ class LayerGradient {
           pairs_(pairs_of(population, layer, static_cast<std::int64_t>(weights.difference.size()))),
           weights_(weights_of(weights, pairs_)),
           sums_(sums_of(population, weights_)),
-          steps_(steps()),
-          left_(engine.matrix(std::min(drawn_terms, terms()), layer.fan_in)),
-          right_(engine.matrix(std::min(drawn_terms, terms()), layer.fan_out)) {
+          steps_(plan()),
+          left_(engine.matrix(std::min(drawn_rows, rows_of(terms())), layer.fan_in)),
+          right_(engine.matrix(std::min(drawn_rows, rows_of(terms())), layer.fan_out)) {
         const auto runs = std::count_if(steps_.begin(), steps_.end(), [](const Step& step) { return step.last; });
         if (steps_.size() > 1) kept_ = std::make_unique<PanelMatrix>(engine.matrix(layer.fan_in, layer.fan_out));
         if (runs > 1) totals_.resize(layer.fan_in * layer.fan_out);
     }
 
-    std::size_t steps_count() const { return steps_.size(); }
+    std::size_t steps() const { return steps_.size(); }
     std::int64_t items_to_draw(std::size_t step) const {
         return (steps_[step].end - steps_[step].begin + item_terms - 1) / item_terms;
     }
@@ -70,19 +72,12 @@ class LayerGradient {
 
     // One item of a step's operands. rows: [item_terms, widest].
     void draw(std::size_t step, std::int64_t item, PanelMatrix& rows, float* scratch) {
-        const std::int64_t first = item * item_terms;
-        const int count = static_cast<int>(std::min(item_terms, steps_[step].end - steps_[step].begin - first));
-        const bool integers = sums_ == Sums::int32;
-        const Panels left = integers ? rows.view() : left_.from_row(first);
-        for (int i = 0; i < count; ++i) {
-            draw_left(steps_[step].begin + first + i, engine_.at_row(left, i), scratch);
-        }
-        if (integers) pair_up(left, count, layer_.fan_in, left_.from_row(first / 2));
-        const Panels right = integers ? rows.view() : right_.from_row(first);
-        for (int i = 0; i < count; ++i) {
-            draw_right(steps_[step].begin + first + i, engine_.at_row(right, i), scratch);
-        }
-        if (integers) pair_up(right, count, layer_.fan_out, right_.from_row(first / 2));
+        const std::int64_t first = item * item_terms, begin = steps_[step].begin + first;
+        const std::int64_t end = std::min(begin + item_terms, steps_[step].end);
+        draw_rows(begin, end, first, left_, layer_.fan_in, rows,
+                  [&](std::int64_t term, Panels row) { draw_left(term, row, scratch); });
+        draw_rows(begin, end, first, right_, layer_.fan_out, rows,
+                  [&](std::int64_t term, Panels row) { draw_right(term, row, scratch); });
     }
 
     // One block of a step's product. sum: [block_rows, widest].
@@ -92,9 +87,9 @@ class LayerGradient {
         const int m = static_cast<int>(std::min(block_rows, layer_.fan_in - row)), n = static_cast<int>(layer_.fan_out);
         const Panels out = kept_ ? kept_->from_row(row) : sum.view(), init = step.first ? Panels{} : out;
         const Panels left = engine_.at_column(left_.view(), row);
-        const int depth = static_cast<int>(step.end - step.begin);
+        const int depth = static_cast<int>(rows_of(step.end - step.begin));
         if (sums_ == Sums::int32) {
-            engine_.kernels().integer_product_transposed(left, right_.view(), init, out, m, n, (depth + 1) / 2);
+            engine_.kernels().integer_product_transposed(left, right_.view(), init, out, m, n, depth);
         } else {
             engine_.outside(&ModeKernels::product_transposed, left, right_.view(), init, out, m, n, depth);
         }
@@ -129,21 +124,37 @@ class LayerGradient {
     }
 
     std::int64_t terms() const { return static_cast<std::int64_t>(pairs_.size()) * population_.rank; }
+    // Terms to a row of the operands, and rows that so many terms need.
+    std::int64_t terms_in_row() const { return sums_ == Sums::int32 ? 2 : 1; }
+    std::int64_t rows_of(std::int64_t terms) const { return (terms + terms_in_row() - 1) / terms_in_row(); }
 
-    std::vector<Step> steps() const {
+    std::vector<Step> plan() const {
         const double largest = std::pow(largest_integer(population_.noise), 2);
         const double limit = sums_ == Sums::int32 ? exact_in_int32 : exact_in_float;
         std::vector<Step> steps;
         for (std::int64_t begin = 0; begin < terms();) {
             const std::int64_t end =
                 sums_ == Sums::floats ? terms() : exact_run(weights_, begin, population_.rank, largest, limit);
-            for (std::int64_t from = begin; from < end; from += drawn_terms) {
-                const std::int64_t to = std::min(from + drawn_terms, end);
+            const std::int64_t most = drawn_rows * terms_in_row();
+            for (std::int64_t from = begin; from < end; from += most) {
+                const std::int64_t to = std::min(from + most, end);
                 steps.push_back({from, to, from == begin, to == end});
             }
             begin = end;
         }
         return steps;
+    }
+
+    // Terms begin ... end - 1 into an operand, from its row `first` on: by way of `rows` where two of them share lanes.
+    template <class Draw>
+    void draw_rows(std::int64_t begin, std::int64_t end, std::int64_t first, PanelMatrix& operand, std::int64_t n,
+                   PanelMatrix& rows, Draw draw_row) {
+        const bool integers = sums_ == Sums::int32;
+        const Panels to = integers ? rows.view() : operand.from_row(first);
+        for (std::int64_t term = begin; term < end; ++term) draw_row(term, engine_.at_row(to, term - begin));
+        if (!integers) return;
+        engine_.kernels().to_integer_terms(to, static_cast<int>(end - begin), static_cast<int>(n),
+                                           operand.from_row(first / terms_in_row()));
     }
 
     void draw_left(std::int64_t term, Panels row, float* scratch) const {
@@ -163,10 +174,6 @@ class LayerGradient {
         const int n = static_cast<int>(layer_.fan_out);
         engine_.kernels().noise_panels(population_.stream(layer_.index, NoiseRole::factor_b, pair),
                                        static_cast<std::uint64_t>(r * n), 1, n, row, scratch);
-    }
-
-    void pair_up(Panels rows, int count, std::int64_t n, Panels out) const {
-        engine_.kernels().to_integer_terms(rows, count, static_cast<int>(n), out);
     }
 
     double scale() const {
@@ -201,7 +208,7 @@ template <class Count>
 std::vector<Item> items_of(std::vector<LayerGradient>& layers, std::size_t step, Count count) {
     std::vector<Item> items;
     for (std::size_t l = 0; l < layers.size(); ++l) {
-        if (step >= layers[l].steps_count()) continue;
+        if (step >= layers[l].steps()) continue;
         for (std::int64_t i = 0; i < count(layers[l]); ++i) items.push_back({l, i});
     }
     return items;
@@ -217,7 +224,7 @@ void low_rank_gradient(const Engine& engine, int threads, const std::vector<Laye
     for (const Layer& layer : layers) {
         widest = std::max({widest, layer.fan_in, layer.fan_out});
         parts.emplace_back(engine, population, weights, layer, gradient);
-        steps = std::max(steps, parts.back().steps_count());
+        steps = std::max(steps, parts.back().steps());
     }
     for (std::size_t step = 0; step < steps; ++step) {
         const std::vector<Item> draws =
