@@ -100,12 +100,12 @@ class SharedWeights {
    private:
     PanelMatrix bias() const { return engine_.matrix(1, network_.widest_output()); }
 
-    // Corrects the sums of pairs first_pair ... in a stack: `in` are the layer's inputs, or nothing for the first
-    // layer, whose inputs and sums all members share.
+    // Corrects the sums of pairs first_pair ... in a stack. in: the layer's inputs; those of the first layer, and its
+    // sums, all members share.
     void low_rank(const Layer& layer, std::int64_t first_pair, std::int64_t pairs, Panels in, Panels out) {
         for (std::int64_t place = 0; place < pairs; place += joint_) {
             const std::int64_t together = std::min(joint_, pairs - place);
-            const Panels inputs = layer.index == 0 ? input_.view() : member_rows(in, place, 0);
+            const Panels inputs = layer.index == 0 ? in : member_rows(in, place, 0);
             multiply_by_factors(layer, first_pair + place, together, inputs);
             for (std::int64_t i = 0; i < together; ++i) {
                 correct(layer, first_pair + place + i, i, member_rows(out, place + i, 0));
