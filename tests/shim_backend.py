@@ -23,7 +23,9 @@ needs_shim = pytest.mark.skipif(not BUILT, reason="NOT TESTED: the host shim was
 _GUARD = 64
 _ALIGNMENT = 256
 _NO_ACCESS = 0
-_LARGE_SHARED_MEMORY, _MULTIPROCESSORS = 232448, 4
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_LARGE_SHARED_MEMORY, _MULTIPROCESSORS, _FLOATS_AT_A_TIME = 232448, 4, 2**25
 
 
 def module(flush: str):
@@ -32,29 +34,35 @@ def module(flush: str):
 
 
 @contextlib.contextmanager
-def device(reverse: bool = False, shared: int = _LARGE_SHARED_MEMORY, multiprocessors: int = _MULTIPROCESSORS):
+def device(
+    reverse: bool = False,
+    shared: int = _LARGE_SHARED_MEMORY,
+    multiprocessors: int = _MULTIPROCESSORS,
+    floats_at_a_time: int = _FLOATS_AT_A_TIME,
+):
     """How the shim runs: fibers in descending order, on a device with so much shared memory for a block."""
     builds = [module("never"), module("always")]
     for build in builds:
         build.set_reverse_order(reverse)
-        build.set_device(shared, multiprocessors)
+        build.set_device(shared, multiprocessors, floats_at_a_time)
     try:
         yield
     finally:
         for build in builds:
             build.set_reverse_order(False)
-            build.set_device(_LARGE_SHARED_MEMORY, _MULTIPROCESSORS)
+            build.set_device(_LARGE_SHARED_MEMORY, _MULTIPROCESSORS, _FLOATS_AT_A_TIME)
 
 
 class Guarded:
-    """An array to be written, in the middle of bytes that must stay what they are."""
+    """An array to be written, in the middle of bytes that must stay what they are and near where memory ends."""
 
-    def __init__(self, shape, dtype=np.float32, alignment: int = _ALIGNMENT):
+    def __init__(self, shape, dtype=np.float32, alignment: int = _ALIGNMENT, offset: int = 0):
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        self._bytes = np.full(size + 2 * _GUARD + alignment, 0xFF, np.uint8)
-        start = _GUARD + -(self._bytes.ctypes.data + _GUARD) % alignment
-        self._before, self._after = self._bytes[:start], self._bytes[start + size :]
-        self.array = self._bytes[start : start + size].view(dtype).reshape(shape)
+        memory = _before_a_wall(_GUARD + size + _GUARD + alignment)
+        memory[:] = 0xFF
+        start = (memory.size - _GUARD - size - offset) // alignment * alignment + offset
+        self._before, self._after = memory[:start], memory[start + size :]
+        self.array = memory[start : start + size].view(dtype).reshape(shape)
 
     @property
     def address(self) -> int:
@@ -65,18 +73,22 @@ class Guarded:
         assert (self._after == 0xFF).all(), "the call wrote behind its buffer"
 
 
-def aligned(array: np.ndarray, offset: int = 0) -> np.ndarray:
-    """A copy that starts `offset` bytes after a multiple of 16, and ends where memory ends.
+def _before_a_wall(size: int) -> np.ndarray:
+    """Whole pages, `size` bytes at least, and behind them one that can't be touched.
 
-    The page behind it can't be read: a kernel that does ends the process, and faulthandler says in which test. (What a
-    GPU's memcheck finds can't be told in a gentler way, for the numbers that are read there are never used.)
+    A kernel that does ends the process, and faulthandler says in which test. (What a GPU's memcheck finds can't always
+    be told in a gentler way: numbers that are read there are often never used.)
     """
-    pages = -(-(array.nbytes + _ALIGNMENT) // mmap.PAGESIZE) * mmap.PAGESIZE
+    pages = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
     memory = np.frombuffer(mmap.mmap(-1, pages + mmap.PAGESIZE), np.uint8)
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    assert libc.mprotect(memory.ctypes.data + pages, mmap.PAGESIZE, _NO_ACCESS) == 0
-    start = (pages - array.nbytes - offset) // 16 * 16 + offset
+    assert _libc.mprotect(memory.ctypes.data + pages, mmap.PAGESIZE, _NO_ACCESS) == 0
+    return memory[:pages]
+
+
+def aligned(array: np.ndarray, offset: int = 0) -> np.ndarray:
+    """A copy that starts `offset` bytes after a multiple of 16, and ends where memory ends."""
+    memory = _before_a_wall(array.nbytes + _ALIGNMENT)
+    start = (memory.size - array.nbytes - offset) // 16 * 16 + offset
     copy = memory[start : start + array.nbytes].view(array.dtype)
     copy[:] = array.ravel()
     return copy.reshape(array.shape)
@@ -91,9 +103,10 @@ def call(flush: str, name: str, *arguments) -> None:
     workspace.check()
 
 
-def gemm(a: np.ndarray, b: np.ndarray, flush: str, offset: int = 0) -> np.ndarray:
-    left, right = aligned(a, offset), aligned(b, offset)
-    out = Guarded((a.shape[0], b.shape[1]))
+def gemm(a: np.ndarray, b: np.ndarray, flush: str, offsets: tuple[int, int, int] = (0, 0, 0)) -> np.ndarray:
+    """a b; the operands and the result start so many bytes after a multiple of 16."""
+    left, right = aligned(a, offsets[0]), aligned(b, offsets[1])
+    out = Guarded((a.shape[0], b.shape[1]), offset=offsets[2])
     sizes = (a.shape[0], b.shape[1], a.shape[1])
     call(
         flush, "gemm", module(flush).Flush.__members__[flush], left.ctypes.data, right.ctypes.data, out.address, *sizes
@@ -103,10 +116,14 @@ def gemm(a: np.ndarray, b: np.ndarray, flush: str, offset: int = 0) -> np.ndarra
 
 
 class ShimPopulation:
-    """What a fpes.Population computes, by the CUDA kernels on the shim."""
+    """What a fpes.Population computes, by the CUDA kernels on the shim.
 
-    def __init__(self, population: fpes.Population):
+    Parameters and inputs start `offset` bytes after a multiple of 16.
+    """
+
+    def __init__(self, population: fpes.Population, offset: int = 0):
         self._population = population
+        self._offset = offset
         self._flush = population.net.flush
         build = module(self._flush)
         self._native = build.Population(
@@ -119,7 +136,7 @@ class ShimPopulation:
             units=population._units,
             draws=population._draws,
         )
-        self._theta = aligned(population.theta)
+        self._theta = aligned(population.theta, offset)
         self._sums: Guarded | None = None
         self._batch: tuple | None = None
 
@@ -132,7 +149,7 @@ class ShimPopulation:
         population, grouped = self._population, x.ndim == 3
         groups, size = x.shape[:2] if grouped else (1, x.shape[0])
         shape = (size, groups, population.size // 2 // groups)
-        self._batch = (aligned(x), shape)
+        self._batch = (aligned(x, self._offset), shape)
         if population._family == "one_layer":
             self._sums = Guarded((groups * size * sum(population.net.sizes[1:]),))
         return self._batch
@@ -234,10 +251,10 @@ class ShimPopulation:
         return build.population_plan(build.Execution(0, 0), flush, sizes, scaling, self._native, 0, pairs, shape)
 
 
-def net_forward(net: fpes.LinearNetwork, theta: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Outputs of the unperturbed network."""
+def net_forward(net: fpes.LinearNetwork, theta: np.ndarray, x: np.ndarray, offset: int = 0) -> np.ndarray:
+    """Outputs of the unperturbed network. theta and x start `offset` bytes after a multiple of 16."""
     build = module(net.flush)
-    parameters, inputs = aligned(theta), aligned(x)
+    parameters, inputs = aligned(theta, offset), aligned(x, offset)
     out = Guarded((x.shape[0], net.sizes[-1]))
     flush = build.Flush.__members__[net.flush]
     address = (parameters.ctypes.data, inputs.ctypes.data)

@@ -96,7 +96,7 @@ def gemm_operands(m, n, k):
 @pytest.mark.parametrize("tile", ["gemm", "gemm_small"])
 def test_gemm_around_tile_edges(reverse, flush, tile):
     rows, columns, depth = extents()[f"{tile}_rows"], extents()[f"{tile}_columns"], extents()["gemm_depth"]
-    edges = [*zip(around(rows), around(columns)[::-1], around(depth), strict=True), (2 * rows + 3, 4, 2 * depth)]
+    edges = [*zip(around(rows), around(columns)[::-1], around(depth), strict=True), (2 * rows + 3, 4, 3 * depth + 4)]
     # One multiprocessor is never idle, and of many some always are: so the first takes the large tile.
     with shim_backend.device(reverse, multiprocessors=1 if tile == "gemm" else 10**6):
         for m, n, k in [*edges, (1, 1, 1), (5, columns + 4, depth + 4)]:
@@ -105,12 +105,20 @@ def test_gemm_around_tile_edges(reverse, flush, tile):
             oracle.assert_bitwise_equal(got, fpes.gemm(a, b, flush=flush), f"[{m}, {k}] [{k}, {n}], {flush}")
 
 
-@every_mode
-def test_gemm_of_unaligned_operands(reverse, flush):
+@pytest.mark.parametrize("offsets", [(4, 0, 0), (0, 4, 0), (0, 0, 4)])
+def test_gemm_of_unaligned_operands(offsets):
     """Extents that are multiples of four, at addresses that aren't multiples of 16 bytes."""
     a, b = gemm_operands(12, 20, 24)
-    got = shim_backend.gemm(a, b, flush, offset=4)
-    oracle.assert_bitwise_equal(got, fpes.gemm(a, b, flush=flush))
+    got = shim_backend.gemm(a, b, "boundary", offsets)
+    oracle.assert_bitwise_equal(got, fpes.gemm(a, b, flush="boundary"))
+
+
+def test_gemm_of_more_tiles_than_a_strip(reverse):
+    """The second strip of tiles is less high than the first."""
+    rows, columns = extents()["gemm_small_rows"], extents()["gemm_small_columns"]
+    a, b = gemm_operands(rows * extents()["gemm_strip"] + rows + 1, columns + 1, 3)
+    with shim_backend.device(reverse, multiprocessors=10**6):
+        oracle.assert_bitwise_equal(shim_backend.gemm(a, b, "always"), fpes.gemm(a, b, flush="always"))
 
 
 @every_mode
@@ -219,7 +227,7 @@ def test_each_tile(family, tile):
             oracle.assert_bitwise_equal(shim.evaluate(x, y, per_sample=True), cpu.evaluate(x, y, per_sample=True))
 
 
-@pytest.mark.parametrize("widths", [(8, 16), (16, 17), (9, 15), (7, 128), (12, 1)])
+@pytest.mark.parametrize("widths", [(8, 16), (16, 17), (9, 15), (9, 24), (7, 128), (12, 1)])
 @pytest.mark.parametrize("family", ["full", "lowrank3", "node"])
 def test_widths_around_tile_edges(reverse, family, widths):
     """k's around a block of weights, and last layers around what is narrow."""
@@ -256,6 +264,71 @@ def test_groups_and_parts(family, shared):
             oracle.assert_bitwise_equal(got, want[2 * begin : 2 * end], f"{family}, pairs {begin} to {end}")
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_losses_add_up_in_blocks_of_samples_in_order(family):
+    """Of one order that it could be, the sum of a block is a tie in float32, and of any other it is above."""
+    net = fpes.LinearNetwork((1, 2), scaling=1.0)
+    theta = np.array([0.0, 1.0, 0.0, 0.0], np.float32)  # logits 0 and x: the loss of class 0 is x, if x is large
+    cpu = fpes.Population(net, theta, size=2, sigma=2.0**-100, seed=SEED, perturbation=perturbation(family, "binomial"))
+    # 2^23 is lost where it is added to 2^77 in double, and many of them are not.
+    for batch, total in ((64, 2.0**77), (128, 2.0**77 + 2.0**54)):
+        x = np.full((batch, 1), 2.0**23, np.float32)
+        x[:2, 0] = 2.0**77, 2.0**53
+        y = np.zeros(batch, np.int32)
+        want = np.full(2, -total / batch, np.float32)
+        oracle.assert_bitwise_equal(cpu.evaluate(x, y), want, f"CPU, {batch}")
+        oracle.assert_bitwise_equal(shim_backend.ShimPopulation(cpu).evaluate(x, y), want, f"shim, {batch}")
+
+
+def nearly_subnormal(sizes, flush: str, family: str, kind: str = "binomial") -> fpes.Population:
+    """The last layer's parameters lie about 2^-126, and so does what they are perturbed by."""
+    net = fpes.LinearNetwork(sizes, scaling=1.0, flush=flush)
+    rng = np.random.default_rng(8)
+    theta = random_theta(rng, oracle.Network(sizes))
+    for part in net.unpack(theta)[-1]:
+        part[...] = np.ldexp(rng.standard_normal(part.shape), -126)
+    options = {"seed": SEED, "generation": GENERATION, "perturbation": perturbation(family, kind)}
+    return fpes.Population(net, theta, size=6, sigma=2.0**-126, **options)
+
+
+@each_family
+@every_mode
+def test_perturbed_parameters_near_the_boundary(family, flush):
+    """Parameters are perturbed in the arithmetic of the product, where it matters which."""
+    for sizes in ((13, 20), (6, 9, 5)):
+        cpu = nearly_subnormal(sizes, flush, family)
+        shim = shim_backend.ShimPopulation(cpu)
+        _, x, _ = setting(sizes, (3,))
+        oracle.assert_bitwise_equal(shim.forward(x), cpu.forward(x), f"{family}, {flush}, {sizes}")
+        for index in (0, 1) if family != "node" else ():
+            oracle.assert_bitwise_equal(shim.member(index), cpu.member(index), f"member {index} of {sizes}")
+
+
+@pytest.mark.parametrize("family", ["full", "lowrank1", "node"])
+@pytest.mark.parametrize("shared", [H100, TURING])
+def test_unaligned_networks(family, shared):
+    """Extents that are multiples of four, at addresses that aren't multiples of 16 bytes."""
+    sizes, shape = (8, 24, 136, 20), (5,)
+    cpu, _ = populations(sizes, shape, family, size=4)
+    theta, x, y = setting(sizes, shape)
+    with shim_backend.device(shared=shared):
+        check_population(cpu, shim_backend.ShimPopulation(cpu, offset=4), x, y, family)
+        got = shim_backend.net_forward(cpu.net, theta, x, offset=4)
+        oracle.assert_bitwise_equal(got, cpu.net(theta, x), "unperturbed")
+
+
+@pytest.mark.parametrize("family", ["full", "lowrank1", "node"])
+@pytest.mark.parametrize("places", [1, 3])
+def test_a_layer_at_a_time_of_some_pairs_at_a_time(family, places):
+    sizes, shape = (5, 129, 12, 4), (2, 3)
+    cpu, shim = populations(sizes, shape, family, size=16)
+    _, x, y = setting(sizes, shape)
+    with shim_backend.device(shared=TURING, floats_at_a_time=places * 2 * shape[1] * max(sizes)):
+        check_population(cpu, shim, x, y, f"{family}, {places} at a time")
+        got = shim.evaluate(x, y, pairs=(3, 8))
+        oracle.assert_bitwise_equal(got, cpu.evaluate(x, y)[6:], f"{family}, the last pairs, {places} at a time")
+
+
 @every_mode
 @pytest.mark.parametrize("shared", [H100, TURING])
 def test_the_unperturbed_network(reverse, flush, shared):
@@ -287,9 +360,12 @@ def test_member(reverse, family, kind, flush):
 
 
 def float_weights(*shape: int) -> np.ndarray:
-    weights = np.random.default_rng(len(shape)).standard_normal(shape).astype(np.float32)
-    weights.flat[0] = 1e-40  # a subnormal number: gradients are never flushed
-    return weights
+    return np.random.default_rng(len(shape)).standard_normal(shape).astype(np.float32)
+
+
+def subnormal_weights(*shape: int) -> np.ndarray:
+    """Gradients are never flushed."""
+    return float_weights(*shape) * np.float32(1e-40)
 
 
 @pytest.mark.parametrize("family", ["full", "lowrank1", "lowrank3"])
@@ -299,7 +375,7 @@ def test_gradient(reverse, family, kind, flush):
     for sizes, size in (((13, 17, 9, 5), 6), ((66, 65, 3), 4)):
         cpu, shim = populations(sizes, (2,), family, kind, flush, size)
         ranks = oracle.centred_ranks(float_weights(size)).astype(np.int32)
-        for weights in (ranks, float_weights(size)):
+        for weights in (ranks, float_weights(size), subnormal_weights(size)):
             got, want = shim.gradient(weights), cpu.gradient(weights)
             oracle.assert_bitwise_equal(got, want, f"{family}, {kind}, {flush}, {sizes}, {weights.dtype}")
 
@@ -322,9 +398,21 @@ def test_node_gradient(reverse, kind, flush):
         _, x, y = setting(sizes, shape)
         cpu.evaluate(x, y)
         shim.evaluate(x, y)
-        for weights in (float_weights(8), float_weights(8, shape[-1])):
+        for weights in (float_weights(8), float_weights(8, shape[-1]), subnormal_weights(8)):
             got, want = shim.gradient(weights), cpu.gradient(weights)
             oracle.assert_bitwise_equal(got, want, f"{kind}, {flush}, {sizes}, {weights.shape}")
+
+
+@pytest.mark.parametrize("places", [1, 3])
+def test_node_gradient_of_some_pairs_at_a_time(places):
+    sizes, shape = (6, 17, 9, 5), (2, 3)
+    cpu, shim = populations(sizes, shape, "node", size=16)
+    _, x, y = setting(sizes, shape)
+    cpu.evaluate(x, y)
+    shim.evaluate(x, y)
+    weights = float_weights(16, shape[-1])
+    with shim_backend.device(floats_at_a_time=places * 2 * shape[1] * (1 + sum(sizes[1:-1]))):
+        oracle.assert_bitwise_equal(shim.gradient(weights), cpu.gradient(weights), f"{places} at a time")
 
 
 # Sizes, units, draws and batches: few and all units, in the first, a middle and the last layer.
@@ -336,6 +424,14 @@ ONE_LAYER = {
     "every unit chosen": ((9, 16, 6), (16, 6), (1, 1), (66,)),
     "wide": ((5, 40, 140, 4), (8, None, None), (3, 1, 1), (2,)),
 }
+
+
+def check_ranges(cpu, shim, x, y, cycle):
+    """Ranges of pairs that begin and end inside cycles of draws, the first one or not."""
+    want = cpu.evaluate(x, y)
+    for begin, end in ((1, 2 * cycle), (cycle, 2 * cycle - 1)):
+        got = shim.evaluate(x, y, pairs=(begin, end))
+        oracle.assert_bitwise_equal(got, want[2 * begin : 2 * end], f"pairs {begin} to {end}")
 
 
 @pytest.mark.parametrize("case", ONE_LAYER)
@@ -351,10 +447,9 @@ def test_one_layer(reverse, case, flush, shared):
         with shim_backend.device(reverse, shared):
             check_population(cpu, shim, x, y, f"{case}, {kind}, {flush}")
             oracle.assert_bitwise_equal(shim._sums.array, cpu._sums, "sums")
-            part = shim.evaluate(x, y, pairs=(1, size // 2))
-            oracle.assert_bitwise_equal(part, cpu.evaluate(x, y)[2:], "all pairs but the first")
+            check_ranges(cpu, shim, x, y, sum(draws))
             shim.evaluate(x, y)
-            for weights in (float_weights(size), float_weights(size, shape[-1])):
+            for weights in (float_weights(size), float_weights(size, shape[-1]), subnormal_weights(size)):
                 got, want = shim.gradient(weights), cpu.gradient(weights)
                 oracle.assert_bitwise_equal(got, want, f"gradient: {case}, {kind}, {flush}, {weights.shape}")
 
@@ -369,11 +464,33 @@ def test_rank_one_of_a_layer(reverse, case, flush):
     cpu, shim = populations(sizes, shape, what, flush=flush, size=size)
     _, x, y = setting(sizes, shape)
     check_population(cpu, shim, x, y, f"{case}, {kind}, {flush}")
+    check_ranges(cpu, shim, x, y, sum(draws))
     for index in (0, size - 1):
         oracle.assert_bitwise_equal(shim.member(index), cpu.member(index), f"member {index}: {case}, {kind}, {flush}")
     for weights in (oracle.centred_ranks(float_weights(size)).astype(np.int32), float_weights(size)):
         got, want = shim.gradient(weights), cpu.gradient(weights)
         oracle.assert_bitwise_equal(got, want, f"gradient: {case}, {kind}, {flush}, {weights.dtype}")
+
+
+@pytest.mark.parametrize("what", [fpes.NodePerturbation, fpes.LowRank])
+@pytest.mark.parametrize("shared", [H100, TURING])
+def test_one_layer_of_some_pairs_at_a_time(what, shared):
+    sizes, shape, draws = (13, 33, 9, 21), (2, 3), (3, 2, 2)
+    cpu, shim = populations(sizes, shape, what(units=(5, None, 2), draws=draws), size=4 * sum(draws))
+    _, x, y = setting(sizes, shape)
+    for places in (1, 3):
+        with shim_backend.device(shared=shared, floats_at_a_time=places * 2 * shape[1] * max(sizes)):
+            check_population(cpu, shim, x, y, f"{places} at a time")
+            check_ranges(cpu, shim, x, y, sum(draws))
+
+
+@pytest.mark.parametrize("what", [fpes.NodePerturbation, fpes.LowRank])
+def test_more_units_than_are_changed_at_a_time(reverse, what):
+    """And more inputs than are drawn at a time."""
+    sizes = (515, 1030, 3)
+    cpu, shim = populations(sizes, (1,), what(units=(1027, None), draws=(1, 1)), size=4)
+    _, x, _ = setting(sizes, (1,))
+    oracle.assert_bitwise_equal(shim.forward(x), cpu.forward(x))
 
 
 # --- What isn't right is refused -------------------------------------------------------------------------------------

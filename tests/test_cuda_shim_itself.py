@@ -58,10 +58,34 @@ def test_writing_beyond_shared_memory(build):
 def test_an_asynchronous_copy_that_nobody_waits_for(build):
     values = np.arange(build.wrong_kernel_threads, dtype=np.float32)
     out = np.empty_like(values)
-    build.copy(True, values.ctypes.data, out.ctypes.data)
+    build.copy(True, False, values.ctypes.data, out.ctypes.data)
     oracle.assert_bitwise_equal(out, values)
-    build.copy(False, values.ctypes.data, out.ctypes.data)
+    build.copy(False, False, values.ctypes.data, out.ctypes.data)
     assert np.isnan(out).all(), "what isn't there yet is poison"
+
+
+def test_an_asynchronous_copy_into_what_is_still_read(build):
+    values = np.arange(build.wrong_kernel_threads, dtype=np.float32)
+    out = np.zeros_like(values)
+    build.copy(True, True, values.ctypes.data, out.ctypes.data)
+    assert np.isnan(out).all(), "from the start of a copy on, its target is poison"
+
+
+@pytest.mark.parametrize(("places", "what"), [((0, 4), None), ((1, 4), "a load"), ((0, 6), "a store")])
+def test_sixteen_bytes_at_any_address(build, places, what):
+    if what is None:
+        build.move_four(*places)
+    else:
+        with pytest.raises(RuntimeError, match=f"{what} of 16 bytes isn't aligned"):
+            build.move_four(*places)
+
+
+def test_a_count_that_nobody_has_set_to_zero(build):
+    count = np.zeros(1, np.uint32)
+    build.count(count.ctypes.data)
+    assert count[0] == build.wrong_kernel_threads
+    with pytest.raises(RuntimeError, match="nobody has set to zero"):
+        build.count(np.full(1, 0xFFFFFFFF, np.uint32).ctypes.data)
 
 
 @pytest.mark.parametrize("flush", ["never", "always"])

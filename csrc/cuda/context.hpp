@@ -21,6 +21,9 @@ struct Device {
     int shared_per_block;    // bytes of shared memory that one block may have, at most
     int compute_capability;  // 75, 80, 90, ...
     std::string name;
+    // Floats of activations or sums that a call keeps at a time, where one pair doesn't need more: so memory doesn't
+    // grow with the population. The same on every device; tests lower it.
+    std::int64_t floats_at_a_time = 1 << 25;
 };
 
 // A CUDA call that failed.

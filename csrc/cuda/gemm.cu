@@ -129,7 +129,8 @@ Extents gemm_extents() {
             {"gemm_columns", LargeTile::columns},
             {"gemm_small_rows", SmallTile::rows},
             {"gemm_small_columns", SmallTile::columns},
-            {"gemm_depth", depth}};
+            {"gemm_depth", depth},
+            {"gemm_strip", strip}};
 }
 
 FPES_NAMESPACE_END

@@ -31,8 +31,6 @@ namespace {
 constexpr int threads = 128;
 // Units whose changes are worked out at a time.
 constexpr int chunk = 1024;
-// Floats of changed sums that are kept at a time, where one pair doesn't need more.
-constexpr std::int64_t most_changed_floats = 1 << 24;
 
 struct Change {
     int unit;
@@ -225,7 +223,7 @@ class IncrementalRun {
         float* changed = nullptr;
         if (sparse || rank_one()) {
             const std::int64_t floats = 2 * batch_.size * network_.layers[begin].fan_out;
-            places = std::clamp<std::int64_t>(most_changed_floats / floats, 1, all_places);
+            places = std::clamp<std::int64_t>(context.device.floats_at_a_time / floats, 1, all_places);
             changed = context.arena.take<float>(places * floats);
         }
         Rows part = rows;

@@ -23,6 +23,16 @@ FPES_DEVICE float to_float(double a) {
 
 FPES_DEVICE int population_count(std::uint32_t a) { return __popc(a); }
 
+// Four floats at once, from and to an address that is a multiple of 16 bytes.
+FPES_DEVICE void load4(const float* p, float* v) {
+    const float4 four = *reinterpret_cast<const float4*>(p);
+    v[0] = four.x;
+    v[1] = four.y;
+    v[2] = four.z;
+    v[3] = four.w;
+}
+FPES_DEVICE void store4(float* p, const float* v) { *reinterpret_cast<float4*>(p) = float4{v[0], v[1], v[2], v[3]}; }
+
 // --- Shared memory, filled behind the thread's back ------------------------------------------------------------------
 // copy_async starts a copy of `floats` (1 or 4) floats from global to shared memory, or of as many zeros where `inside`
 // is false. A thread's copies are put together to groups by commit_copies, and wait_for_copies<n> returns when all but
@@ -67,7 +77,7 @@ FPES_DEVICE void add_integer(std::int64_t* sum, std::int64_t value) {
     atomicAdd(reinterpret_cast<unsigned long long*>(sum), static_cast<unsigned long long>(value));
 }
 // Makes what this thread has written visible, then adds; what other blocks wrote before they added to the same count
-// can be read with load_shared_between_blocks. Returns the count before.
+// can be read with load_from_other_block. Returns the count before.
 FPES_DEVICE unsigned publish_and_count(unsigned* count, unsigned value) {
     __threadfence();
     const unsigned before = atomicAdd(count, value);

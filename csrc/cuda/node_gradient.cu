@@ -17,9 +17,6 @@
 FPES_NAMESPACE_BEGIN
 namespace {
 
-// Floats of activations that are kept at a time, where one pair doesn't need more.
-constexpr std::int64_t most_kept_floats = 1 << 25;
-
 // Weights of members, or of members and samples, and the difference of a pair.
 struct MemberWeights {
     const float* weights;
@@ -168,7 +165,8 @@ class NodeGradientRun {
           first_sums_(context, network, pairs, batch) {
         std::int64_t widths = 1;
         for (int l = 0; l + 1 < depth(); ++l) widths += network.layers[l].fan_out;
-        pairs_at_a_time_ = std::clamp<std::int64_t>(most_kept_floats / (2 * batch.size * widths), 1, pairs.count());
+        const std::int64_t most = context.device.floats_at_a_time;
+        pairs_at_a_time_ = std::clamp<std::int64_t>(most / (2 * batch.size * widths), 1, pairs.count());
         for (const Layer& layer : network.layers) {
             sums_.push_back(context.arena.take<float>((layer.fan_in + 1) * layer.fan_out));
         }

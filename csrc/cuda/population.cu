@@ -9,9 +9,6 @@
 FPES_NAMESPACE_BEGIN
 namespace {
 
-// Floats of a buffer for a launch a layer, at most, where one pair doesn't need more.
-constexpr std::int64_t most_buffer_floats = 1 << 25;
-
 __global__ __launch_bounds__(elementwise_threads) void finish_rows_kernel(Rows rows, const float* logits, int classes,
                                                                           float* outputs, LossSink sink) {
     const std::int64_t r = global_index(elementwise_threads);
@@ -145,7 +142,7 @@ LayerBuffers::LayerBuffers(Context& context, const Network& network, int begin, 
     if (places == 0) return;
     std::int64_t widest = 0;
     for (std::size_t l = begin; l < network.layers.size(); ++l) widest = std::max(widest, network.layers[l].fan_out);
-    places_ = std::clamp<std::int64_t>(most_buffer_floats / (rows_of_a_place * widest), 1, places);
+    places_ = std::clamp<std::int64_t>(context.device.floats_at_a_time / (rows_of_a_place * widest), 1, places);
     for (float*& buffer : buffers_) buffer = context.arena.take<float>(places_ * rows_of_a_place * widest);
 }
 

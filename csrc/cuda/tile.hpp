@@ -65,15 +65,6 @@ struct Accumulators {
     }
 };
 
-FPES_DEVICE void load4(const float* p, float* v) {
-    const float4 four = *reinterpret_cast<const float4*>(p);
-    v[0] = four.x;
-    v[1] = four.y;
-    v[2] = four.z;
-    v[3] = four.w;
-}
-FPES_DEVICE void store4(float* p, const float* v) { *reinterpret_cast<float4*>(p) = float4{v[0], v[1], v[2], v[3]}; }
-
 // sum += a b for `depth` k's, a multiple of 4, in order. a: row 0 of the tile, the first k. b: [depth][T::columns].
 //
 // Four k's are 4 tm tn multiply-adds, 512 for the largest tile: so much code fits the instruction cache next to a

@@ -10,6 +10,8 @@ namespace fpes::shim {
 int shared_per_block = 232448;
 // Few, so that small cases take the path of large ones.
 int multiprocessors = 4;
+// Tests lower it to see populations taken in parts.
+std::int64_t floats_at_a_time = 1 << 25;
 
 }  // namespace fpes::shim
 
@@ -19,7 +21,7 @@ int device_count() { return 1; }
 
 Device device_properties(int device) {
     if (device != 0) throw CudaError(101, "cudaErrorInvalidDevice", "invalid device ordinal " + std::to_string(device));
-    return {shim::multiprocessors, shim::shared_per_block, 90, "host shim"};
+    return {shim::multiprocessors, shim::shared_per_block, 90, "host shim", shim::floats_at_a_time};
 }
 
 CurrentDevice::CurrentDevice(int device) : before_(0) { device_properties(device); }

@@ -202,11 +202,15 @@ void wait_at_barrier(const char* file, int line) {
     Block::running->leave();
 }
 
+void check_alignment(const void* address, std::size_t bytes, const char* what) {
+    if (reinterpret_cast<std::uintptr_t>(address) % bytes == 0) return;
+    throw std::logic_error(std::string(what) + " isn't aligned to " + std::to_string(bytes) + " bytes");
+}
+
 void start_copy(void* to, const void* from, std::size_t bytes, bool zeros) {
-    if (reinterpret_cast<std::uintptr_t>(to) % bytes != 0 ||
-        (!zeros && reinterpret_cast<std::uintptr_t>(from) % bytes != 0)) {
-        throw std::logic_error("an asynchronous copy of " + std::to_string(bytes) + " bytes isn't aligned to that");
-    }
+    check_alignment(to, bytes, "the target of an asynchronous copy");
+    if (!zeros) check_alignment(from, bytes, "the source of an asynchronous copy");
+    std::memset(to, poison, bytes);
     Block::running->current().open.push_back({to, from, bytes, zeros});
 }
 

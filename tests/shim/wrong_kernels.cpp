@@ -28,15 +28,28 @@ __global__ void diverged_kernel(bool ends) {
 // Writes one float beyond the block's shared memory.
 __global__ void overrun_kernel() { dynamic_shared<float>()[threads + thread_index() / (threads - 1)] = 0.0f; }
 
-// out[i] = in[i], copied behind the threads' backs.
-__global__ void copy_kernel(bool wait, const float* in, float* out) {
+// out[i] = in[i], copied behind the threads' backs; or, if that is read too late, what the copy overwrites.
+__global__ void copy_kernel(bool wait, bool late, const float* in, float* out) {
     float* const shared = dynamic_shared<float>();
+    shared[thread_index()] = 1.0f;
     copy_async<1>(shared + thread_index(), in + thread_index(), true);
     commit_copies();
+    if (late) out[thread_index()] = shared[thread_index()];
     if (wait) wait_for_copies<0>();
     __syncthreads();
-    out[thread_index()] = shared[thread_index()];
+    if (!late) out[thread_index()] = shared[thread_index()];
 }
+
+// Four floats from an address that is `offset` floats beyond a multiple of 16 bytes, to another.
+__global__ void vector_kernel(int from, int to) {
+    float* const shared = dynamic_shared<float>();
+    float four[4];
+    load4(shared + from, four);
+    store4(shared + to, four);
+}
+
+// Counts in memory that is as it was.
+__global__ void count_kernel(unsigned* count) { publish_and_count(count, 1); }
 
 // Products and sums in both of a build's arithmetics: out[0 ... 4] = plain a b + c, and never flushed a b + c, a b, a +
 // b, a - b.
@@ -76,9 +89,11 @@ void define_wrong_kernels(pybind11::module_& m) {
           [](bool barrier, int distance, Address out) { run(neighbour_kernel, barrier, distance, pointer<int>(out)); });
     m.def("diverged", [](bool ends) { run(diverged_kernel, ends); });
     m.def("overrun", [] { run(overrun_kernel); });
-    m.def("copy", [](bool wait, Address in, Address out) {
-        run(copy_kernel, wait, pointer<const float>(in), pointer<float>(out));
+    m.def("copy", [](bool wait, bool late, Address in, Address out) {
+        run(copy_kernel, wait, late, pointer<const float>(in), pointer<float>(out));
     });
+    m.def("move_four", [](int from, int to) { run(vector_kernel, from, to); });
+    m.def("count", [](Address count) { run(count_kernel, pointer<unsigned>(count)); });
     m.def("arithmetic", [](Address a, Address b, Address c, std::int64_t count, Address out) {
         const Device device{1, 0, 90, "host shim"};
         launch(arithmetic_kernel, Grid{1}, 1, 0, Context{nullptr, device, Arena::measure()}, pointer<const float>(a),

@@ -75,6 +75,15 @@ inline float to_float(double a) { return soft::narrow(a); }
 
 inline int population_count(std::uint32_t a) { return __builtin_popcount(a); }
 
+inline void load4(const float* p, float* v) {
+    shim::check_alignment(p, 16, "a load of 16 bytes");
+    std::memcpy(v, p, 16);
+}
+inline void store4(float* p, const float* v) {
+    shim::check_alignment(p, 16, "a store of 16 bytes");
+    std::memcpy(p, v, 16);
+}
+
 template <int floats>
 void copy_async(float* shared, const float* global, bool inside) {
     shim::start_copy(shared, global, sizeof(float) * floats, !inside);
@@ -89,6 +98,7 @@ void wait_for_copies() {
 inline void add_integer(std::int64_t* sum, std::int64_t value) { *sum += value; }
 inline unsigned publish_and_count(unsigned* count, unsigned value) {
     const unsigned before = *count;
+    if (before == shim::never_set) throw std::logic_error("a kernel adds to a count that nobody has set to zero");
     *count += value;
     return before;
 }

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
+#include <stdexcept>
 
 #include "../../../../csrc/cuda/context.hpp"
 
@@ -38,10 +39,17 @@ void run_grid(std::int64_t blocks_x, std::int64_t blocks_y, int threads, int sha
 // The running thread waits until all threads of its block do, at the same line.
 void wait_at_barrier(const char* file, int line);
 
-// Copies behind a thread's back: made when it waits for them, not earlier.
+// Throws std::logic_error where an address isn't a multiple of so many bytes.
+void check_alignment(const void* address, std::size_t bytes, const char* what);
+
+// Copies behind a thread's back. A device makes them at any time between the start and the wait, so in between there is
+// neither what was there nor what will be, but NaN.
 void start_copy(void* to, const void* from, std::size_t bytes, bool zeros);
 void commit_copies();
 void wait_for_copies(int groups);
+
+// What the words of scratch memory are before anybody writes them (tests/shim_backend.py).
+constexpr unsigned never_set = 0xffffffffu;
 
 // Fibers, blocks too, in ascending order, or in descending order: a missing barrier shows in one of the two.
 void set_reverse_order(bool reverse);
@@ -53,10 +61,6 @@ void set_reverse_order(bool reverse);
 #define __syncthreads() ::fpes::shim::wait_at_barrier(__FILE__, __LINE__)
 
 FPES_NAMESPACE_BEGIN
-
-struct float4 {
-    float x, y, z, w;
-};
 
 struct Grid {
     std::int64_t x;
