@@ -296,7 +296,8 @@ __global__ __launch_bounds__(elementwise_threads) void dense_noise_kernel(NoiseS
     }
 }
 
-// Few units: a block a sample, a thread a unit of a pair. A pair's units are all different; the next pair waits.
+// Few units: a block a sample. The j-th unit of every pair lies in stratum j, and a stratum is one thread's: so a sum
+// has its pairs in order, and no thread waits for another.
 constexpr int sparse_threads = 64;
 template <class Mode>
 __global__ __launch_bounds__(sparse_threads) void sparse_noise_kernel(NoiseSumJob job) {
@@ -314,7 +315,6 @@ __global__ __launch_bounds__(sparse_threads) void sparse_noise_kernel(NoiseSumJo
             const float z = draw_one(job.noise.kind, draws, static_cast<std::uint64_t>(within) * job.units + j);
             sums[unit] = job.add<Mode>(weight, z, sample, unit, sums[unit]);
         }
-        __syncthreads();
     }
 }
 
