@@ -52,6 +52,7 @@ struct FullRankJob {
     float* outputs;           // [pairs, 2, batch, fan_out], or null
     LossSink sink;
 };
+static_assert(sizeof(FullRankJob) <= most_argument_bytes, "a job travels with the launch");
 
 template <class T>
 struct FullRankTile {

@@ -13,8 +13,12 @@
 //        dh = h' - h,            | row x   |            +----------------------------+    sample, a thread some columns
 //        often zero              +---------+
 //
-// and the shared-weights kernel goes on from those. Of the last layer, the changed sums are what it starts from; so are
-// those of any layer that a rank-one change perturbs in all units.
+// Why this shape. Units, noise and changes are the same for all columns, so the block works them out once. Each sum is
+// a chain, so a column is one thread's; threads side by side read rows of weights side by side. That is a load for each
+// multiply-add, but of k rows in place of all.
+//
+// The shared-weights kernel goes on from those sums. Of the last layer, the changed sums are what it starts from; so
+// are those of any layer that a rank-one change perturbs in all units.
 //
 // Node perturbation: sum' = fma(z, +-scale, sum), units and z anew for each sample. Rank one: q = (h a) * (+-scale) for
 // each sample, and sum' = fma(q, b_j, sum); a, the units and b are the pair's own.
@@ -56,6 +60,7 @@ struct ChangesJob {
 
 // k's of a rank-one change's left factor that are drawn at a time.
 constexpr int factor_chunk = 512;
+static_assert(factor_chunk % 8 == 0, "it is drawn eight at a time");
 
 // h a for one sample, k in order. The whole block draws, into `factor`, and one thread multiplies; all get the product.
 template <class Mode>

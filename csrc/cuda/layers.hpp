@@ -29,6 +29,7 @@ struct DeviceLayer {
 
 // The layers that one launch goes through: they travel with the launch's arguments, of which there may be 4 KB.
 constexpr int most_layers = 24;
+constexpr int most_argument_bytes = 4096;
 
 struct DeviceLayers {
     int count;

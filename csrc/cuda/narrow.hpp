@@ -13,6 +13,7 @@ FPES_NAMESPACE_BEGIN
 constexpr int narrow_columns = 16;
 // Floats from row to row of the result.
 constexpr int narrow_stride = 20;
+static_assert(narrow_stride >= narrow_columns && narrow_stride % 4 == 0, "a row of results is stored by fours");
 
 FPES_INLINE constexpr int narrow_padded(int n) { return (n + 3) / 4 * 4; }
 

@@ -2,9 +2,8 @@
 //
 //              t: 16                           64 columns
 //            +--------+                      +------------+
-//   64 rows  | left   |    x        t: 16    | right      |      Both factors are made by the block as they are needed
-//            | (t, i) |                      | (t, j)     |      (drawn, or computed from activations) and never
-//            stored.
+//   64 rows  | left   |    x        t: 16    | right      |      The block makes both factors as it needs them, by
+//            | (t, i) |                      | (t, j)     |      drawing or from activations, in shared memory only.
 //            +--------+                      +------------+      A thread has 4 x 4 sums, for all terms.
 //
 // Why this shape. The order of the terms is part of the contract where they are floats: one chain of multiply-adds, t
@@ -44,6 +43,8 @@ FPES_DEVICE void sum_outer_products(const Source& source, std::int64_t begin, st
     using Factor = typename Sums::Factor;
     constexpr int stride = T::rows + 4;
     static_assert(T::rows == T::columns, "both factors are made by the same threads");
+    static_assert(T::rows % 4 == 0, "factors are made four at a time");
+    static_assert(sizeof(Factor) == sizeof(float), "sum_shared_bytes has room for both kinds of factors");
     auto* const left = dynamic_shared<Factor>();
     auto* const right = left + sum_depth * stride;
     constexpr int groups = sum_depth * T::rows / 4;

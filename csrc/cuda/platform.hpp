@@ -5,11 +5,13 @@
 //
 //     __global__ __launch_bounds__(threads, blocks)     a kernel, void
 //     FPES_DEVICE                                       a function of kernels, inlined
-//     threadIdx.x, blockIdx.x, .y, gridDim.x            int coordinates by way of thread_index() ...
+//     FPES_UNROLL, FPES_ROLLED                          before a loop: unroll it, or don't
+//     FPES_CONSTANT                                     before a large parameter of a kernel, which is read in place
+//     threadIdx.x, blockIdx.x, .y                       int coordinates by way of thread_index() ...
 //     dynamic_shared<T>()                               the block's shared memory, all of it dynamic
 //     __syncthreads()                                   reached by all threads of a block, or by none
 //     launch(kernel, grid, threads, shared, context, arguments...)
-//     fill_with_zeros(pointer, count, context)
+//     fill_with_zeros(pointer, bytes, context)
 #pragma once
 
 #include "context.hpp"

@@ -1,3 +1,4 @@
+// The definition of launch_shared_weights.
 #include "launch.hpp"
 #include "modes.hpp"
 

@@ -55,6 +55,7 @@ struct SharedWeightsJob {
     float* outputs;  // [rows, fan_out] of the whole call (Row::output) where fused, else of the launch; or null
     LossSink sink;
 };
+static_assert(sizeof(SharedWeightsJob) <= most_argument_bytes, "a job travels with the launch");
 
 template <class T>
 struct SharedWeightsTile {

@@ -15,6 +15,9 @@ using MiddleTile = Tile<4, 2, 4, 8, 8, 16>;  // 128 x 256
 using NarrowTile = Tile<8, 1, 4, 8, 8, 16>;  // 256 x 128
 using LowTile = Tile<2, 4, 2, 16, 8, 8>;     //  32 x 512, for smaller batches and smaller multiprocessors
 using LowestTile = Tile<2, 4, 1, 32, 8, 4>;  //  16 x 512
+static_assert(WideTile::threads == 256 && MiddleTile::threads == 256 && NarrowTile::threads == 256 &&
+                  LowTile::threads == 256 && LowestTile::threads == 256,
+              "255 registers a thread, which the largest tiles need, are there for 256 threads of a multiprocessor");
 
 // What a launch uses that takes one layer at a time, whatever the network.
 constexpr TileName layer_tile = TileName::narrow;

@@ -45,7 +45,7 @@ fpes_shim_switch:
 
 namespace fpes::shim {
 
-Coordinates thread, block, grid;
+Coordinates thread, block;
 char* shared_memory = nullptr;
 
 namespace {
@@ -188,7 +188,6 @@ void run_grid(std::int64_t blocks_x, std::int64_t blocks_y, int threads, int sha
     const FpMode mode(flush);
     Block place(threads, shared_bytes, body);
     Block::running = &place;
-    grid = {static_cast<int>(blocks_x), static_cast<int>(blocks_y)};
     const std::int64_t count = blocks_x * blocks_y;
     for (std::int64_t i = 0; i < count; ++i) {
         const std::int64_t number = reverse_order ? count - 1 - i : i;

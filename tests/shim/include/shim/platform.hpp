@@ -26,7 +26,7 @@ struct Coordinates {
 };
 
 // Where the running fiber is.
-extern Coordinates thread, block, grid;
+extern Coordinates thread, block;
 
 // The block's shared memory.
 extern char* shared_memory;
