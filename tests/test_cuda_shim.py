@@ -193,7 +193,7 @@ def test_population(reverse, family, kind, flush):
 @pytest.mark.parametrize("shared", [A100, TURING])
 def test_a_layer_at_a_time(reverse, family, flush, shared):
     """Networks too wide for a launch, on devices of two sizes; columns just beyond a tile's."""
-    sizes, batch = ((7, 515, 6), 3) if shared == A100 else ((5, 129, 12, 4), 9)
+    sizes, batch = ((7, 513, 6), 3) if shared == A100 else ((5, 129, 12, 4), 9)
     kind = KINDS[len(flush) % 3]
     cpu, shim = populations(sizes, (batch,), family, kind, flush, size=4)
     _, x, y = setting(sizes, (batch,))
@@ -278,6 +278,26 @@ def test_losses_add_up_in_blocks_of_samples_in_order(family):
         want = np.full(2, -total / batch, np.float32)
         oracle.assert_bitwise_equal(cpu.evaluate(x, y), want, f"CPU, {batch}")
         oracle.assert_bitwise_equal(shim_backend.ShimPopulation(cpu).evaluate(x, y), want, f"shim, {batch}")
+
+
+@pytest.mark.parametrize("family", ["full", "node"])
+@pytest.mark.parametrize("shared", [H100, TURING])
+def test_a_label_that_is_no_class_gives_nan(family, shared):
+    """Nobody can refuse it without waiting for it."""
+    _, shim = populations((5, 6, 4), (3,), family, size=4)
+    _, x, _ = setting((5, 6, 4), (3,))
+    for below in (-1, -17):  # where a logit of the row before lies, in global and in shared memory
+        with shim_backend.device(shared=shared):
+            losses = shim.evaluate(x, np.array([3, below, 4]), per_sample=True)
+        assert np.isnan(losses).tolist() == [[False, True, True]] * 4
+
+
+def test_more_ranks_than_fit_on_the_chip(reverse):
+    """In a layer whose sums would take the place of what the later ranks multiply."""
+    cpu, shim = populations((11, 14, 20), (5,), "lowrank20", size=4)
+    _, x, _ = setting((11, 14, 20), (5,))
+    assert "a launch for each layer" in shim.plan(x)
+    oracle.assert_bitwise_equal(shim.forward(x), cpu.forward(x))
 
 
 def nearly_subnormal(sizes, flush: str, family: str, kind: str = "binomial") -> fpes.Population:
