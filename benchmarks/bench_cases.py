@@ -11,8 +11,8 @@ Floors on two Zen 4 cores at 3.7 GHz (peak about 225 GFLOP/s in AVX-512, 205 in 
 fractions of the peak or times, and results (medians; a machine shared with others, so a few per cent come and go):
 
 case                             floor, ms   bound by                      predicted      AVX-512        AVX2
-gemm 1024^3                            9.5   multiply-adds                 0.90           0.87 to 0.92   0.88 to 0.93
-gemm 8192x512x512                       19   multiply-adds                 0.90           0.93           0.88 to 0.98
+gemm 1024^3                            9.5   multiply-adds                 0.90           0.84 to 0.92   0.82 to 0.93
+gemm 8192x512x512                       19   multiply-adds                 0.90           0.88 to 0.96   0.85 to 1.00
 full rank, n 512, batch 128      390 (95 needed)  loads of weights         2.2 (0.85 (*)) 2.2            2.1
 full rank, n 512, batch 64       195 (47 needed)  loads; 17 ms of noise    1.7 (0.8 (*))  1.85           1.7
 full rank, n 512, batch 32        97 (24 needed)  noise: 0.2 ns a weight   1.3 (0.72 (*)) 1.26 to 1.5    1.2
@@ -23,8 +23,16 @@ low rank 1, n 512, batch 8         24 (9.5 needed)  multiply-adds          1.9 (
 node, n 512, batch 8               24 (9.5 needed)  multiply-adds          2.1 (0.85 (*)) 5.8            4.5
 gradient, full rank, n 512             8.5   noise: 0.2 ns a weight and    17 ms          19 ms
                                              pair, one multiply-add
-gradient, low rank 1, n 512            1.5   multiply-adds                 0.8            0.44 to 0.54
-gradient, node, n 512, batch 8          22   products and a second pass    0.7            0.38
+gradient, low rank 1, n 512            1.5   multiply-adds
+  ranks                                0.76  multiply-adds of two terms    1.1            0.95 to 0.98   0.9
+    without VNNI                                                                          0.75 to 0.8
+  floats                                1.5  multiply-adds                 0.75           0.6 to 0.66    0.6
+gradient, low rank 4, n 512            6.1   multiply-adds
+  ranks                                3.0   multiply-adds of two terms    1.4            1.27 to 1.37   1.2
+    without VNNI                                                                          1.0
+  floats                               6.1   multiply-adds                 0.8            0.65 to 0.77   0.75
+gradient, node, n 512, batch 8          12 (5 needed)  multiply-adds and   1.1            0.84 to 1.04   0.8 to 0.9
+                                             a second pass, 4 ms
 training step, one layer at a time      40   products 26 ms, changes 9,    60 ms          56 ms
                                              noise and loss 5
 (*) before terms that are zero were left out.
@@ -37,10 +45,16 @@ the dense product is taken. Dense inputs give 0.85 at batch 64.
 
 Cases below 0.80, and why. Gaussian noise is the reference, not the product: two polynomials, a logarithm and a square
 root for each value. Gradient of full rank: its one multiply-add a weight and pair hides behind drawing the weight's
-noise; the floor is that of the noise. Gradient of low rank: 3 ms, of which drawing the factors again, for each block
-of rows, and writing sums as doubles are half; a fiftieth of the evaluation before it. Gradient of node: a pass of all
-members without leaving out zeros comes before the product, which is half of the 32 ms; trainers use the form that
-perturbs one layer at a time, which needs neither. Training step: lists of changes are scattered work, 0.65.
+noise; the floor is that of the noise. Gradient of low rank from floats (centred ranks, the default, are integers): its
+product alone runs at 0.92, but 1.6 ms of it are short, and 0.7 ms go to drawing the factors, to writing 2.7 MB of
+gradient, and to waking a thread three times; within a loop of gradients it is 0.76. Training step: lists of changes are
+scattered work, 0.65.
+
+Gradients were at 0.44 and 0.67 (low rank) and 0.38 (node) at first. What made the difference: factors drawn once for
+all blocks of rows; sums that go to the gradient straight from the product; two terms in a lane, as 16-bit integers, by
+one instruction (VNNI; multiply and add without it, which share ports); for node the evaluation's own walk, and lists of
+nonzeros in the product; and memory that a thread keeps from call to call. Without that a call took 3.1 or 5.4 ms, as
+glibc happened to give freed pages back or not.
 """
 
 from __future__ import annotations
