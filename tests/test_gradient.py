@@ -65,16 +65,19 @@ def test_the_largest_integers_of_high_rank(isa, rank):
     oracle.assert_bitwise_equal(got, want, f"rank {rank}, {isa}")
 
 
-@pytest.mark.parametrize("largest", [2047, 2048, 30000])
-def test_integers_that_need_more_than_32_bits(isa, largest):
-    """Differences of up to 4095 fit 16 bits after the noise; 256 pairs of rank 64 could sum to twice 2^31."""
-    sizes, size = (40, 33), 512
+@pytest.mark.parametrize("difference", [3991, 4095, 4096, 8191, 2**18 - 1])
+def test_more_terms_than_32_bits_are_sure_to_hold(isa, difference):
+    """256 pairs of rank 64, in runs of which the first (of 3991: an odd number) ends where it might pass 2^31; as one
+    digit up to 4095, then two; and several blocks of rows, where sums go on from step to step.
+    """
+    sizes, size = (130, 33), 512
     theta = np.zeros(oracle.Network(sizes).parameters, np.float32)
-    weights = np.tile(np.array([largest, 1 - largest], np.int32), size // 2)
+    pair = np.array([difference // 2, difference // 2 - difference], np.int32)
+    weights = np.concatenate([pair, -pair, np.tile(pair, size // 2 - 2)])
     low_rank = fpes.LowRank(rank=64)
     got = fpes.Population(fpes.LinearNetwork(sizes), theta, size=size, sigma=0.3, perturbation=low_rank)
     want = oracle.Population(oracle.Network(sizes), theta, size, 0.3, perturbation="lowrank", rank=64)
-    oracle.assert_bitwise_equal(got.gradient(weights), want.gradient(weights), f"{largest}, {isa}")
+    oracle.assert_bitwise_equal(got.gradient(weights), want.gradient(weights), f"{difference}, {isa}")
 
 
 @each_weight_family

@@ -8,13 +8,13 @@
 //    fan_in  | d a, T               |   x  terms | b                |   added to the sums [fan_in, fan_out]
 //            +----------------------+            +------------------+
 //
-// Where weights and noise are integers, as they are for centred ranks, so is the sum, and it is exact. If d a fits 16
-// bits then two terms share a lane, and one multiply-add does both: twice the terms of floats in the same time. Larger
-// integers are floats, which hold their sums exactly for as long. Other weights are floats, added in order.
+// Where weights and noise are integers, as they are for centred ranks, so is the sum, and it is exact. Then terms are
+// integers of 16 bits, two of them to a lane, and sums of 32 bits. Weights that would make d a too large, those of more
+// than 2,048 members, are two digits: d = 4096 high + low, and the sum is made of the sums of both. Weights that are
+// floats are added in order.
 #include <algorithm>
 #include <cmath>
 #include <memory>
-#include <numeric>
 #include <vector>
 
 #include "gradient.hpp"
@@ -23,22 +23,28 @@
 namespace fpes {
 namespace {
 
-// Rows of the operands that are drawn at a time: they stay in the second-level cache. And terms of them that one thread
-// draws at a time, an even number.
+// Rows of the operands that are drawn at a time, so many that sums are rarely read and written again, and so few that
+// those of a layer stay in the last-level cache. And terms of them that one thread draws at a time, an even number.
 constexpr std::int64_t drawn_rows = 512;
 constexpr std::int64_t item_terms = 32;
 
 // Rows of a gradient that one thread computes at a time.
 constexpr std::int64_t block_rows = 64;
 
-// What a weight times a draw of noise may come to where both are to fit 16 bits.
+// What a weight times a draw of noise may come to, to fit 16 bits; and the base of digits where it doesn't. Weights
+// below 2^18, more than anybody may give here, have two.
 constexpr double largest_int16 = 0x7fff;
+constexpr float digit_base = 4096.0f;
 
-// How terms are added up.
-enum class Sums { int32, exact_floats, floats };
+// The weights' part in the sum: they are sums of `unit` times these.
+struct Digit {
+    PairWeights weights;
+    double unit;
+};
 
 // Terms begin ... end - 1 of a layer, drawn and multiplied together.
 struct Step {
+    std::size_t digit;
     std::int64_t begin;
     std::int64_t end;
     bool first;  // of a run, whose sums start at zero
@@ -54,8 +60,8 @@ class LayerGradient {
           layer_(layer),
           gradient_(gradient + layer.weight_offset),
           pairs_(pairs_of(population, layer, static_cast<std::int64_t>(weights.difference.size()))),
-          weights_(weights_of(weights, pairs_)),
-          sums_(sums_of(population, weights_)),
+          sums_(exact(population, weights) ? SumType::int32 : SumType::float32),
+          digits_(digits_of(population, weights_of(weights, pairs_))),
           steps_(plan()),
           left_(engine.matrix(std::min(drawn_rows, rows_of(terms())), layer.fan_in)),
           right_(engine.matrix(std::min(drawn_rows, rows_of(terms())), layer.fan_out)) {
@@ -74,8 +80,9 @@ class LayerGradient {
     void draw(std::size_t step, std::int64_t item, PanelMatrix& rows, float* scratch) {
         const std::int64_t first = item * item_terms, begin = steps_[step].begin + first;
         const std::int64_t end = std::min(begin + item_terms, steps_[step].end);
+        const PairWeights& weights = digits_[steps_[step].digit].weights;
         draw_rows(begin, end, first, left_, layer_.fan_in, rows,
-                  [&](std::int64_t term, Panels row) { draw_left(term, row, scratch); });
+                  [&](std::int64_t term, Panels row) { draw_left(term, weights, row, scratch); });
         draw_rows(begin, end, first, right_, layer_.fan_out, rows,
                   [&](std::int64_t term, Panels row) { draw_right(term, row, scratch); });
     }
@@ -88,18 +95,18 @@ class LayerGradient {
         const Panels out = kept_ ? kept_->from_row(row) : sum.view(), init = step.first ? Panels{} : out;
         const Panels left = engine_.at_column(left_.view(), row);
         const int depth = static_cast<int>(rows_of(step.end - step.begin));
-        if (sums_ == Sums::int32) {
+        if (sums_ == SumType::int32) {
             engine_.kernels().integer_product_transposed(left, right_.view(), init, out, m, n, depth);
         } else {
             engine_.outside(&ModeKernels::product_transposed, left, right_.view(), init, out, m, n, depth);
         }
         if (!step.last) return;
-        const SumType type = sums_ == Sums::int32 ? SumType::int32 : SumType::float32;
+        const double unit = digits_[step.digit].unit;
         double* totals = totals_.empty() ? nullptr : totals_.data() + row * n;
         if (number + 1 == steps_.size()) {
-            engine_.kernels().finish_sums(out, type, totals, m, n, scale(), gradient_ + row * n);
+            engine_.kernels().finish_sums(out, sums_, unit, totals, m, n, scale(), gradient_ + row * n);
         } else {
-            engine_.kernels().add_to_totals(out, type, m, n, totals);
+            engine_.kernels().add_to_totals(out, sums_, unit, m, n, totals);
         }
     }
 
@@ -116,40 +123,50 @@ class LayerGradient {
         for (std::size_t i = 0; i < pairs.size(); ++i) weights.difference[i] = all.difference[pairs[i]];
         return weights;
     }
-    static Sums sums_of(const Population& population, const PairWeights& weights) {
-        if (!exact(population, weights)) return Sums::floats;
+    static std::vector<Digit> digits_of(const Population& population, const PairWeights& weights) {
         float largest = 0.0f;
         for (const float difference : weights.difference) largest = std::max(largest, std::fabs(difference));
-        return largest * largest_integer(population.noise) <= largest_int16 ? Sums::int32 : Sums::exact_floats;
+        if (!exact(population, weights) || largest * largest_integer(population.noise) <= largest_int16) {
+            return {{weights, 1.0}};
+        }
+        PairWeights low = weights, high = weights;
+        for (std::size_t i = 0; i < weights.difference.size(); ++i) {
+            high.difference[i] = std::nearbyint(weights.difference[i] / digit_base);
+            low.difference[i] = weights.difference[i] - digit_base * high.difference[i];
+        }
+        return {{low, 1.0}, {high, digit_base}};
     }
 
     std::int64_t terms() const { return static_cast<std::int64_t>(pairs_.size()) * population_.rank; }
     // Terms to a row of the operands, and rows that so many terms need.
-    std::int64_t terms_in_row() const { return sums_ == Sums::int32 ? 2 : 1; }
+    std::int64_t terms_in_row() const { return sums_ == SumType::int32 ? 2 : 1; }
     std::int64_t rows_of(std::int64_t terms) const { return (terms + terms_in_row() - 1) / terms_in_row(); }
 
     std::vector<Step> plan() const {
-        const double largest = std::pow(largest_integer(population_.noise), 2);
-        const double limit = sums_ == Sums::int32 ? exact_in_int32 : exact_in_float;
         std::vector<Step> steps;
-        for (std::int64_t begin = 0; begin < terms();) {
-            const std::int64_t end =
-                sums_ == Sums::floats ? terms() : exact_run(weights_, begin, population_.rank, largest, limit);
-            const std::int64_t most = drawn_rows * terms_in_row();
+        for (std::size_t digit = 0; digit < digits_.size(); ++digit) add_steps(digit, steps);
+        return steps;
+    }
+    void add_steps(std::size_t digit, std::vector<Step>& steps) const {
+        const double largest = std::pow(largest_integer(population_.noise), 2);
+        const std::int64_t most = drawn_rows * terms_in_row();
+        for (std::int64_t begin = 0, end = 0; begin < terms(); begin = end) {
+            end = terms();
+            if (sums_ == SumType::int32) {
+                end = exact_run(digits_[digit].weights, begin, population_.rank, largest, exact_in_int32);
+            }
             for (std::int64_t from = begin; from < end; from += most) {
                 const std::int64_t to = std::min(from + most, end);
-                steps.push_back({from, to, from == begin, to == end});
+                steps.push_back({digit, from, to, from == begin, to == end});
             }
-            begin = end;
         }
-        return steps;
     }
 
     // Terms begin ... end - 1 into an operand, from its row `first` on: by way of `rows` where two of them share lanes.
     template <class Draw>
     void draw_rows(std::int64_t begin, std::int64_t end, std::int64_t first, PanelMatrix& operand, std::int64_t n,
                    PanelMatrix& rows, Draw draw_row) {
-        const bool integers = sums_ == Sums::int32;
+        const bool integers = sums_ == SumType::int32;
         const Panels to = integers ? rows.view() : operand.from_row(first);
         for (std::int64_t term = begin; term < end; ++term) draw_row(term, engine_.at_row(to, term - begin));
         if (!integers) return;
@@ -157,12 +174,12 @@ class LayerGradient {
                                            operand.from_row(first / terms_in_row()));
     }
 
-    void draw_left(std::int64_t term, Panels row, float* scratch) const {
+    void draw_left(std::int64_t term, const PairWeights& weights, Panels row, float* scratch) const {
         const std::int64_t place = term / population_.rank, r = term % population_.rank;
         const int n = static_cast<int>(layer_.fan_in);
         engine_.kernels().noise_panels(population_.stream(layer_.index, NoiseRole::factor_a, pairs_[place]),
                                        static_cast<std::uint64_t>(r * n), 1, n, row, scratch);
-        engine_.outside(&ModeKernels::scale, row, 1, n, weights_.difference[place], row);
+        engine_.outside(&ModeKernels::scale, row, 1, n, weights.difference[place], row);
     }
 
     void draw_right(std::int64_t term, Panels row, float* scratch) const {
@@ -190,8 +207,8 @@ class LayerGradient {
     const Layer& layer_;
     float* gradient_;
     std::vector<std::int64_t> pairs_;  // that perturb the layer
-    PairWeights weights_;              // theirs
-    Sums sums_;
+    SumType sums_;
+    std::vector<Digit> digits_;  // of their weights
     std::vector<Step> steps_;
     PanelMatrix left_;                   // the operands of a step: [terms, fan_in]
     PanelMatrix right_;                  // and [terms, fan_out]
