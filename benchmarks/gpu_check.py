@@ -110,6 +110,11 @@ def build(out: Path) -> dict[str, Any]:
         cwd=out, env=environment(), check=True, capture_output=True, text=True,
     )  # fmt: skip
     config = json.loads(asked.stdout)
+    if not config["cuda"]["builds"]:
+        raise StepError(
+            f"Python imports another fpes than the one just built, without CUDA ({config['cuda']['reason']}): an "
+            f"editable install goes first. Use a Python without one: {sys.executable} -m pip uninstall fpes"
+        )
     say(f"built {', '.join(config['cuda']['builds'])} with nvcc {config['cuda']['compiler']}")
     return {"config": config, "python": platform.python_version(), "machine": machine()}
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -31,10 +33,12 @@ def writable_folder(folder: Path) -> Path:
 def written_whole(path: Path) -> Iterator[Path]:
     """A path to write to; what was written takes the place of `path` at the end, or vanishes with an exception.
 
-    The name is always the same, so what a killed process has left behind is overwritten by the next; and nothing is at
-    that name yet on entry, so there is no moment where an interrupt (Ctrl-C, SIGTERM) finds a file that nobody removes.
+    The path has this thread's number in its name, so that several may write the same file, the last of them for good.
+    It names no file yet, so there is no moment where an interrupt (Ctrl-C, SIGTERM) finds one that nobody removes. What
+    a killed process has left behind is removed by the next that comes.
     """
-    aside = path.with_name(f".{path.stem}.part{path.suffix}")
+    _remove_leftovers(path)
+    aside = path.with_name(f".{path.stem}.{os.getpid()}-{threading.get_ident()}.part{path.suffix}")
     try:
         yield aside
         with aside.open("rb") as written:
@@ -43,3 +47,22 @@ def written_whole(path: Path) -> Iterator[Path]:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what processes that are no more have written aside for `path`."""
+    for leftover in path.parent.glob(f".{glob.escape(path.stem)}.*.part{glob.escape(path.suffix)}"):
+        process = leftover.name.removeprefix(f".{path.stem}.").partition("-")[0]
+        if process.isdecimal() and not _alive(int(process)):
+            with suppress(OSError):  # another's, or removed by another
+                leftover.unlink()
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # there, but not ours
+        pass
+    return True

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
+import signal
+import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -68,15 +70,35 @@ def test_interrupted_before_any_instruction_there_is_one_whole_file(tmp_path):
     assert n > 50
 
 
-def test_what_a_killed_process_left_behind_goes_with_the_next_file(tmp_path, monkeypatch):
+def test_what_a_killed_process_left_behind_goes_with_the_next_file(tmp_path):
     path = tmp_path / "run.npz"
-    monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)  # a killed process cleans nothing up
-    with contextlib.suppress(KeyboardInterrupt), files.written_whole(path) as aside:
-        aside.write_bytes(NEW[:100])
-        raise KeyboardInterrupt
-    monkeypatch.undo()
-    assert len(list(tmp_path.iterdir())) == 1
-    assert not path.exists()
+    script = f"""
+import os, signal
+from pathlib import Path
+from fpes import files
+with files.written_whole(Path({str(path)!r})) as aside:
+    aside.write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert left.read_bytes() == b"half"
+    other = left.with_name(left.name.replace(".run.", ".walk."))
+    other.touch()
     write(path)
-    assert [file.name for file in tmp_path.iterdir()] == ["run.npz"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [other.name, "run.npz"]
     assert path.read_bytes() == NEW
+
+
+def test_several_may_write_one_file(tmp_path):
+    path = tmp_path / "run.npz"
+
+    def write_often(content: bytes) -> None:
+        for _ in range(50):
+            with files.written_whole(path) as aside:
+                aside.write_bytes(content)
+            assert path.read_bytes() in (OLD, NEW)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(write_often, [OLD, NEW]))
+    assert [file.name for file in tmp_path.iterdir()] == ["run.npz"]
