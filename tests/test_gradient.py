@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import oracle
 import pytest
@@ -188,49 +190,64 @@ def node_gradient(flush: str, kind: str, weights: np.ndarray) -> np.ndarray:
     return total
 
 
-def node_gradient_in_order(weights: np.ndarray, x: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Weights and biases of each layer by the order that is promised: a float32 sum over pairs, then over samples."""
-    size = weights.shape[0]
-    ref = reference(SMALL, SMALL_BATCH, "node", "binomial", "boundary", size=size)
-    sums = ref.network.unpack(np.zeros(ref.network.parameters, np.float32))
+def node_setting(sizes, batch: int, size: int, largest: float, density: float) -> tuple[np.ndarray, np.ndarray]:
+    """x with so many nonzeros, and weights [size, batch] up to `largest`."""
+    rng = np.random.default_rng(6)
+    x = setting(sizes, batch)[1] * (rng.random((batch, sizes[0])) < density)
+    weights = rng.uniform(-1, 1, (size, batch)) * largest
+    return x.astype(np.float32), weights.astype(np.float32)
+
+
+@functools.lru_cache
+def node_gradient_in_order(sizes, batch: int, size: int, largest: float, density: float) -> np.ndarray:
+    """By the order that is promised: a float32 sum over pairs, then over samples: [parameters]."""
+    x, weights = node_setting(sizes, batch, size, largest, density)
+    ref = reference(sizes, batch, "node", size=size)
+    total = np.zeros(ref.network.parameters, np.float32)
+    sums = ref.network.unpack(total)
     for pair in range(size // 2):
         seen = inputs_of_pair(ref, x, pair)
         difference = oracle.add(weights[2 * pair], oracle.negate(weights[2 * pair + 1]), ftz=False)
         for layer, (weight, bias) in enumerate(sums):
             half_unit = np.float32(0.5 if layer == 0 else 0.5 * ref.network.scaling)
             mean = oracle.mul(oracle.add(seen[0, layer], seen[1, layer], ftz=False), half_unit, ftz=False)
-            z = ref.draw(layer, 4, pair, (SMALL_BATCH, weight.shape[1])).astype(np.float32)
+            z = ref.draw(layer, 4, pair, (batch, weight.shape[1])).astype(np.float32)
             noise = oracle.mul(z, difference[:, None], ftz=False)
-            for sample in range(SMALL_BATCH):
+            for sample in range(batch):
                 weight[...] = oracle.fma(mean[sample][:, None], noise[sample], weight, ftz=False)
                 bias[...] = oracle.fma(np.float32(1.0), noise[sample], bias, ftz=False)
-    scale = 0.5 / (size * SMALL_BATCH * ref.sigma)
-    for tensor in (tensor for layer in sums for tensor in layer):
-        with np.errstate(over="ignore", invalid="ignore"):
-            tensor[...] = oracle.to_float32(oracle.widen(tensor) * scale)
-    for layer, (_, bias) in enumerate(sums[1:], 1):
-        bias[np.abs(ref.network.unpack(ref.theta)[layer][1]) < 0.5] = 0.0
-    return sums
+    total[...] = oracle.to_float32(oracle.widen(total) * (0.5 / (size * batch * ref.sigma)))
+    for (_, bias), (_, value) in list(zip(sums, ref.network.unpack(ref.theta), strict=True))[1:]:
+        bias[np.abs(value) < 0.5] = 0.0
+    return total
 
 
 class TestNode:
-    @pytest.mark.parametrize("largest", [1.0, 3e38], ids=["ordinary", "overflowing"])
     @pytest.mark.parametrize("density", [0.1, 1.0])
-    def test_bits(self, isa, largest, density):
-        """Terms whose input is zero may be left out, unless their noise is infinite: then they are NaN."""
-        rng = np.random.default_rng(6)
-        x = setting(SMALL, SMALL_BATCH)[1] * (rng.random((SMALL_BATCH, SMALL[0])) < density)
-        x = x.astype(np.float32)
-        weights = (rng.uniform(-1, 1, (8, SMALL_BATCH)) * largest).astype(np.float32)
-        pop = population(SMALL, SMALL_BATCH, "node", "binomial", "boundary", size=8)
+    @pytest.mark.parametrize(
+        ("sizes", "batch", "size", "largest"),
+        [
+            (SMALL, SMALL_BATCH, 8, 1.0),
+            (SMALL, SMALL_BATCH, 8, 1e-44),
+            (SMALL, SMALL_BATCH, 8, 3e38),
+            ((150, 12, 5), 100, 24, 1.0),
+            ((9, 12, 5), 1100, 2, 1.0),
+        ],
+        ids=["ordinary", "subnormal", "overflowing", "many pairs and rows", "many samples"],
+    )
+    def test_bits(self, isa, sizes, batch, size, largest, density):
+        """Also where terms are kept in several pieces, of pairs or of samples, and rows in several blocks.
+
+        Terms whose input is zero may be left out, unless their noise is infinite: then they are NaN.
+        """
+        where = (sizes, batch, size, largest, density)
+        x, weights = node_setting(*where)
+        pop = population(sizes, batch, "node", size=size)
         pop.forward(x)
-        got = oracle.Network(SMALL).unpack(pop.gradient(weights))
         with np.errstate(over="ignore", invalid="ignore"):
-            want = node_gradient_in_order(weights, x)
-        assert np.isnan(want[0][0]).any() == (largest > 1.0)
-        for layer, (pair_got, pair_want) in enumerate(zip(got, want, strict=True)):
-            for name, one, other in zip(("weights", "biases"), pair_got, pair_want, strict=True):
-                oracle.assert_bitwise_equal(one, other, f"{name} of layer {layer}, {isa}")
+            want = node_gradient_in_order(*where)
+        assert np.isnan(want).any() == (largest > 1.0)
+        oracle.assert_bitwise_equal(pop.gradient(weights), want, isa)
 
     @pytest.mark.parametrize("flush", oracle.FLUSH_MODES)
     @each_kind
