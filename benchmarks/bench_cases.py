@@ -13,27 +13,27 @@ fractions of the peak or times, and results (medians; a machine shared with othe
 case                             floor, ms   bound by                      predicted      AVX-512        AVX2
 gemm 1024^3                            9.5   multiply-adds                 0.90           0.84 to 0.92   0.82 to 0.93
 gemm 8192x512x512                       19   multiply-adds                 0.90           0.88 to 0.96   0.85 to 1.00
-full rank, n 512, batch 128      390 (95 needed)  loads of weights         2.2 (0.85 (*)) 2.2            2.1
-full rank, n 512, batch 64       195 (47 needed)  loads; 17 ms of noise    1.7 (0.8 (*))  1.85           1.7
-full rank, n 512, batch 32        97 (24 needed)  noise: 0.2 ns a weight   1.3 (0.72 (*)) 1.26 to 1.5    1.2
+full rank, n 512, batch 128      390 (95 needed)  loads of weights         2.2 (0.85 (*)) 1.9 to 2.2     1.8 to 2.1
+full rank, n 512, batch 64       195 (47 needed)  loads; 17 ms of noise    1.7 (0.8 (*))  1.6 to 1.85    1.4 to 1.7
+full rank, n 512, batch 32        97 (24 needed)  noise: 0.2 ns a weight   1.3 (0.72 (*)) 1.2 to 1.5     1.0 to 1.2
                                              and pair is 17 ms
-  rademacher noise                97 (24 needed)  the same, 0.06 ns        1.7 (0.78 (*)) 1.8 to 1.9     1.7
-  gaussian noise                  97 (24 needed)  the same, 0.8 ns: 69 ms  0.8 (0.55 (*)) 0.75           0.68
-low rank 1, n 512, batch 8         24 (9.5 needed)  multiply-adds          1.9 (0.75 (*)) 2.8            2.9
-node, n 512, batch 8               24 (9.5 needed)  multiply-adds          2.1 (0.85 (*)) 5.8            4.5
-gradient, full rank, n 512             8.5   noise: 0.2 ns a weight and    17 ms          19 ms
+  rademacher noise                97 (24 needed)  the same, 0.06 ns        1.7 (0.78 (*)) 1.7 to 1.9     1.5 to 1.9
+  gaussian noise                  97 (24 needed)  the same, 0.8 ns: 69 ms  0.8 (0.55 (*)) 0.66 to 0.77   0.6 to 0.68
+low rank 1, n 512, batch 8         24 (9.5 needed)  multiply-adds          1.9 (0.75 (*)) 2.5 to 2.8     2.2 to 3.0
+node, n 512, batch 8               24 (9.5 needed)  multiply-adds          2.1 (0.85 (*)) 4.9 to 5.8     4.3 to 4.6
+gradient, full rank, n 512             8.5   noise: 0.2 ns a weight and    17 ms          19 to 20 ms    27 to 32 ms
                                              pair, one multiply-add
 gradient, low rank 1, n 512            1.5   multiply-adds
-  ranks                                0.76  multiply-adds of two terms    1.1            0.95 to 0.98   0.9
-    without VNNI                                                                          0.75 to 0.8
-  floats                                1.5  multiply-adds                 0.75           0.6 to 0.66    0.6
+  ranks                                0.76  multiply-adds of two terms    1.1            0.95 to 0.99   0.9
+    without VNNI                                                                          0.75 to 0.79
+  floats                                1.5  multiply-adds                 0.75           0.59 to 0.66   0.6
 gradient, low rank 4, n 512            6.1   multiply-adds
-  ranks                                3.0   multiply-adds of two terms    1.4            1.27 to 1.37   1.2
-    without VNNI                                                                          1.0
-  floats                               6.1   multiply-adds                 0.8            0.65 to 0.77   0.75
-gradient, node, n 512, batch 8          12 (5 needed)  multiply-adds and   1.1            0.84 to 1.04   0.8 to 0.9
+  ranks                                3.0   multiply-adds of two terms    1.4            1.27 to 1.37   0.9 to 1.2
+    without VNNI                                                                          0.93 to 1.02
+  floats                               6.1   multiply-adds                 0.8            0.63 to 0.77   0.73 to 0.81
+gradient, node, n 512, batch 8          12 (5 needed)  multiply-adds and   1.1            0.84 to 1.04   0.7 to 0.9
                                              a second pass, 4 ms
-training step, one layer at a time      40   products 26 ms, changes 9,    60 ms          56 ms
+training step, one layer at a time      40   products 26 ms, changes 9,    60 ms          56 to 65 ms    62 to 77 ms
                                              noise and loss 5
 (*) before terms that are zero were left out.
 
@@ -45,10 +45,10 @@ the dense product is taken. Dense inputs give 0.85 at batch 64.
 
 Cases below 0.80, and why. Gaussian noise is the reference, not the product: two polynomials, a logarithm and a square
 root for each value. Gradient of full rank: its one multiply-add a weight and pair hides behind drawing the weight's
-noise; the floor is that of the noise. Gradient of low rank from floats (centred ranks, the default, are integers): its
-product alone runs at 0.92, but 1.6 ms of it are short, and 0.7 ms go to drawing the factors, to writing 2.7 MB of
-gradient, and to waking a thread three times; within a loop of gradients it is 0.76. Training step: lists of changes are
-scattered work, 0.65.
+noise; the floor is that of the noise. Gradient of low rank from floats (centred ranks, the default, are integers; above
+2,048 members they are two digits, 0.6): its product alone runs at 0.92, but 1.6 ms of it are short, and 0.7 ms go to
+drawing the factors, to writing 2.7 MB of gradient, and to waking a thread three times; within a loop of gradients it is
+0.76. Training step: lists of changes are scattered work, 0.6 to 0.67.
 
 Gradients were at 0.44 and 0.67 (low rank) and 0.38 (node) at first. What made the difference: factors drawn once for
 all blocks of rows; sums that go to the gradient straight from the product; two terms in a lane, as 16-bit integers, by

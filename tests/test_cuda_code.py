@@ -98,7 +98,7 @@ def test_no_multiply_add_was_made_of_two_operations(file):
     for kernel in gpu_code.ptx(file):
         fusible = set(kernel.using(r"(add|sub|mul)\.(ftz\.)?f(32|64)$"))
         assert not fusible, f"{kernel.name}: {fusible}"
-    # What crosses the boundary is multiplied, and then added.
+    # A bias is multiplied by its factor, and then added to the sum: the one addition that could be fused.
     kernels = [k for k in gpu_code.sass(file) if "cross_kernel" in k.name]
     assert kernels
     for kernel in kernels:

@@ -34,9 +34,7 @@ void* allocate(std::size_t bytes) {
 // The blocks that a thread has given back, oldest first.
 class BlockCache {
    public:
-    ~BlockCache() {
-        while (count_ > 0) drop_oldest();
-    }
+    ~BlockCache() { clear(); }
 
     void* take(std::size_t bytes) {
         for (std::size_t i = count_; i-- > 0;) {
@@ -45,7 +43,12 @@ class BlockCache {
             remove(i);
             return block;
         }
-        return allocate(bytes);
+        try {
+            return allocate(bytes);
+        } catch (const std::bad_alloc&) {
+            clear();
+            return allocate(bytes);
+        }
     }
 
     void give(void* block, std::size_t bytes) {
@@ -60,7 +63,7 @@ class BlockCache {
     }
 
    private:
-    // More than a thread needs at a time for networks of a million weights, and little beside what Python takes.
+    // What the gradient of a network of half a million weights needs. Helpers need, and so keep, a few MB.
     static constexpr std::size_t most_bytes = std::size_t{32} << 20;
 
     struct Block {
@@ -72,6 +75,9 @@ class BlockCache {
         bytes_ -= blocks_[i].size;
         std::move(blocks_.begin() + i + 1, blocks_.begin() + count_, blocks_.begin() + i);
         --count_;
+    }
+    void clear() {
+        while (count_ > 0) drop_oldest();
     }
     void drop_oldest() {
         std::free(blocks_[0].start);

@@ -8,7 +8,7 @@
 namespace fpes {
 
 // A block of memory that starts a cache line. Throws std::bad_alloc. What a thread gives back it keeps, within limits,
-// and gets again: a call's memory would else be new to the process each time, and first touching its pages would take
+// and gets again: a call's memory would else be new to the process each time, and first touching its pages took up to
 // half of a short call.
 void* take_block(std::size_t bytes);
 void give_block(void* block, std::size_t bytes) noexcept;

@@ -31,7 +31,8 @@ class FullGradient {
         parallel(threads, static_cast<std::int64_t>(strips_.size()), [&](WorkQueue& queue) {
             Buffer<float> sum(strip + engine_.width()), scratch(noise_scratch_size(strip));
             Buffer<double> total(strip);
-            for (std::int64_t item; queue.take(item);) run(strips_[item], sum.data(), total.data(), scratch.data());
+            for (std::int64_t item; queue.take(item);)
+                sum_strip(strips_[item], sum.data(), total.data(), scratch.data());
         });
     }
 
@@ -44,7 +45,7 @@ class FullGradient {
         float* out;
     };
 
-    void run(const Strip& part, float* sum, double* total, float* scratch) {
+    void sum_strip(const Strip& part, float* sum, double* total, float* scratch) {
         const bool integers = exact(population_, weights_);
         const double largest = largest_integer(population_.noise);
         std::fill_n(sum, part.count, 0.0f);

@@ -50,7 +50,8 @@ struct NodeWeights {
 // The same for node perturbation, whose perturbations depend on the batch.
 void node_gradient(const Job& job, const NodeWeights& weights, float* gradient);
 
-// The same where each pair perturbs one layer (incremental.cpp). job.sums: what evaluate() kept of the same batch.
+// The same where each pair perturbs one layer (incremental_gradient.cpp). job.sums: what evaluate() kept of the same
+// batch.
 void incremental_gradient(const Job& job, const NodeWeights& weights, float* gradient);
 
 // Rows row, row + 1, ... of a layer's gradient; all such blocks of a network.
@@ -60,8 +61,8 @@ struct RowBlock {
 };
 std::vector<RowBlock> row_blocks(const PackedNetwork& network, std::int64_t rows);
 
-// Ends of both: out[rows, n] = sum * scale, rounded once; and the bias of a layer, whose gradient is zero where the
-// boundary flushes the bias to zero, for it has no influence there.
+// Ends of the last two: out[rows, n] = sum * scale, rounded once; and the bias of a layer, whose gradient is zero where
+// the boundary flushes the bias to zero, for it has no influence there.
 void write_rows(const Engine& engine, Panels sum, std::int64_t rows, std::int64_t n, double scale, float* out);
 void write_bias(const Engine& engine, PackedNetwork& network, const Layer& layer, Panels sum, double scale,
                 float* gradient);

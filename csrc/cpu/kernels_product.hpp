@@ -30,13 +30,13 @@ FPES_NAMESPACE_BEGIN
 enum class Left { rows, columns };
 
 // What one step along k adds to a sum: a term, or two that are integers.
-struct FloatTerm {
+struct FloatStep {
     template <class F>
     static FPES_INLINE F add_to(F sum, F left, F right) {
         return fma(left, right, sum);
     }
 };
-struct IntegerTerms {
+struct IntegerStep {
     template <class F>
     static FPES_INLINE F add_to(F sum, F left, F right) {
         return as_f32(multiply_add_halves(as_u32(left), as_u32(right), as_u32(sum)));
@@ -45,7 +45,7 @@ struct IntegerTerms {
 
 // One tile. `vectors` is 2, or 1 where the panel has no columns in its second vector. a_stride: floats from one run of
 // `width` k's to the next.
-template <class F, class Term, int rows, int vectors, Left layout>
+template <class F, class Step, int rows, int vectors, Left layout>
 void product_tile(const float* a, std::size_t a_stride, const float* b, const float* init, float* c, int k) {
     constexpr int lanes = lanes_of<F>, width = panel_width<F>;
     F sum[rows][vectors];
@@ -69,7 +69,7 @@ void product_tile(const float* a, std::size_t a_stride, const float* b, const fl
             for (int row = 0; row < rows; ++row) {
                 const F left = splat<F>(layout == Left::rows ? a[row * width + i] : a[i * width + row]);
 #pragma GCC unroll 2
-                for (int v = 0; v < vectors; ++v) sum[row][v] = Term::add_to(sum[row][v], left, right[v]);
+                for (int v = 0; v < vectors; ++v) sum[row][v] = Step::add_to(sum[row][v], left, right[v]);
             }
         }
     }
@@ -81,19 +81,19 @@ void product_tile(const float* a, std::size_t a_stride, const float* b, const fl
 }
 
 // The tile of a height known only at run time.
-template <class F, class Term, int vectors, Left layout, int rows = max_tile_rows>
+template <class F, class Step, int vectors, Left layout, int rows = max_tile_rows>
 void product_tile_of(int height, const float* a, std::size_t a_stride, const float* b, const float* init, float* c,
                      int k) {
     if (height == rows) {
-        product_tile<F, Term, rows, vectors, layout>(a, a_stride, b, init, c, k);
+        product_tile<F, Step, rows, vectors, layout>(a, a_stride, b, init, c, k);
     } else if constexpr (rows > 1) {
-        product_tile_of<F, Term, vectors, layout, rows - 1>(height, a, a_stride, b, init, c, k);
+        product_tile_of<F, Step, vectors, layout, rows - 1>(height, a, a_stride, b, init, c, k);
     }
 }
 
 // Rows first ... first + m - 1 of the result, whose part of the left operand begins at `a`, a row's `row_step` floats
 // after the one before.
-template <class F, class Term, Left layout>
+template <class F, class Step, Left layout>
 FPES_INLINE void product_rows(const float* a, std::size_t a_stride, int row_step, Panels b, Panels init, Panels c,
                               int first, int m, int n, int k) {
     constexpr int width = panel_width<F>;
@@ -107,9 +107,9 @@ FPES_INLINE void product_rows(const float* a, std::size_t a_stride, int row_step
             const float* left = a + static_cast<std::size_t>(i) * row_step;
             float* to = panel_row<F>(c, first + i, j);
             if (n - j > lanes_of<F>) {
-                product_tile_of<F, Term, 2, layout>(height, left, a_stride, right, start, to, k);
+                product_tile_of<F, Step, 2, layout>(height, left, a_stride, right, start, to, k);
             } else {
-                product_tile_of<F, Term, 1, layout>(height, left, a_stride, right, start, to, k);
+                product_tile_of<F, Step, 1, layout>(height, left, a_stride, right, start, to, k);
             }
             i += height;
         }
@@ -118,27 +118,27 @@ FPES_INLINE void product_rows(const float* a, std::size_t a_stride, int row_step
 
 template <class F>
 void product(Panels a, Panels b, Panels init, Panels c, int m, int n, int k) {
-    product_rows<F, FloatTerm, Left::rows>(a.data, a.stride, panel_width<F>, b, init, c, 0, m, n, k);
+    product_rows<F, FloatStep, Left::rows>(a.data, a.stride, panel_width<F>, b, init, c, 0, m, n, k);
 }
 
 // A tile's rows are columns of `a` here, and lie side by side; so they must belong to one panel.
-template <class F, class Term>
+template <class F, class Step>
 FPES_INLINE void product_of_columns(Panels a, Panels b, Panels init, Panels c, int m, int n, int k) {
     constexpr int width = panel_width<F>;
     for (int i = 0; i < m; i += width) {
-        product_rows<F, Term, Left::columns>(panel_row<F>(a, 0, i), width * width, 1, b, init, c, i,
+        product_rows<F, Step, Left::columns>(panel_row<F>(a, 0, i), width * width, 1, b, init, c, i,
                                              smaller(width, m - i), n, k);
     }
 }
 
 template <class F>
 void product_transposed(Panels a, Panels b, Panels init, Panels c, int m, int n, int k) {
-    product_of_columns<F, FloatTerm>(a, b, init, c, m, n, k);
+    product_of_columns<F, FloatStep>(a, b, init, c, m, n, k);
 }
 
 template <class F>
 void integer_product_transposed(Panels a, Panels b, Panels init, Panels c, int m, int n, int k) {
-    product_of_columns<F, IntegerTerms>(a, b, init, c, m, n, k);
+    product_of_columns<F, IntegerStep>(a, b, init, c, m, n, k);
 }
 
 // Rows 2 i and 2 i + 1 side by side, in the lower and the upper halves of the lanes.

@@ -24,8 +24,8 @@
 namespace fpes {
 namespace {
 
-// (pair, sample) terms kept at a time, a multiple of shared_tile; and rows of a gradient that one thread adds to at a
-// time.
+// (pair, sample) terms kept at a time, whole tiles of samples; and rows of a gradient that one thread adds to at a
+// time: so few that lists count in 32 bits.
 constexpr std::int64_t kept_terms = 1024;
 constexpr std::int64_t block_rows = 128;
 
@@ -151,12 +151,12 @@ class NodeGradient {
 
     // Whether the product is faster by the nonzeros alone; if so, they are listed. The first terms mostly tell.
     bool list_nonzeros(Panels inputs, int rows, int terms, BlockMemory& memory) {
-        const int first = std::min(terms, engine_.kernels().nonzero_run);
-        for (const int count : {first, terms}) {
+        auto listed = [&](int count) {
             engine_.kernels().transpose(inputs, rows, count, memory.inputs.view());
-            if (!memory.lists.fill(memory.inputs.view(), rows, count)) return false;
-        }
-        return true;
+            return memory.lists.fill(memory.inputs.view(), rows, count);
+        };
+        const int first = engine_.kernels().nonzero_run;
+        return terms <= first ? listed(terms) : listed(first) && listed(terms);
     }
 
     void add_bias(const Layer& layer, int terms) {
