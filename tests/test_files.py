@@ -80,7 +80,8 @@ with files.written_whole(Path({str(path)!r})) as aside:
     aside.write_bytes(b"half")
     os.kill(os.getpid(), signal.SIGKILL)
 """
-    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -signal.SIGKILL
+    run = subprocess.run([sys.executable, "-c", script], check=False, cwd=tmp_path)  # not where the sources are
+    assert run.returncode == -signal.SIGKILL
     (left,) = tmp_path.iterdir()
     assert left.read_bytes() == b"half"
     other = left.with_name(left.name.replace(".run.", ".walk."))
