@@ -2,40 +2,24 @@
 //
 // The modules of the package that call this have checked shapes, types, ranges and contiguity, and they keep the arrays
 // alive; nothing is checked twice. The GIL is released for the length of every call that computes.
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
-#include <array>
-
 #include "../cpu/gradient.hpp"
 #include "../cpu/isa.hpp"
 #include "../cpu/optimiser.hpp"
 #include "../cpu/population.hpp"
 #include "../cpu/primitives.hpp"
 #include "../cpu/warp.hpp"
+#include "types.hpp"
 
 namespace py = pybind11;
 using namespace fpes;
 
 namespace {
 
-using Address = std::uintptr_t;
-
-template <class T>
-T* pointer(Address address) {
-    return reinterpret_cast<T*>(address);
-}
-
 // How to compute: chosen anew for every call.
 struct Execution {
     std::string isa;
     int threads;
 };
-
-// What the members see: addresses of x and labels, samples of a batch, batches, and pairs that share one.
-Batches batches_at(Address x, Address labels, const std::array<std::int64_t, 3>& shape) {
-    return {pointer<const float>(x), pointer<const std::int32_t>(labels), shape[0], shape[1], shape[2]};
-}
 
 NodeWeights node_weights(Address values, bool per_sample, const Batches& batch) {
     return {pointer<const float>(values), per_sample ? batch.size : 1};
@@ -68,40 +52,10 @@ void without_gil(Body body) {
 PYBIND11_MODULE(_cpu, m) {
     m.doc() = "CPU backend of fpes. Private: use the functions of the package.";
 
-    py::enum_<Flush>(m, "Flush")
-        .value("never", Flush::never)
-        .value("boundary", Flush::boundary)
-        .value("always", Flush::always);
-    py::enum_<NoiseKind>(m, "NoiseKind")
-        .value("binomial", NoiseKind::binomial)
-        .value("rademacher", NoiseKind::rademacher)
-        .value("gaussian", NoiseKind::gaussian);
-    py::enum_<NoiseRole>(m, "NoiseRole")
-        .value("weight", NoiseRole::weight)
-        .value("bias", NoiseRole::bias)
-        .value("factor_a", NoiseRole::factor_a)
-        .value("factor_b", NoiseRole::factor_b)
-        .value("node", NoiseRole::node)
-        .value("positions", NoiseRole::positions)
-        .value("init", NoiseRole::init);
-    py::enum_<Family>(m, "Family")
-        .value("full", Family::full)
-        .value("low_rank", Family::low_rank)
-        .value("node", Family::node)
-        .value("one_layer", Family::one_layer)
-        .value("one_layer_rank_one", Family::one_layer_rank_one);
-
+    define_population_types(m);
     py::class_<Execution>(m, "Execution")
         .def(py::init([](std::string isa, int threads) { return Execution{std::move(isa), threads}; }), py::arg("isa"),
              py::arg("threads"));
-    py::class_<Population>(m, "Population")
-        .def(py::init([](Family family, int rank, NoiseKind noise, std::uint64_t seed, std::uint32_t generation,
-                         double sigma, std::vector<int> units, std::vector<int> draws) {
-                 const PhiloxKey key{{static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)}};
-                 return Population{family, rank, noise, key, generation, sigma, std::move(units), std::move(draws)};
-             }),
-             py::kw_only(), py::arg("family"), py::arg("rank"), py::arg("noise"), py::arg("seed"),
-             py::arg("generation"), py::arg("sigma"), py::arg("units"), py::arg("draws"));
 
     m.def("supported_isas", &supported_isas);
     m.def("lanes", [](const std::string& isa) { return kernels_for(isa).lanes; });

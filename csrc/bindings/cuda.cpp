@@ -6,13 +6,9 @@
 // Every function that computes takes an Execution first, and has a partner with the same arguments and "_workspace" on
 // its name, which returns how many bytes of scratch memory that call needs. The caller allocates them, on the same
 // device and stream, and hands them over in the Execution. Functions return before the work is done.
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
-#include <array>
-
 #include "../common/fp_mode.hpp"
 #include "../cuda/backend.hpp"
+#include "types.hpp"
 #if defined(FPES_SHIM)
 #include "shim/controls.hpp"
 #endif
@@ -22,15 +18,6 @@ using namespace fpes;
 
 namespace {
 
-using Address = std::uintptr_t;
-using Sizes = std::vector<std::int64_t>;
-using BatchShape = std::array<std::int64_t, 3>;  // samples of a batch, batches, pairs that share one
-
-template <class T>
-T* pointer(Address address) {
-    return reinterpret_cast<T*>(address);
-}
-
 // Where to compute: chosen anew for every call.
 struct Execution {
     int device;
@@ -39,16 +26,8 @@ struct Execution {
     std::size_t workspace_bytes;
 };
 
-Batches batches_at(Address x, Address labels, const BatchShape& shape) {
-    return {pointer<const float>(x), pointer<const std::int32_t>(labels), shape[0], shape[1], shape[2]};
-}
-
 Network network_at(Flush flush, const Sizes& sizes, float scaling, Address theta) {
     return {flush, make_layers(sizes, scaling), pointer<const float>(theta)};
-}
-
-PhiloxKey key_of(std::uint64_t seed) {
-    return {{static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)}};
 }
 
 // Runs body(context) without the GIL. What lies between the kernels computes too (scales): in IEEE mode, whatever the
@@ -81,44 +60,12 @@ void define(py::module_& m, const std::string& name, Body body) {
 }
 
 void define_types(py::module_& m) {
-    // Local to the module: the CPU backend, and the other build, have Python types of their own for the same C++ ones.
-    const py::module_local local;
-    py::enum_<Flush>(m, "Flush", local)
-        .value("never", Flush::never)
-        .value("boundary", Flush::boundary)
-        .value("always", Flush::always);
-    py::enum_<NoiseKind>(m, "NoiseKind", local)
-        .value("binomial", NoiseKind::binomial)
-        .value("rademacher", NoiseKind::rademacher)
-        .value("gaussian", NoiseKind::gaussian);
-    py::enum_<NoiseRole>(m, "NoiseRole", local)
-        .value("weight", NoiseRole::weight)
-        .value("bias", NoiseRole::bias)
-        .value("factor_a", NoiseRole::factor_a)
-        .value("factor_b", NoiseRole::factor_b)
-        .value("node", NoiseRole::node)
-        .value("positions", NoiseRole::positions)
-        .value("init", NoiseRole::init);
-    py::enum_<Family>(m, "Family", local)
-        .value("full", Family::full)
-        .value("low_rank", Family::low_rank)
-        .value("node", Family::node)
-        .value("one_layer", Family::one_layer)
-        .value("one_layer_rank_one", Family::one_layer_rank_one);
-
-    py::class_<Execution>(m, "Execution", local)
+    define_population_types(m);
+    py::class_<Execution>(m, "Execution", py::module_local())
         .def(py::init([](int device, Address stream, Address workspace, std::size_t workspace_bytes) {
                  return Execution{device, stream, workspace, workspace_bytes};
              }),
              py::arg("device"), py::arg("stream"), py::arg("workspace") = 0, py::arg("workspace_bytes") = 0);
-    py::class_<Population>(m, "Population", local)
-        .def(py::init([](Family family, int rank, NoiseKind noise, std::uint64_t seed, std::uint32_t generation,
-                         double sigma, std::vector<int> units, std::vector<int> draws) {
-                 return Population{family,          rank, noise, key_of(seed), generation, sigma, std::move(units),
-                                   std::move(draws)};
-             }),
-             py::kw_only(), py::arg("family"), py::arg("rank"), py::arg("noise"), py::arg("seed"),
-             py::arg("generation"), py::arg("sigma"), py::arg("units"), py::arg("draws"));
 }
 
 // CudaError(code, name, message) in Python: a RuntimeError.

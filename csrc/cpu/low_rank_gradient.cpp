@@ -237,6 +237,7 @@ void low_rank_gradient(const Engine& engine, int threads, const std::vector<Laye
                        const Population& population, const PairWeights& weights, float* gradient) {
     std::int64_t widest = 0;
     std::vector<LayerGradient> parts;
+    parts.reserve(layers.size());
     std::size_t steps = 0;
     for (const Layer& layer : layers) {
         widest = std::max({widest, layer.fan_in, layer.fan_out});

@@ -1,0 +1,69 @@
+// What every module has: addresses for arrays, and the types that say which population on which batch.
+#pragma once
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <utility>
+#include <vector>
+
+#include "../common/flush.hpp"
+#include "../common/population.hpp"
+
+namespace fpes {
+
+using Address = std::uintptr_t;
+using Sizes = std::vector<std::int64_t>;
+using BatchShape = std::array<std::int64_t, 3>;  // samples of a batch, batches, pairs that share one
+
+template <class T>
+T* pointer(Address address) {
+    return reinterpret_cast<T*>(address);
+}
+
+inline Batches batches_at(Address x, Address labels, const BatchShape& shape) {
+    return {pointer<const float>(x), pointer<const std::int32_t>(labels), shape[0], shape[1], shape[2]};
+}
+
+inline PhiloxKey key_of(std::uint64_t seed) {
+    return {{static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)}};
+}
+
+inline void define_population_types(pybind11::module_& m) {
+    namespace py = pybind11;
+    // Local to the module: each has Python types of its own for the same C++ ones.
+    const py::module_local local;
+    py::enum_<Flush>(m, "Flush", local)
+        .value("never", Flush::never)
+        .value("boundary", Flush::boundary)
+        .value("always", Flush::always);
+    py::enum_<NoiseKind>(m, "NoiseKind", local)
+        .value("binomial", NoiseKind::binomial)
+        .value("rademacher", NoiseKind::rademacher)
+        .value("gaussian", NoiseKind::gaussian);
+    py::enum_<NoiseRole>(m, "NoiseRole", local)
+        .value("weight", NoiseRole::weight)
+        .value("bias", NoiseRole::bias)
+        .value("factor_a", NoiseRole::factor_a)
+        .value("factor_b", NoiseRole::factor_b)
+        .value("node", NoiseRole::node)
+        .value("positions", NoiseRole::positions)
+        .value("init", NoiseRole::init);
+    py::enum_<Family>(m, "Family", local)
+        .value("full", Family::full)
+        .value("low_rank", Family::low_rank)
+        .value("node", Family::node)
+        .value("one_layer", Family::one_layer)
+        .value("one_layer_rank_one", Family::one_layer_rank_one);
+    py::class_<Population>(m, "Population", local)
+        .def(py::init([](Family family, int rank, NoiseKind noise, std::uint64_t seed, std::uint32_t generation,
+                         double sigma, std::vector<int> units, std::vector<int> draws) {
+                 return Population{family,          rank, noise, key_of(seed), generation, sigma, std::move(units),
+                                   std::move(draws)};
+             }),
+             py::kw_only(), py::arg("family"), py::arg("rank"), py::arg("noise"), py::arg("seed"),
+             py::arg("generation"), py::arg("sigma"), py::arg("units"), py::arg("draws"));
+}
+
+}  // namespace fpes
