@@ -61,6 +61,10 @@ struct RowBlock {
 };
 std::vector<RowBlock> row_blocks(const PackedNetwork& network, std::int64_t rows);
 
+// sum[1, n] = init + the sum of the rows, in order: what the gradient of a bias is. Starts at +0 where init.data is
+// null.
+void sum_rows(const Engine& engine, Panels rows, int count, int n, Panels init, Panels sum);
+
 // Ends of the last two: out[rows, n] = sum * scale, rounded once; and the bias of a layer, whose gradient is zero where
 // the boundary flushes the bias to zero, for it has no influence there.
 void write_rows(const Engine& engine, Panels sum, std::int64_t rows, std::int64_t n, double scale, float* out);

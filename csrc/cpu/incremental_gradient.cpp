@@ -162,11 +162,8 @@ class IncrementalGradient {
     }
 
     void sum_bias(const Layer& layer, PanelMatrix& sum, float* gradient) {
-        const std::vector<float> ones(samples_, 1.0f);
-        PanelMatrix left = engine_.matrix(1, samples_);
-        engine_.kernels().pack(ones.data(), ones.size(), 1, static_cast<int>(ones.size()), left.view());
-        engine_.outside(&ModeKernels::product, left.view(), noise_[layer.index].view(), Panels{}, sum.view(), 1,
-                        static_cast<int>(layer.fan_out), static_cast<int>(ones.size()));
+        sum_rows(engine_, noise_[layer.index].view(), static_cast<int>(samples_), static_cast<int>(layer.fan_out),
+                 Panels{}, sum.view());
         write_bias(engine_, network_, layer, sum.view(), scale(layer), gradient);
     }
 

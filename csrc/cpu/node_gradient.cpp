@@ -160,13 +160,9 @@ class NodeGradient {
     }
 
     void add_bias(const Layer& layer, int terms) {
-        PanelMatrix ones = engine_.matrix(1, terms);
-        for (std::int64_t j = 0; j < terms; j += engine_.width()) {
-            std::fill_n(engine_.at_column(ones.view(), j).data, engine_.width(), 1.0f);
-        }
         const Panels sum = bias_sums_[layer.index].view();
-        engine_.outside(&ModeKernels::product, ones.view(), terms_[layer.index].noise.view(), started_ ? sum : Panels{},
-                        sum, 1, static_cast<int>(layer.fan_out), terms);
+        sum_rows(engine_, terms_[layer.index].noise.view(), terms, static_cast<int>(layer.fan_out),
+                 started_ ? sum : Panels{}, sum);
     }
 
     void finish(float* gradient) {
@@ -200,6 +196,14 @@ std::vector<RowBlock> row_blocks(const PackedNetwork& network, std::int64_t rows
         for (std::int64_t row = 0; row < network.layer(l).fan_in; row += rows) blocks.push_back({l, row});
     }
     return blocks;
+}
+
+void sum_rows(const Engine& engine, Panels rows, int count, int n, Panels init, Panels sum) {
+    PanelMatrix ones = engine.matrix(1, count);
+    for (std::int64_t j = 0; j < count; j += engine.width()) {
+        std::fill_n(engine.at_column(ones.view(), j).data, engine.width(), 1.0f);
+    }
+    engine.outside(&ModeKernels::product, ones.view(), rows, init, sum, 1, n, count);
 }
 
 void write_rows(const Engine& engine, Panels sum, std::int64_t rows, std::int64_t n, double scale, float* out) {
