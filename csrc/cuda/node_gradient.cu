@@ -199,7 +199,7 @@ class NodeGradientRun {
             job.sums = l == 0 ? sums : nullptr;
             job.sums_by_sample = true;
             job.outputs = kept_[l];
-            launch_shared_weights(context, network_.flush, layer_tile, job);
+            launch_shared_weights(context, network_.flush, layer_at_a_time, job);
         }
     }
 
