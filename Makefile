@@ -4,7 +4,7 @@
 #   make test     install what the tests need too, and run them all
 #   make bench    measure the kernels, beside PyTorch's and JAX's where these are installed (some minutes)
 #   make cuda     install fpes into .venv with the CUDA kernels and CuPy; the compiler comes from PyPI if there is none
-#   make gpu-check OUT=folder   on a machine with a GPU: build, test and measure; or gpu-check-build, -test, -bench
+#   make gpu-check OUT=folder   on a machine with a GPU: build, test and measure; or gpu-check-build, -test, -bench, -profile
 #   make lint     ruff, mypy, clang-format and gersemi, as pre-commit runs them
 #   make format   apply the formatters
 #   make wheel    build a wheel into dist/
@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc cmake fpes tests/shim -type f -not -name '*.pyc' -not -name '*.so' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench cuda gpu-check gpu-check-build gpu-check-test gpu-check-bench lint format wheel clean check
+.PHONY: help run test bench cuda gpu-check gpu-check-build gpu-check-test gpu-check-bench gpu-check-profile lint format wheel clean check
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -54,9 +54,9 @@ cuda: check $(BIN)/python
 
 # With the packages of $(PYTHON), offline, and without .venv: see benchmarks/gpu_check.py.
 gpu-check:
-	@$(MAKE) --no-print-directory gpu-check-build gpu-check-test gpu-check-bench
+	@$(MAKE) --no-print-directory gpu-check-build gpu-check-test gpu-check-bench gpu-check-profile
 
-gpu-check-build gpu-check-test gpu-check-bench: gpu-check-%:
+gpu-check-build gpu-check-test gpu-check-bench gpu-check-profile: gpu-check-%:
 	@test -n "$(OUT)" || { echo "Say where the results go: make $@ OUT=folder"; exit 2; }
 	@$(PYTHON) benchmarks/gpu_check.py $* --out "$(OUT)"
 

@@ -219,8 +219,8 @@ class FullRankBlock {
         return {job_.inputs + matrix * job_.batch * layer.fan_in, job_.batch, layer.fan_in, first_sample_, 0};
     }
 
-    // The blocks of inputs and weights that are multiplied (multiply_blocks): weights are drawn into two buffers, inputs
-    // are there already, or come from memory through a stage.
+    // The blocks of inputs and weights that are multiplied (multiply_blocks): weights are drawn into two buffers,
+    // inputs are there already, or come from memory through a stage.
     class Operands {
        public:
         FPES_DEVICE Operands(const FullRankBlock& block, const DeviceLayer& layer, int first_column, bool staged)
@@ -374,14 +374,16 @@ class FullRankBlock {
         if (job_.outputs) {
             for (int i = thread_index(); i < T::rows * classes; i += T::threads) {
                 const int row = i / classes, column = i % classes;
-                if (inside(row)) job_.outputs[place_of(row) * classes + column] = logits[column * Shape::k_stride + row];
+                if (inside(row))
+                    job_.outputs[place_of(row) * classes + column] = logits[column * Shape::k_stride + row];
             }
         }
         if (!job_.sink.labels) return;
         for (int row = thread_index(); row < T::rows; row += T::threads) {
             if (!inside(row)) continue;
             const std::int64_t label = pair_ / job_.pairs_each * job_.batch + first_sample_ + row % Shape::samples;
-            job_.sink.losses[place_of(row)] = cross_entropy(logits + row, Shape::k_stride, classes, job_.sink.labels[label]);
+            job_.sink.losses[place_of(row)] =
+                cross_entropy(logits + row, Shape::k_stride, classes, job_.sink.labels[label]);
         }
         __syncthreads();
         if (thread_index() == 0) job_.sink.finish(place_, 2u * static_cast<unsigned>(samples_));

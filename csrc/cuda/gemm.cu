@@ -79,7 +79,8 @@ class Operands {
    private:
     static FPES_DEVICE float* buffer(int block) { return dynamic_shared<float>() + block % 2 * buffer_floats<T>; }
 
-    std::conditional_t<vector == 4, TurningLoad<T::threads, T::rows, depth>, TurningCopy<T::threads, T::rows, depth>> a_;
+    std::conditional_t<vector == 4, TurningLoad<T::threads, T::rows, depth>, TurningCopy<T::threads, T::rows, depth>>
+        a_;
     WindowCopy<T::threads, depth, T::columns, vector> b_;
 };
 

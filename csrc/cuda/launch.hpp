@@ -1,9 +1,9 @@
 // The population kernels, launched: what chooses the instantiation. Each is compiled in a file of its own.
 #pragma once
 
+#include "choice.hpp"
 #include "full_rank.hpp"
 #include "shared_weights.hpp"
-#include "choice.hpp"
 
 FPES_NAMESPACE_BEGIN
 

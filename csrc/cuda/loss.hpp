@@ -7,8 +7,8 @@
 
 FPES_NAMESPACE_BEGIN
 
-// log(sum_j exp(logits[j * stride])) - logits[label], classes in order. Plain operations: they flush. A label that isn't a
-// class, which nobody can refuse without waiting for its value, gives NaN. Logits are `stride` floats apart.
+// log(sum_j exp(logits[j * stride])) - logits[label], classes in order. Plain operations: they flush. A label that
+// isn't a class, which nobody can refuse without waiting for its value, gives NaN. Logits are `stride` floats apart.
 FPES_DEVICE float cross_entropy(const float* logits, int stride, int classes, int label) {
     if (static_cast<unsigned>(label) >= static_cast<unsigned>(classes)) return as_f32(0x7fc00000u);
     float largest = logits[0];

@@ -3,7 +3,8 @@
 //      k                      columns
 //     +-----------+          +---------+
 // row | a         |        k | 4 | 4 | |      A thread computes four columns of a row. The 32 rows of a warp have the
-//     +-----------+          +---------+      same columns, so weights are broadcast, four at a time; and of a they read
+//     +-----------+          +---------+      same columns, so weights are broadcast, four at a time; and of a they
+//     read
 //                                             32 values side by side, for a lies by columns, as activations do.
 #pragma once
 
@@ -14,8 +15,8 @@ FPES_NAMESPACE_BEGIN
 constexpr int narrow_columns = 16;
 FPES_INLINE constexpr int narrow_padded(int n) { return (n + 3) / 4 * 4; }
 
-// sum[4] = a[k] b[k, 4], k in order. a's columns are `a_stride` floats apart, b's rows `stride`; b is in shared memory, at
-// a multiple of 16 bytes.
+// sum[4] = a[k] b[k, 4], k in order. a's columns are `a_stride` floats apart, b's rows `stride`; b is in shared memory,
+// at a multiple of 16 bytes.
 template <class Mode, int a_stride>
 FPES_DEVICE void multiply_narrow(const float* a, const float* b, int stride, int depth, float (&sum)[4]) {
     FPES_UNROLL

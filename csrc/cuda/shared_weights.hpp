@@ -167,8 +167,8 @@ class SharedWeightsBlock {
         multiply_blocks<T, Mode, depth>(operands, layer.fan_in, T::warp_column() < layer.fan_out - first_column, acc);
     }
 
-    // The blocks of inputs and weights that are multiplied (multiply_blocks): weights are copied into two buffers, inputs
-    // are there already, or come from memory through a stage.
+    // The blocks of inputs and weights that are multiplied (multiply_blocks): weights are copied into two buffers,
+    // inputs are there already, or come from memory through a stage.
     class Operands {
        public:
         FPES_DEVICE Operands(const SharedWeightsBlock& block, const DeviceLayer& layer, int first_column, bool staged)
@@ -271,8 +271,9 @@ class SharedWeightsBlock {
                 }
                 FPES_ROLLED
                 for (int step = first_rank; step < end; ++step) {
-                    add_noise(layer, role, step, row, first_column + column,
-                              [&](int i, int c, float z, float factor) { sum[i][c] = Mode::fma(z, factor, sum[i][c]); });
+                    add_noise(layer, role, step, row, first_column + column, [&](int i, int c, float z, float factor) {
+                        sum[i][c] = Mode::fma(z, factor, sum[i][c]);
+                    });
                 }
                 if (end == steps) {
                     if (correction == Correction::low_rank) {
@@ -445,7 +446,8 @@ class SharedWeightsBlock {
         const int mine = thread_index() % 8;
         for (int row = thread_index() / 8; row < T::rows; row += T::threads / 8) {
             const float* const from = inputs_of(layer, row) + k;
-            for (int c = mine; c < width; c += 8) copy_async<1>(activations_ + c * Shape::k_stride + row, from + c, true);
+            for (int c = mine; c < width; c += 8)
+                copy_async<1>(activations_ + c * Shape::k_stride + row, from + c, true);
         }
         commit_copies();
     }
@@ -454,8 +456,8 @@ class SharedWeightsBlock {
         const std::int64_t by_row = first_row_ + row < job_.rows.count ? first_row_ + row : 0;
         return job_.inputs + (job_.inputs_by_sample ? rows_[row].input : by_row) * layer.fan_in;
     }
-    // sum + a b, k in order; a's elements are `stride` floats apart. What many k's need is loaded before they are added:
-    // one element's chain can't hide how long a load takes.
+    // sum + a b, k in order; a's elements are `stride` floats apart. What many k's need is loaded before they are
+    // added: one element's chain can't hide how long a load takes.
     template <int stride>
     static FPES_DEVICE float chain(const float* a, const float* b, int count, float sum) {
         constexpr int ahead = 16;

@@ -6,9 +6,10 @@
 //      a, in shared memory:     +--------+--------+--------+--------+
 //      [depth][rows + pad]
 //           k                   +--------+--------+--------+--------+
-//      +----------+             | lanes_m x lanes_n |                |    A lane's accumulators are `tm` rows times `tn`
-//      | warp     |             | lanes, each       |                |    columns: four side by side, and the next four
-//      | row 0    |             | tm x tn           |                |    lanes_m * 4 rows or lanes_n * 4 columns on:
+//      +----------+             | lanes_m x lanes_n |                |    A lane's accumulators are `tm` rows times
+//      `tn` | warp     |             | lanes, each       |                |    columns: four side by side, and the next
+//      four | row 0    |             | tm x tn           |                |    lanes_m * 4 rows or lanes_n * 4 columns
+//      on:
 //      +----------+             +-------------------+----------------+
 //      | warp     |             |                   |                |         c c c c . . . . c c c c . . . .
 //      | row 1    |             |                   |                |         c c c c . . . . c c c c . . . .
@@ -18,8 +19,8 @@
 // hide the latency of a chain, and tm x tn of them use each value read from shared memory tn or tm times: 8 x 16 is 128
 // multiply-adds for 6 loads of 16 bytes.
 //
-// Both operands lie with a k's values side by side, so that a k's fragment, tm + tn values, is read by 16-byte loads and
-// the next k's fragment into other registers while this one is multiplied.
+// Both operands lie with a k's values side by side, so that a k's fragment, tm + tn values, is read by 16-byte loads
+// and the next k's fragment into other registers while this one is multiplied.
 //
 // Lanes are interleaved: neighbours n, n ^ 1 have the same columns, and of four lanes n, n ^ 1, n ^ 2, n ^ 3 there are
 // no more than two different addresses in either operand: then a 16-byte load of a warp is two accesses, else four.
@@ -192,9 +193,7 @@ struct Window {
     int rows;
     int columns;
     // Whole groups of four columns lie at multiples of 16 bytes.
-    FPES_DEVICE bool vectors() const {
-        return stride % 4 == 0 && reinterpret_cast<std::uintptr_t>(data) % 16 == 0;
-    }
+    FPES_DEVICE bool vectors() const { return stride % 4 == 0 && reinterpret_cast<std::uintptr_t>(data) % 16 == 0; }
 };
 
 template <class T>
@@ -244,7 +243,8 @@ class Passes {
 
     static FPES_DEVICE int my_row() { return thread_index() / per_row; }
 
-    // Calls use(pass, from, row, there) for every pass: row counts from my_row(), and there is whether the matrix has it.
+    // Calls use(pass, from, row, there) for every pass: row counts from my_row(), and there is whether the matrix has
+    // it.
     template <class Use>
     FPES_DEVICE void each(Use use) const {
         const float* from = from_;
@@ -275,11 +275,11 @@ class WindowCopy : Passes<threads, tile_rows, tile_columns / vector> {
                            std::int64_t first_column)
         : Base(matrix, rows, columns, first_row, first_column, my_column()) {}
 
-    // Starts to copy, and moves down.
-    FPES_DEVICE void start(float* shared) {
-        shared += this->my_row() * tile_columns + my_column();
+    // Starts to copy to rows that are `stride` floats apart, and moves down.
+    FPES_DEVICE void start(float* shared, int stride = tile_columns) {
+        shared += this->my_row() * stride + my_column();
         this->each([&](int, const float* from, int row, bool there) {
-            copy_async<vector>(shared + row * tile_columns, from, there && this->columns_left_ > 0);
+            copy_async<vector>(shared + row * stride, from, there && this->columns_left_ > 0);
         });
         this->from_ += tile_rows * this->ld_;
         this->rows_left_ -= tile_rows;
@@ -289,8 +289,8 @@ class WindowCopy : Passes<threads, tile_rows, tile_columns / vector> {
     static FPES_DEVICE int my_column() { return thread_index() % (tile_columns / vector) * vector; }
 };
 
-// A left operand: a window [tile_rows][depth] that walks to the right, turned into [depth][stride], a float at a time. A
-// warp copies eight k's of four rows: 32 bytes of each in global memory, 32 banks in shared memory.
+// A left operand: a window [tile_rows][depth] that walks to the right, turned into [depth][stride], a float at a time.
+// A warp copies eight k's of four rows: 32 bytes of each in global memory, 32 banks in shared memory.
 template <int threads, int tile_rows, int depth>
 class TurningCopy : Passes<threads, tile_rows, 8> {
     using Base = Passes<threads, tile_rows, 8>;
