@@ -134,6 +134,7 @@ class TermsOperands {
     static constexpr int left_floats = terms_depth * padded_rows(T::rows);
 
    public:
+    static constexpr bool draws_between = false;
     static constexpr int shared_bytes = 2 * (left_floats + terms_depth * T::columns) * static_cast<int>(sizeof(float));
 
     FPES_DEVICE TermsOperands(const TermsLayer& layer, std::int64_t terms, int first_row, int first_column)

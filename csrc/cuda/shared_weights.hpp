@@ -171,6 +171,7 @@ class SharedWeightsBlock {
     // inputs are there already, or come from memory through a stage.
     class Operands {
        public:
+        static constexpr bool draws_between = false;
         FPES_DEVICE Operands(const SharedWeightsBlock& block, const DeviceLayer& layer, int first_column, bool staged)
             : block_(block),
               layer_(layer),
