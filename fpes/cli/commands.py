@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from fpes import __version__, _settings
-from fpes.cli import bench, compare, demo, info, train
+from fpes.cli import bench, compare, compare_builds, demo, info, train
 from fpes.presets import PRESETS
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -107,3 +107,6 @@ def info_command(as_json: bool) -> None:
 def bench_command(long_run: bool, json_file: Path | None, compare: Path | None, only: str | None) -> None:
     """Measure the kernels: fractions of the machine's peak, and PyTorch, JAX and NumPy beside them."""
     _user_errors(lambda: bench.run(long_run, json_file, compare, only))
+
+
+cli.add_command(compare_builds.command)
