@@ -128,9 +128,9 @@ class TestBits:
         )
         given = operands.problem(TINY, operands.SCALES[1])
         fitness = {
-            flush: fpes.Population(
-                given.net.with_flush(flush), given.theta, size=12, sigma=operands.SIGMA, seed=3
-            ).evaluate(given.x, given.y)
+            flush: fpes.Population(given.net.with_flush(flush), given.theta, size=12, sigma=operands.SIGMA, seed=3)
+            .evaluate(given.x, given.y)
+            .fitness
             for flush in ("boundary", "never")
         }
         ranks = {flush: np.argsort(np.argsort(values)) for flush, values in fitness.items()}

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from fpes._checks import FLUSH_MODES, FloatArray
 from fpes.devices import to_device, to_host
+from fpes.evaluation import Evaluation
 from fpes.network import LinearNetwork
 from fpes.perturbations import NodePerturbation, Perturbation
 from fpes.population import Population
@@ -228,7 +229,7 @@ def _population(name: str, perturbation: Perturbation, size: Size, scale: Scale,
     for flush in FLUSH_MODES:
         members = _members(given, flush, perturbation, size, device)
         outputs[flush] = to_host(members.forward(to_device(given.x, device)))
-        fitness[flush] = _fitness(members, given, device)
+        fitness[flush] = to_host(_evaluated(members, given, device).fitness)
     return [
         Finding(
             name,
@@ -249,11 +250,12 @@ def _gradient(name: str, perturbation: Perturbation, size: Size, scale: Scale, d
     weights = np.linspace(-1, 1, size.members).astype(np.float32)
     for flush in FLUSH_MODES:
         members = _members(given, flush, perturbation, size, device)
-        ranks: npt.NDArray[Any] = centred_ranks(_fitness(members, given, device))
+        evaluation = _evaluated(members, given, device)
+        ranks: npt.NDArray[Any] = centred_ranks(to_host(evaluation.fitness))
         if isinstance(perturbation, NodePerturbation):
             ranks = ranks.astype(np.float32)
-        same[flush] = to_host(members.gradient(to_device(weights, device)))
-        own[flush] = to_host(members.gradient(to_device(ranks, device)))
+        same[flush] = to_host(members.gradient(to_device(weights, device), evaluation))
+        own[flush] = to_host(members.gradient(to_device(ranks, device), evaluation))
     return [
         Finding(name, scale.name, modes, found, _at("parameter {}", found), _on_direction(own[modes[0]], own[modes[1]]))
         for modes, found in _differences(same)
@@ -267,9 +269,8 @@ def _members(given: Problem, flush: str, perturbation: Perturbation, size: Size,
     )
 
 
-def _fitness(members: Population, given: Problem, device: str) -> FloatArray:
-    fitness: FloatArray = to_host(members.evaluate(to_device(given.x, device), to_device(given.y, device)))
-    return fitness
+def _evaluated(members: Population, given: Problem, device: str) -> Evaluation:
+    return members.evaluate(to_device(given.x, device), to_device(given.y, device))
 
 
 def _differences(results: dict[str, FloatArray]) -> Iterator[tuple[tuple[str, str], Difference]]:

@@ -21,6 +21,7 @@ import numpy as np
 from fpes import _cpu, _settings
 from fpes._checks import FLUSH_MODES, FloatArray
 from fpes.devices import to_device
+from fpes.evaluation import Evaluation
 from fpes.population import Population
 from fpes.primitives import bias_add, gemm, multiply
 from fpes.study.operands import SIGMA, Scale, Size, families, problem
@@ -273,7 +274,7 @@ def _zeros(variants: dict[Variant, Run]) -> dict[str, float]:
     found = {}
     for flush in FLUSH_MODES:
         result = variants[SUBNORMAL, flush]()
-        if getattr(result, "ndim", 1) > 1 or result.size == _ELEMENTS:
+        if not isinstance(result, Evaluation):
             bits = result.view(np.uint32)
             found[flush] = float((bits << np.uint32(1) == 0).mean())
     return found
