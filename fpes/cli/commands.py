@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from fpes import __version__, _settings
-from fpes.cli import bench, compare, compare_builds, demo, info, train
+from fpes.cli import bench, compare, compare_builds, demo, export, info, train
 from fpes.presets import PRESETS
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -110,3 +110,4 @@ def bench_command(long_run: bool, json_file: Path | None, compare: Path | None, 
 
 
 cli.add_command(compare_builds.command)
+cli.add_command(export.command)
