@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from fpes.files import writable_folder, written_whole
 
-_DPI = 160
+_DPI = 130
 
 
 @dataclass(frozen=True)
