@@ -7,6 +7,7 @@
 #   make gpu-check OUT=folder   on a machine with a GPU: build, test and measure; or gpu-check-build, -test, -bench
 #   make lint     ruff, mypy, clang-format and gersemi, as pre-commit runs them
 #   make format   apply the formatters
+#   make docs     build the documentation's site into site/; site/index.html opens it
 #   make wheel    build a wheel into dist/
 #   make clean    remove everything that the targets above made
 
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc cmake fpes tests/shim -type f -not -name '*.pyc' -not -name '*.so' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench cuda gpu-check gpu-check-build gpu-check-test gpu-check-bench lint format wheel clean check
+.PHONY: help run test bench cuda gpu-check gpu-check-build gpu-check-test gpu-check-bench lint format docs wheel clean check
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -82,9 +83,18 @@ format: $(VENV)/.installed-dev
 	$(BIN)/clang-format -i $$(find csrc tests/shim -name '*.hpp' -o -name '*.cpp' -o -name '*.cu')
 	$(BIN)/gersemi -i CMakeLists.txt cmake tests/shim
 
+# The packages of the extra alone: the API's pages are made from the sources, and need no fpes that is built.
+$(VENV)/.installed-docs: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(sed -n 's/^docs = \[\(.*\)\]$$/\1/p' pyproject.toml | tr -d '",')
+	@touch $@
+
+docs: check $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo "Open site/index.html"
+
 wheel: check $(BIN)/python
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis runs
+	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .mypy_cache .hypothesis runs
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -130,9 +130,10 @@ def test_theta_is_checked():
 def test_the_archive_is_read_by_numpy_alone(tmp_path):
     net, theta = network()
     export.write_npz(export.formula_of(net, theta), tmp_path / "n.npz")
-    entries = np.load(tmp_path / "n.npz")
+    with np.load(tmp_path / "n.npz") as archive:
+        entries = dict(archive)
     layers = [f"{kind}_{layer}" for layer in (1, 2, 3) for kind in ("weight", "bias")]
-    assert sorted(entries.files) == sorted(["threshold", "formula", *layers])
+    assert sorted(entries) == sorted(["threshold", "formula", *layers])
     for (weight, _), layer in zip(net.unpack(theta), (1, 2, 3), strict=True):
         oracle.assert_bitwise_equal(entries[f"weight_{layer}"], weight)
     oracle.assert_bitwise_equal(entries["bias_1"], net.unpack(theta)[0][1])

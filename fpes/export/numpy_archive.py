@@ -6,6 +6,7 @@ and `formula`, which says in words what to do with them.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ _WORDS = (
 )
 
 
-def write_npz(formula: Formula, path: Path) -> None:
+def write_npz(formula: Formula, path: str | os.PathLike[str]) -> None:
     """Write the archive; it is whole, or what was there is still there.
 
     Raises:
@@ -31,11 +32,11 @@ def write_npz(formula: Formula, path: Path) -> None:
     }
     for layer, (weight, bias) in enumerate(zip(formula.weights, formula.biases, strict=True), start=1):
         entries[f"weight_{layer}"], entries[f"bias_{layer}"] = weight, bias
-    with written_whole(path) as aside, aside.open("wb") as stream:
+    with written_whole(Path(path)) as aside, aside.open("wb") as stream:
         np.savez(stream, allow_pickle=False, **entries)
 
 
-def read_npz(path: Path) -> Formula:
+def read_npz(path: str | os.PathLike[str]) -> Formula:
     """What :func:`write_npz` wrote.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def to_onnx(formula: Formula) -> Any:
     return model
 
 
-def write_onnx(formula: Formula, path: Path) -> None:
+def write_onnx(formula: Formula, path: str | os.PathLike[str]) -> None:
     """Write the model to a file; it is whole, or what was there is still there.
 
     Raises:
@@ -62,7 +63,7 @@ def write_onnx(formula: Formula, path: Path) -> None:
         OSError: it can't be written.
     """
     contents = to_onnx(formula).SerializeToString()
-    with written_whole(path) as aside:
+    with written_whole(Path(path)) as aside:
         aside.write_bytes(contents)
 
 

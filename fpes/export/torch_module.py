@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def to_torch(formula: Formula) -> Any:
     return Network()
 
 
-def write_torch(formula: Formula, path: Path) -> None:
+def write_torch(formula: Formula, path: str | os.PathLike[str]) -> None:
     """Write what torch.export.load() reads, for batches of any size; the file is whole, or the old one is kept.
 
     Raises:
@@ -56,7 +57,7 @@ def write_torch(formula: Formula, path: Path) -> None:
     program = torch.export.export(
         to_torch(formula).eval(), (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)
     )
-    with written_whole(path) as aside:
+    with written_whole(Path(path)) as aside:
         torch.export.save(program, aside)
 
 
