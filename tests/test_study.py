@@ -144,10 +144,21 @@ class TestBits:
         """The CUDA backend on the double, whose kernels are the CPU's: so the findings must be."""
         modules = {build: cuda_double.CpuKernels(build) for build in ("ftz", "ieee")}
         cuda_double.install(monkeypatch, modules)
-        assert bits.study(TINY, device="cuda") == rows
+        on_gpu = bits.study(TINY, device="cuda")
+        assert on_gpu == rows
+        assert bits.kernels_with_other_bits(on_gpu, rows) == []
         called = {build: {name for name, _ in module.calls} for build, module in modules.items()}
         everywhere = {"gemm", "multiply", "bias_add", "forward", "population_forward", "population_evaluate"}
         assert everywhere <= called["ftz"] & called["ieee"]
+
+    def test_another_bit_on_another_device_is_noticed(self, rows):
+        broken = [row | {"checksums": (1, 2)} if row["kernel"] == "gemm" else row for row in rows]
+        assert bits.kernels_with_other_bits(broken, rows) == ["gemm"]
+        said = report._on_devices({"device": "cuda", "bits": rows, "other_than_cpu": ["gemm"]})
+        assert said == ["cuda gives OTHER bits than the CPU: gemm."]
+        said = report._on_devices({"device": "cuda", "bits": rows, "other_than_cpu": []})
+        assert said == ["cuda gives the CPU's bits: all 16 kernels, every mode, all operands."]
+        assert report._on_devices({"device": "cpu", "bits": rows}) == []
 
     def test_equal_members_have_no_ranks(self):
         ours = np.zeros(4, np.float32)

@@ -6,6 +6,7 @@ scale 1, at 2^-125 and crowded on 2^-126 (operands.py).
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -61,6 +62,7 @@ class Finding:
         operands: the name of their scale.
         modes: the two modes.
         difference: of the results.
+        checksums: CRC-32 of both results, to compare devices by.
         begins: where the first difference arises, in words; "" where there is none.
         effect: what it does, in numbers; see :func:`effect_in_words`.
         series: numbers for a picture: after how many terms or layers which part of the elements differs.
@@ -70,6 +72,7 @@ class Finding:
     operands: str
     modes: tuple[str, str]
     difference: Difference
+    checksums: tuple[int, int]
     begins: str = ""
     effect: dict[str, float] = field(default_factory=dict)
     series: list[float] = field(default_factory=list)
@@ -92,6 +95,17 @@ def study(size: Size, only: str | None = None, device: str = "cpu") -> list[dict
             if only is None or only in name:
                 found += [asdict(finding) for finding in findings()]
     return found
+
+
+def kernels_with_other_bits(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> list[str]:
+    """Kernels whose results differ between two studies, of two devices for instance."""
+    return list(
+        dict.fromkeys(
+            mine["kernel"]
+            for mine, other in zip(ours, theirs, strict=True)
+            if tuple(mine["checksums"]) != tuple(other["checksums"])
+        )
+    )
 
 
 def effect_in_words(row: dict[str, Any]) -> str:
@@ -175,8 +189,8 @@ def _elementwise(name: str, size: Size, scale: Scale, device: str) -> list[Findi
     }
     title = "multiply by 1" if name == "multiply" else name
     return [
-        Finding(title, scale.name, modes, found, _at("row {}, column {}", found))
-        for modes, found in _differences(results)
+        Finding(title, scale.name, modes, found, sums, _at("row {}, column {}", found))
+        for modes, found, sums in _differences(results)
     ]
 
 
@@ -191,11 +205,11 @@ def _product(size: Size, scale: Scale, device: str) -> list[Finding]:
         for flush, sums in partial.items():
             sums.append(to_host(gemm(left, right, flush)))
     findings = []
-    for modes, found in _differences({flush: sums[-1] for flush, sums in partial.items()}):
+    for modes, found, checksums in _differences({flush: sums[-1] for flush, sums in partial.items()}):
         series = _shares(partial[modes[0]], partial[modes[1]])
         began = next((terms for terms, share in enumerate(series, start=1) if share > 0), None)
         begins = "" if began is None else f"k = {began} of {k}"
-        findings.append(Finding("gemm", scale.name, modes, found, begins, series=series))
+        findings.append(Finding("gemm", scale.name, modes, found, checksums, begins, series=series))
     return findings
 
 
@@ -205,7 +219,7 @@ def _network(size: Size, scale: Scale, device: str) -> list[Finding]:
     layers = {flush: [to_host(h) for h in activations(given.net.with_flush(flush), theta, x)] for flush in FLUSH_MODES}
     logits = {flush: to_host(given.net.with_flush(flush)(theta, x)) for flush in FLUSH_MODES}
     findings = []
-    for modes, found in _differences(logits):
+    for modes, found, sums in _differences(logits):
         ours, theirs = (layers[mode] for mode in modes)
         series = _shares(ours, theirs)
         moved = int((np.argmax(logits[modes[0]], axis=1) != np.argmax(logits[modes[1]], axis=1)).sum())
@@ -215,6 +229,7 @@ def _network(size: Size, scale: Scale, device: str) -> list[Finding]:
                 scale.name,
                 modes,
                 found,
+                sums,
                 _first_layer(ours, theirs),
                 {"classes": moved, "samples": given.x.shape[0]},
                 series,
@@ -236,10 +251,11 @@ def _population(name: str, perturbation: Perturbation, size: Size, scale: Scale,
             scale.name,
             modes,
             found,
+            sums,
             _at("member {}, sample {}", found),
             _on_fitness(fitness[modes[0]], fitness[modes[1]]),
         )
-        for modes, found in _differences(outputs)
+        for modes, found, sums in _differences(outputs)
     ]
 
 
@@ -257,8 +273,16 @@ def _gradient(name: str, perturbation: Perturbation, size: Size, scale: Scale, d
         same[flush] = to_host(members.gradient(to_device(weights, device), evaluation))
         own[flush] = to_host(members.gradient(to_device(ranks, device), evaluation))
     return [
-        Finding(name, scale.name, modes, found, _at("parameter {}", found), _on_direction(own[modes[0]], own[modes[1]]))
-        for modes, found in _differences(same)
+        Finding(
+            name,
+            scale.name,
+            modes,
+            found,
+            sums,
+            _at("parameter {}", found),
+            _on_direction(own[modes[0]], own[modes[1]]),
+        )
+        for modes, found, sums in _differences(same)
     ]
 
 
@@ -273,9 +297,12 @@ def _evaluated(members: Population, given: Problem, device: str) -> Evaluation:
     return members.evaluate(to_device(given.x, device), to_device(given.y, device))
 
 
-def _differences(results: dict[str, FloatArray]) -> Iterator[tuple[tuple[str, str], Difference]]:
+def _differences(results: dict[str, FloatArray]) -> Iterator[tuple[tuple[str, str], Difference, tuple[int, int]]]:
+    """Each pair of modes, their difference, and the checksums of both results."""
+    checksums = {flush: zlib.crc32(np.ascontiguousarray(result).data) for flush, result in results.items()}
     for modes in PAIRS:
-        yield modes, difference(results[modes[0]], results[modes[1]])
+        ours, theirs = modes
+        yield modes, difference(results[ours], results[theirs]), (checksums[ours], checksums[theirs])
 
 
 def _shares(ours: list[FloatArray], theirs: list[FloatArray]) -> list[float]:

@@ -29,8 +29,8 @@ def make(parts: Sequence[str], kernel: str | None, quick: bool, *, device: str, 
         say: called with what is done next.
 
     Returns:
-        {"fpes", "when", "machine", "device", "quick", "parts", "sentences", "bits", "cost", "code"}; a part that wasn't
-        asked for is empty.
+        {"fpes", "when", "machine", "device", "quick", "parts", "size", "sentences", "bits", "cost", "code"}; a part
+        that wasn't asked for is empty. On a GPU also "other_than_cpu": kernels whose bits there aren't the CPU's.
     """
     size = operands.QUICK if quick else operands.WHOLE
     report: dict[str, Any] = {
@@ -48,6 +48,8 @@ def make(parts: Sequence[str], kernel: str | None, quick: bool, *, device: str, 
     if "bits" in parts:
         say("bits: the same operands in every flush mode")
         report["bits"] = bits.study(size, kernel, device)
+        if device != "cpu":
+            report["other_than_cpu"] = bits.kernels_with_other_bits(report["bits"], bits.study(size, kernel))
     if "cost" in parts:
         say("cost: the same kernels in every flush mode, in turns")
         report["cost"] = cost.study(size, cost.QUICK if quick else cost.WHOLE, kernel, device)
@@ -62,6 +64,7 @@ def sentences(report: dict[str, Any]) -> list[str]:
     """What the report shows, for those who read nothing else."""
     return [
         *_on_bits(report["bits"]),
+        *_on_devices(report),
         *report["cost"].get("statements", []),
         *_on_code(report["code"]),
     ]
@@ -110,6 +113,15 @@ def _on_bits(rows: list[dict[str, Any]]) -> list[str]:
                 f"Operands {scale.name}: {len(kernels) - len(equal)} of {len(kernels)} kernels give other bits{same}."
             )
     return [*said, *_on_products(rows), *_on_networks(rows)]
+
+
+def _on_devices(report: dict[str, Any]) -> list[str]:
+    if "other_than_cpu" not in report:
+        return []
+    kernels = {row["kernel"] for row in report["bits"]}
+    if not report["other_than_cpu"]:
+        return [f"{report['device']} gives the CPU's bits: all {len(kernels)} kernels, every mode, all operands."]
+    return [f"{report['device']} gives OTHER bits than the CPU: {', '.join(report['other_than_cpu'])}."]
 
 
 def _on_products(rows: list[dict[str, Any]]) -> list[str]:
