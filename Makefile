@@ -1,4 +1,6 @@
-# The two commands of the README, and what a developer needs. Everything happens in .venv; nothing else is touched.
+# The two commands of the README, and what a developer needs. Everything happens in .venv and build; nothing else is
+# touched. fpes is installed as an editable package: Python sources are used as they lie, and C++ modules are built
+# again by the next `make run`, file by file.
 #
 #   make run      install fpes into .venv and train the flush-to-zero network on real digits (about a minute)
 #   make test     install what the tests need too, and run them all
@@ -13,7 +15,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc cmake fpes tests/shim -type f -not -name '*.pyc' -not -name '*.so' 2>/dev/null)
+SOURCES := pyproject.toml CMakeLists.txt fpes/_version.py $(shell find csrc cmake tests/shim -type f 2>/dev/null)
+# [build-system] of pyproject.toml, and what it runs. They are installed into .venv, for in an isolated build they would
+# lie in a new folder each time, and every file would be compiled anew. SKBUILD_BUILD_DIR is where objects are kept.
+BUILD_TOOLS := "scikit-build-core>=1.0" "pybind11>=2.13" "cmake>=3.22" ninja
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+INSTALL := SKBUILD_BUILD_DIR='build/{wheel_tag}' PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) --no-build-isolation --editable
 
 .DEFAULT_GOAL := help
 .PHONY: help run test bench cuda gpu-check gpu-check-build gpu-check-test gpu-check-bench lint format wheel clean check
@@ -32,23 +39,28 @@ check:
 $(BIN)/python: | check
 	$(PYTHON) -m venv $(VENV)
 
+$(VENV)/.build-tools: $(BIN)/python
+	$(PIP) $(BUILD_TOOLS)
+	@touch $@
+
 # A stamp for each set of extras; sources newer than it mean that the package is built again.
 # What `make run` shows needs no CUDA, which would take minutes to compile where nvcc is.
-$(VENV)/.installed-cli: $(BIN)/python $(SOURCES)
-	FPES_CUDA=$${FPES_CUDA:-OFF} $(BIN)/python -m pip install --quiet --disable-pip-version-check ".[cli]"
+$(VENV)/.installed-cli: $(VENV)/.build-tools $(SOURCES)
+	FPES_CUDA=$${FPES_CUDA:-OFF} $(INSTALL) ".[cli]"
 	@touch $@
 
 # With the modules that run the CUDA kernels on the CPU; and with the CUDA builds where nvcc is, for tests to read them.
-$(VENV)/.installed-test: $(BIN)/python $(SOURCES)
-	FPES_SHIM=ON $(BIN)/python -m pip install --quiet --disable-pip-version-check ".[test]"
+$(VENV)/.installed-test: $(VENV)/.build-tools $(SOURCES)
+	FPES_SHIM=ON $(INSTALL) ".[test]"
 	@touch $@ $(VENV)/.installed-cli
 
 $(VENV)/.installed-dev: $(VENV)/.installed-test
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check ".[dev]"
+	FPES_SHIM=ON $(INSTALL) ".[dev]"
 	@touch $@
 
+# In an isolated build, which is where the compiler from PyPI comes to, and goes.
 cuda: check $(BIN)/python
-	FPES_CUDA=ON $(BIN)/python -m pip install --disable-pip-version-check ".[cli,cuda]"
+	FPES_CUDA=ON $(BIN)/python -m pip install --disable-pip-version-check --editable ".[cli,cuda]"
 	@touch $(VENV)/.installed-cli
 	$(BIN)/fpes info
 

@@ -123,7 +123,7 @@ def fit(es: ES, data: Dataset, settings: Settings, limits: Limits, after_step: C
     started = time.monotonic()
     minibatches = _prepare(es, data, settings)
     loop = _Loop(es, minibatches, settings, limits, started)
-    with _sigterm_raises():
+    with sigterm_raises():
         loop.plan()
         loop.run(after_step)
 
@@ -268,10 +268,18 @@ class _Loop:
                 if after_step is not None:
                     after_step(es)
                 self.save_if_due()
+            self.end()
             self.save()
         except (KeyboardInterrupt, SystemExit):
             self.save()
             raise
+
+    def end(self) -> None:
+        """A plan that followed the clock ends where the clock has ended it: nothing of it is left to be done."""
+        es = self.es
+        if self.most is not None and es.steps is not None and es.generation < es.steps:
+            self.set_steps(max(1, es.generation))
+            self.record_if_due()
 
     def out_of_time(self) -> bool:
         """Whether the limit of time is reached."""
@@ -407,7 +415,7 @@ def _seconds(call: Callable[[], Any]) -> float:
 
 
 @contextmanager
-def _sigterm_raises() -> Iterator[None]:
+def sigterm_raises() -> Iterator[None]:
     """SIGTERM becomes an exception, so that there is a last checkpoint; unless the program handles it by itself."""
     ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     if not ours:
