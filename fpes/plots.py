@@ -177,7 +177,7 @@ def _logarithmic(axes: Any) -> None:
     """A logarithmic axis whose labels are numbers, not powers."""
     from matplotlib.ticker import LogFormatter
 
-    class Plain(LogFormatter):  # type: ignore[misc]
+    class Plain(LogFormatter):
         def __call__(self, value: float, place: int | None = None) -> str:
             return f"{value:g}" if super().__call__(value, place) else ""
 

@@ -48,7 +48,7 @@ def module_file(build: str) -> Path:
     if spec is None or spec.origin is None:
         pytest.skip(f"NOT INSPECTED: no CUDA build {build!r}: {cuda_modules.why_absent()}")
     if disassembler() is None:
-        pytest.skip("NOT INSPECTED: cuobjdump is not installed (pip install 'fpes[test]')")
+        pytest.skip("NOT INSPECTED: cuobjdump is not installed (pip install nvidia-cuda-cuobjdump)")
     return Path(spec.origin)
 
 

@@ -150,8 +150,9 @@ def info_command(as_json: bool) -> None:
 @click.option("--long", "long_run", is_flag=True, help="More networks and families: half an hour.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Store the results there.")
 @click.option("--compare", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="With stored results.")
-@click.option("--only", metavar="WORDS", help="Benchmarks whose names match, as pytest's -k takes them.")
+@click.option("--only", metavar="WORDS", help="Those whose names match: words with and, or, not, as pytest's -k.")
+@click.option("--list", "names", is_flag=True, help="Show the names, and measure nothing.")
 @_threads
-def bench_command(long_run: bool, json_file: Path | None, compare: Path | None, only: str | None) -> None:
+def bench_command(long_run: bool, json_file: Path | None, compare: Path | None, only: str | None, names: bool) -> None:
     """Measure the kernels: fractions of the machine's peak, and PyTorch, JAX and NumPy beside them."""
-    _user_errors(lambda: bench.run(long_run, json_file, compare, only))
+    _user_errors(lambda: bench.run(long_run, json_file, compare, only, names))

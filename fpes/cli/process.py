@@ -6,7 +6,9 @@ import io
 import os
 import sys
 
-INTERRUPTED = 130  # exit status of a program that SIGINT ended, as a shell has it
+# Exit statuses of programs that SIGINT and SIGTERM ended, as a shell has them.
+INTERRUPTED = 130
+TERMINATED = 143
 
 
 def prepare_streams() -> None:

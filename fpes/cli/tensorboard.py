@@ -43,5 +43,5 @@ def _writer(folder: Path) -> Any:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise ImportError(f'--tensorboard needs tensorboardX ({error}): pip install "fpes[tensorboard]"') from None
+            raise ImportError(f"--tensorboard needs tensorboardX ({error}): pip install tensorboardX") from None
     return SummaryWriter(str(folder))

@@ -131,9 +131,7 @@ def _cache_folder() -> Path:
     try:
         import pooch
     except ImportError as error:
-        raise ImportError(
-            f'the download and the cache of MNIST need pooch: pip install "fpes[cli]". {_BY_HAND}'
-        ) from error
+        raise ImportError(f"the download and the cache of MNIST need pooch: pip install pooch. {_BY_HAND}") from error
     return Path(pooch.os_cache("fpes")) / "mnist"
 
 
