@@ -125,6 +125,8 @@ def real(name: str, value: Any) -> float:
         number = float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name} is {value!r}, expected a number") from None
+    except OverflowError:
+        raise ValueError(f"{name} is too large for a floating-point number") from None
     if not math.isfinite(number):
         raise ValueError(f"{name} is {number}, expected a finite number")
     return number

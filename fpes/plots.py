@@ -60,7 +60,7 @@ def training_curves(title: str, runs: Mapping[str, Sequence[Record]], linear: fl
         axes.grid(alpha=0.25)
         axes.legend(fontsize="small")
     figure.suptitle("\n".join(textwrap.wrap(title, 110)))
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, format="png", dpi=130)
 
 
 def _accuracy_limits(runs: Mapping[str, Sequence[Record]], linear: float | None) -> tuple[float, float]:
@@ -86,7 +86,7 @@ def control_bars(title: str, controls: Sequence[Accuracy], path: Path) -> None:
     axes.set(xlabel="accuracy, %", xlim=(0, 108), title=title)
     figure.legend(loc="outside lower right", ncols=2, fontsize="small")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, format="png", dpi=130)
 
 
 def decision_regions(
@@ -107,4 +107,4 @@ def decision_regions(
         axes.set(title=f'{titles[flush]} (flush="{flush}"): {reached:.1%}', aspect="equal")
         axes.set(xlim=(-1.15, 1.15), ylim=(-1.15, 1.15))
     figure.suptitle("The same weights of one deep linear network")
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, format="png", dpi=130)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import training_run
 from training_run import SETTINGS, STEPS, beginning, dataset
 
 import fpes
-from fpes import fitting
+from fpes import fitting, saving
 from fpes.controls import accuracy
 from fpes.datasets import Dataset
 
@@ -102,7 +103,8 @@ def test_stopped_at_any_generation(tmp_path, undisturbed, generation):
     except KeyboardInterrupt:
         assert generation > 0
     resumed = fpes.ES.load(path)
-    resumed.fit(dataset(), checkpoint=path)
+    with pytest.warns(fpes.TrainingWarning, match="reached") if generation in (0, STEPS) else nullcontext():
+        resumed.fit(dataset(), checkpoint=path)
     oracle.assert_bitwise_equal(resumed.theta, undisturbed.theta)
     assert resumed.evaluations == undisturbed.evaluations == STEPS * 16 * 64
     assert fpes.ES.load(path).generation == STEPS
@@ -115,13 +117,14 @@ def test_a_full_disk_stops_nothing_and_loses_nothing(tmp_path, undisturbed, monk
     def full_for_a_while(*arguments):
         if 20 <= es.generation < 40:
             failures.append(es.generation)
-            raise OSError(28, f"can't write checkpoint {path}: No space left on device")
+            raise OSError(f"can't write {path}: No space left on device")
         write(*arguments)
 
     monkeypatch.setattr(fpes.checkpoint, "write", full_for_a_while)
-    with pytest.warns(fpes.TrainingWarning, match="No space left on device.*training goes on"):
+    with pytest.warns(fpes.TrainingWarning, match="No space left on device.*training goes on") as told:
         es.fit(dataset(), **SETTINGS, checkpoint=path, checkpoint_seconds=0.0)
     assert failures == list(range(20, 40))
+    assert len(told) == 1
     oracle.assert_bitwise_equal(fpes.ES.load(path).theta, undisturbed.theta)
 
 
@@ -134,9 +137,22 @@ def test_a_disk_that_is_full_at_the_end_is_an_error(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez", full)
-    with pytest.raises(OSError, match="No space left"):
-        es.fit(dataset(), checkpoint=path)
+    with pytest.raises(OSError, match=r"can't write .*run\.npz: No space left"):  # at the start: nothing was done
+        es.fit(dataset(), steps=STEPS + 10, checkpoint=path)
+    assert es.generation == STEPS
     oracle.assert_bitwise_equal(fpes.ES.load(path).theta, theta)
+    monkeypatch.undo()
+
+    def fill(es):
+        if es.generation == STEPS + 3:
+            monkeypatch.setattr(np, "savez", full)
+
+    with pytest.raises(saving.NotSavedError, match=r"run\.npz: No space left on device; training is done"):
+        es.fit(dataset(), steps=STEPS + 5, checkpoint=path, after_step=fill)
+    assert es.generation == STEPS + 5  # all of it is here
+    monkeypatch.undo()
+    es.save(path)
+    assert fpes.ES.load(path).generation == STEPS + 5
 
 
 class TestRecords:
@@ -293,10 +309,10 @@ class TestRefusals:
             ({"steps": 0}, ValueError, "steps is 0, expected 1"),
             ({"steps": 2, "batch": 21}, ValueError, "batch is 21, expected 1 to 20"),
             ({"steps": 2, "batch": 0}, ValueError, "batch is 0, expected 1 to 20"),
-            ({"steps": 2, "groups": 3}, ValueError, "x has 3 groups of samples, which don't divide"),
+            ({"steps": 2, "groups": 3}, ValueError, "groups is 3, expected a divisor of the population's 2"),
             ({"steps": 2, "max_seconds": 0.0}, ValueError, "max_seconds is 0.0, expected a number above 0"),
             ({"steps": 2, "chunk": 3}, ValueError, "chunk is 3, expected an even number"),
-            ({"steps": 2, "checkpoint": "/nowhere/run.npz"}, OSError, "can't write checkpoint /nowhere/run.npz"),
+            ({"steps": 2, "checkpoint": "/nowhere/run.npz"}, OSError, "can't write /nowhere/run.npz"),
         ],
     )
     def test_options(self, options, error, words):
