@@ -305,7 +305,7 @@ def _checked_fitness(es: ES, settings: Settings) -> str | None:
         if before is not None:
             raise ValueError(
                 f"fitness is not given, and the {es.generation} generations so far went by a function {before!r}, "
-                "which a checkpoint can't hold: give it again, fit(fitness=...), or start a new ES from this one's theta"
+                "which a checkpoint can't hold: give it again, fit(fitness=...), or start a new ES from its theta"
             )
         return None
     name = getattr(settings.fitness, "__qualname__", type(settings.fitness).__qualname__)
