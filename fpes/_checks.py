@@ -40,7 +40,7 @@ def numpy_array(name: str, value: Any) -> np.ndarray:
         return value
     _refuse_gpu(name, value)
     try:
-        if hasattr(value, "__array__"):
+        if hasattr(value, "__array__") and not isinstance(value, np.generic):  # one number is no array
             return np.asarray(value)
         if hasattr(value, "__dlpack__"):
             return np.from_dlpack(value)

@@ -171,7 +171,9 @@ def _acquired(path: Path, lock: Path, deadline: float) -> IO[Any]:
             if time.monotonic() < deadline:
                 time.sleep(random.uniform(0.0, _POLLING))
                 continue
-            raise BlockingIOError(f"{path} is in use by {owner}: wait for its end, or write elsewhere") from None
+            raise BlockingIOError(
+                f"{path} is in use by {owner}, and has one writer at a time: wait for its end, or choose another place"
+            ) from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 stream.close()

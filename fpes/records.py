@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +69,13 @@ class Record:
 
 
 def write_csv(records: Sequence[Record], path: Path) -> None:
-    """All records as one table with a header; what was at `path` is replaced. Without records there is no file.
+    """All records as one table with a header, which without records is all there is; what was at `path` is replaced.
 
     Raises:
         OSError: it can't be written; the message names it.
     """
-    if not records:
-        return
+    names = list(records[0].row()) if records else [field.name for field in fields(Record)]
     with written_whole(path) as aside, aside.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(records[0].row()))
+        writer = csv.DictWriter(stream, names)
         writer.writeheader()
         writer.writerows(record.row() for record in records)

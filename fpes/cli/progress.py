@@ -65,7 +65,7 @@ def _warnings_on(console: Console) -> Iterator[None]:
 
         def show(message: Warning | str, category: type[Warning], *place: object) -> None:
             if issubclass(category, TrainingWarning):
-                console.print(f"[yellow]Warning:[/yellow] {message}", highlight=False)
+                console.print(f"[yellow]Warning:[/yellow] {message}", highlight=False, soft_wrap=True)
             else:
                 usual(message, category, *place)  # type: ignore[arg-type]
 
