@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from fpes.datasets import Augmentation, Dataset, ImportanceSampling
 from fpes.devices import checked_device, to_device, to_host
 from fpes.evaluation import Evaluation, plain
 from fpes.files import owned, resolved
-from fpes.health import DivergedError, TrainingWarning
+from fpes.health import DivergedError, warn
 from fpes.network import LinearNetwork
 from fpes.noise import LARGEST_SEED, LARGEST_WORD
 from fpes.optimisers import SGD, Adam, ClipUp, Memory, Optimiser, Step, norm, weighted_sum
@@ -269,12 +268,10 @@ class ES:
         groups = fitness.groups if isinstance(fitness, Evaluation) else 1
         if not self._warned and all_equal(_checks.numpy_array("fitness", to_host(plain(fitness))), groups):
             self._warned = True
-            warnings.warn(
+            warn(
                 f"all members of generation {self.generation} have the same fitness, so nothing can be learnt from "
                 "them: the network may be dead (fpes.health.active_fractions tells), sigma too small, or the fitness "
-                "too coarse",
-                TrainingWarning,
-                stacklevel=3,
+                "too coarse"
             )
         self._state = state
 

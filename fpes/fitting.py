@@ -11,7 +11,6 @@ import secrets
 import signal
 import threading
 import time
-import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,7 +27,7 @@ from fpes.controls import accuracy
 from fpes.datasets import Augmentation, Dataset, ImportanceSampling, Minibatches
 from fpes.devices import to_device, to_host
 from fpes.evaluation import Evaluation
-from fpes.health import DivergedError, TrainingWarning, active_fractions, diagnose, weight_norms
+from fpes.health import DivergedError, active_fractions, diagnose, warn, weight_norms
 from fpes.perturbations import NodePerturbation
 from fpes.records import Record
 from fpes.saving import Saver
@@ -184,11 +183,9 @@ def fit(es: ES, data: Dataset, settings: Settings, limits: Limits, after_step: C
         loop = _Loop(es, prepared, limits, saver, started)
         loop.plan()
         if es.steps is not None and es.generation >= es.steps:
-            warnings.warn(
+            warn(
                 f"generation {es.generation} of {es.steps}: the planned end is reached, so there is nothing to train; "
-                "fit() with a larger number of steps goes on",
-                TrainingWarning,
-                stacklevel=3,
+                "fit() with a larger number of steps goes on"
             )
         loop.run(after_step)
 
@@ -311,11 +308,7 @@ def _checked_fitness(es: ES, settings: Settings) -> str | None:
         return None
     name = getattr(settings.fitness, "__qualname__", type(settings.fitness).__qualname__)
     if before is not None and name != before:
-        warnings.warn(
-            f"fitness is {name!r} from generation {es.generation} on, and was {before!r} before",
-            TrainingWarning,
-            stacklevel=6,
-        )
+        warn(f"fitness is {name!r} from generation {es.generation} on, and was {before!r} before")
     return str(name)
 
 
@@ -499,10 +492,10 @@ class _Loop:
         es.records.append(record)
         self.recorded_at = time.monotonic()
         self.recording_seconds = self.recorded_at - begin
-        for finding in diagnose(es.net, record.active):
-            if finding not in self.told:
-                self.told.add(finding)
-                warnings.warn(f"generation {es.generation}: {finding}", TrainingWarning, stacklevel=5)
+        for name, finding in diagnose(es.net, record.active, es.generation).items():
+            if name not in self.told:
+                self.told.add(name)
+                warn(f"generation {es.generation}: {finding}")
         if es.generation < es.steps:
             self.replan()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from fpes import checkpoint
 from fpes.files import owned, resolved
-from fpes.health import TrainingWarning
+from fpes.health import warn
 
 if TYPE_CHECKING:
     from fpes.es import ES
@@ -86,11 +85,7 @@ class Saver:
             self.save()
         except OSError as error:
             if not self.failing:  # said once, until it works again
-                warnings.warn(
-                    f"{error}; training goes on, the last checkpoint is kept, and the next is tried soon",
-                    TrainingWarning,
-                    stacklevel=5,
-                )
+                warn(f"{error}; training goes on, the last checkpoint is kept, and the next is tried soon")
             self.failing = True
 
     def save_after(self, end: BaseException) -> None:
@@ -102,7 +97,7 @@ class Saver:
             if hasattr(end, "add_note"):  # Python 3.11
                 end.add_note(message)
             with suppress(Warning):  # where warnings are errors
-                warnings.warn(message, TrainingWarning, stacklevel=5)
+                warn(message)
 
     def save_at_the_end(self) -> None:
         """The last checkpoint.

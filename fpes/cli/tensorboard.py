@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from fpes.es import ES
-from fpes.health import TrainingWarning
+from fpes.health import warn
 
 
 class TensorBoard:
@@ -39,7 +38,7 @@ class TensorBoard:
             write()
         except OSError as error:
             if not self.failing:
-                warnings.warn(f"can't write {self.folder}: {error}; training goes on", TrainingWarning, stacklevel=3)
+                warn(f"can't write {self.folder}: {error}; training goes on")
             self.failing = True
         else:
             self.failing = False

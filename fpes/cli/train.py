@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -25,7 +24,7 @@ from fpes.datasets import Dataset, load
 from fpes.es import ES, SETTINGS
 from fpes.files import writable_folder, written_whole
 from fpes.fitting import Limits, Settings, Terminated, prepare, terminating_raises
-from fpes.health import TrainingWarning
+from fpes.health import warn
 from fpes.presets import PRESETS, Preset
 from fpes.records import write_csv
 from fpes.saving import NotSavedError
@@ -343,7 +342,7 @@ class _Log:
             write_csv(es.records, self.path)
         except OSError as error:
             if self.failed_at is None:
-                warnings.warn(f"{error}; training goes on, and it is tried again", TrainingWarning, stacklevel=2)
+                warn(f"{error}; training goes on, and it is tried again")
             self.failed_at = time.monotonic()
         else:
             self.written, self.failed_at = len(es.records), None
