@@ -62,8 +62,10 @@ def number_from_json(value: Any) -> float | None:
     Raises:
         TypeError, ValueError: no number.
     """
-    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
-        return value
+    if value is None:
+        return None
+    if isinstance(value, int | float):
+        return float(value)
     if value in ("inf", "-inf", "nan"):
         return float(value)
     raise ValueError(f"{value!r} is no number")

@@ -11,16 +11,14 @@ import io
 import json
 import math
 import stat
-import threading
 import zipfile
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fpes._signals import signals_wait
 from fpes.files import written_whole
 
 FORMAT = "fpes checkpoint"
@@ -46,12 +44,8 @@ def write(path: Path, description: dict[str, Any], arrays: Arrays) -> None:
     """
     text = json.dumps({"format": FORMAT, "format_version": VERSION, **description}, allow_nan=False)
     entries = {"description": np.array(text), "sha256": np.array(_digest(text, arrays)), **arrays}
-
-    def save() -> None:
-        with written_whole(path) as aside, aside.open("wb") as stream:
-            np.savez(stream, allow_pickle=False, **entries)
-
-    _undisturbed(save)
+    with signals_wait(), written_whole(path) as aside, aside.open("wb") as stream:
+        np.savez(stream, allow_pickle=False, **entries)
 
 
 def read(path: Path) -> tuple[dict[str, Any], Arrays]:
@@ -110,20 +104,6 @@ def check_replaceable(path: Path, run: str, generation: int) -> None:
     raise FileExistsError(
         f"{path} is not replaced by generation {generation}, for it holds generation {there} of the same run. {advice}"
     )
-
-
-def _undisturbed(work: Callable[[], None]) -> None:
-    """Do it where no signal handler can raise in its midst: they run in the main thread only."""
-    if threading.current_thread() is not threading.main_thread():
-        work()
-        return
-    with ThreadPoolExecutor(1) as pool:
-        try:
-            future = pool.submit(work)
-        except RuntimeError:  # Python is at its end, and starts no threads any more
-            work()
-            return
-        future.result()
 
 
 def _entries(stream: Any) -> Arrays:

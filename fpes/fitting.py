@@ -8,12 +8,9 @@ before the first generation, whose result is saved with the run.
 from __future__ import annotations
 
 import secrets
-import signal
-import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,6 +20,7 @@ import numpy.typing as npt
 
 from fpes import _checks, _config
 from fpes._checks import FloatArray
+from fpes._signals import terminating_raises
 from fpes.controls import accuracy
 from fpes.datasets import Augmentation, Dataset, ImportanceSampling, Minibatches
 from fpes.devices import to_device, to_host
@@ -167,10 +165,6 @@ def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name} is {value!r}, expected a text")
     return value
-
-
-class Terminated(SystemExit):
-    """SIGTERM or SIGHUP came. Exit status 143 or 129, as a shell reports it."""
 
 
 def fit(es: ES, data: Dataset, settings: Settings, limits: Limits, after_step: Callable[[ES], None] | None) -> None:
@@ -537,23 +531,3 @@ def _seconds(call: Callable[[], Any]) -> float:
     begin = time.monotonic()
     call()
     return time.monotonic() - begin
-
-
-@contextmanager
-def terminating_raises() -> Iterator[None]:
-    """SIGTERM and SIGHUP become exceptions, so that there is a last checkpoint; unless the program handles them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    ours = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
-
-    def terminate(number: int, frame: object) -> None:
-        raise Terminated(128 + number)
-
-    for number in ours:
-        signal.signal(number, terminate)
-    try:
-        yield
-    finally:
-        for number in ours:
-            signal.signal(number, signal.SIG_DFL)

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fpes import _config, plots
+from fpes._signals import Terminated, signals_wait, terminating_raises
 from fpes.baseline import train_by_backprop
 from fpes.cli.progress import training_progress
 from fpes.cli.run_folder import CHECKPOINT, LOG, TENSORBOARD, RunFolder, owned_folder, resumed
@@ -23,7 +24,7 @@ from fpes.controls import Accuracy, accuracy, evaluate_controls
 from fpes.datasets import Dataset, load
 from fpes.es import ES, SETTINGS
 from fpes.files import writable_folder, written_whole
-from fpes.fitting import Limits, Settings, Terminated, prepare, terminating_raises
+from fpes.fitting import Limits, Settings, prepare
 from fpes.health import warn
 from fpes.presets import PRESETS, Preset
 from fpes.records import write_csv
@@ -441,7 +442,7 @@ def _write_text(text: str, path: Path) -> None:
 
 
 def _write_arrays(arrays: dict[str, Any], path: Path) -> None:
-    with written_whole(path) as aside, aside.open("wb") as stream:
+    with signals_wait(), written_whole(path) as aside, aside.open("wb") as stream:
         np.savez(stream, **arrays)
 
 
