@@ -18,6 +18,7 @@ from fpes.optimisers import SGD, Adam, ClipUp
 from fpes.perturbations import FullRank, LowRank, NodePerturbation
 from fpes.population import Population
 from fpes.primitives import bias_add, gemm, multiply
+from fpes.saving import NotSavedError
 from fpes.schedules import Constant, Cosine, Exponential, WarmUp
 from fpes.shaping import centred_ranks
 
@@ -36,6 +37,7 @@ __all__ = [
     "LinearNetwork",
     "LowRank",
     "NodePerturbation",
+    "NotSavedError",
     "Population",
     "TrainingWarning",
     "WarmUp",
