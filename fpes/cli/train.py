@@ -131,6 +131,7 @@ class _Session:
         self.results: list[Result] = []
         self.status = 0
         self.seconds = 0.0
+        self.loaded: tuple[int, Dataset] | None = None
 
     def check(self, resume: RunFolder | None) -> None:
         """What would fail later on fails now.
@@ -144,9 +145,15 @@ class _Session:
         prepare(first, self.data(self.seeds[0]), self.settings(loaded=False), self.limits(None))
         if self.options.tensorboard:
             tensorboard_writer()
-        for seed in [] if resume is None else resume.seeds:
-            es = ES.load(resume.checkpoint(seed), device=self.options.device) if resume else first
-            _check_same(es, self.preset.es(seed), self.preset, resume.checkpoint(seed) if resume else Path())
+        if resume is not None:
+            self.check_resumed(resume)
+
+    def check_resumed(self, folder: RunFolder) -> None:
+        """Whether what is there can go on with what was asked for."""
+        for seed in folder.seeds:
+            checkpoint = folder.checkpoint(seed)
+            es = ES.load(checkpoint, device=self.options.device)
+            _check_same(es, self.preset.es(seed), self.preset, checkpoint)
             if self.options.steps is not None and self.options.steps < es.generation:
                 raise ValueError(
                     f"--steps is {self.options.steps}, and seed {seed} has {es.generation} generations behind it: "
@@ -173,7 +180,9 @@ class _Session:
 
     def data(self, seed: int) -> Dataset:
         """The data of a seed, whose number may decide about the split."""
-        return load(self.preset.dataset, data_dir=self.options.data_dir, seed=seed)
+        if self.loaded is None or self.loaded[0] != seed:
+            self.loaded = seed, load(self.preset.dataset, data_dir=self.options.data_dir, seed=seed)
+        return self.loaded[1]
 
     def train(self, seed: int) -> None:
         """The run of one seed, from its beginning or from its checkpoint, and its controls."""
