@@ -40,7 +40,7 @@ def numpy_array(name: str, value: Any) -> np.ndarray:
         return value
     _refuse_gpu(name, value)
     try:
-        if hasattr(value, "__array__"):
+        if hasattr(value, "__array__") and not isinstance(value, np.generic):  # one number is no array
             return np.asarray(value)
         if hasattr(value, "__dlpack__"):
             return np.from_dlpack(value)
@@ -142,6 +142,8 @@ def real(name: str, value: Any) -> float:
         number = float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name} is {value!r}, expected a number") from None
+    except OverflowError:
+        raise ValueError(f"{name} is too large for a floating-point number") from None
     if not math.isfinite(number):
         raise ValueError(f"{name} is {number}, expected a finite number")
     return number

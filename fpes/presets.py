@@ -1,6 +1,6 @@
 """Presets: complete settings of training runs, by name. Data only; `fpes train --preset NAME` runs them.
 
-How the numbers were found, and what else was tried, is in docs/training.md.
+How the numbers were found, and what else was tried, is in docs/recipes.md.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fpes.schedules import Cosine, Schedule
 
 @dataclass(frozen=True)
 class Preset:
-    """All that a run depends on, but for its seed and the time it gets.
+    """All that a run depends on but for its seed.
 
     Args:
         name: what it is called on the command line.
@@ -27,8 +27,8 @@ class Preset:
         perturbation, size, sigma, optimiser, learning_rate, weight_decay, shaping, averaging: as ES takes
             them.
         batch, groups, augmentation, importance: as ES.fit() takes them.
-        steps: generations of the whole run; None where it is as long as its time.
-        max_minutes: limit to the time of each run; None for none.
+        steps: generations of the whole run.
+        max_minutes: limit to the time of each run; None, as in every preset, for none.
         seeds: how many runs the command makes unless told.
         baseline_steps: of the linear baseline by backprop.
     """
@@ -43,13 +43,13 @@ class Preset:
     learning_rate: float | Schedule
     weight_decay: float | Schedule
     batch: int
+    steps: int
     optimiser: Optimiser = field(default_factory=Adam)
     shaping: str | None = None
     averaging: float = 0.0
     groups: int = 1
     augmentation: Augmentation | None = None
     importance: ImportanceSampling | None = None
-    steps: int | None = None
     max_minutes: float | None = None
     seeds: int = 1
     baseline_steps: int = 1_500
@@ -85,7 +85,7 @@ _DIGITS = Preset(
     learning_rate=Cosine(0.02),
     weight_decay=0.1,
     batch=512,
-    max_minutes=17 / 60,
+    steps=400,
     seeds=3,
 )
 

@@ -19,5 +19,7 @@ def module_file(build: str) -> Path:
     if file is None:
         pytest.skip(f"NOT INSPECTED: no CUDA build {build!r}: {cuda_modules.why_absent()}")
     if machine_code.disassembler() is None:
-        pytest.skip("NOT INSPECTED: cuobjdump is not installed (pip install 'fpes[test]')")
+        pytest.skip(
+            "NOT INSPECTED: cuobjdump is not installed (pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm)"
+        )
     return file

@@ -32,7 +32,7 @@ def commands():
     """(page, words) of every fpes command line in the pages, up to a comment."""
     for path in [*PAGES, ROOT / "CONTRIBUTING.md"]:
         for block in blocks(path, "sh"):
-            for line in block.splitlines():
+            for line in block.replace("\\\n", " ").splitlines():
                 words = shlex.split(line, comments=True)
                 if words[:1] == ["fpes"]:
                     yield path.name, words[1:]
@@ -98,7 +98,7 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     if importlib.util.find_spec("mkdocs") is None or importlib.util.find_spec("mkdocstrings") is None:
-        pytest.skip("NOT BUILT: mkdocs is not installed (pip install 'fpes[docs]')")
+        pytest.skip("NOT BUILT: mkdocs is not installed (pip install mkdocs-material 'mkdocstrings[python]')")
     folder = tmp_path_factory.mktemp("site")
     built = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 
 import numpy as np
@@ -200,11 +201,30 @@ class TestRefusals:
             ({"averaging": 1.0}, ValueError, "averaging is 1.0, expected a number from 0 to below 1"),
             ({"seed": -1}, ValueError, "seed is -1"),
             ({"perturbation": "full"}, TypeError, "perturbation is 'full', expected a FullRank"),
+            # With a schedule and without steps, as without one.
+            ({"size": 7, "learning_rate": fpes.Cosine(0.1)}, ValueError, "size is 7, expected an even number"),
+            ({"sigma": -1, "learning_rate": fpes.Cosine(0.1)}, ValueError, "sigma is -1, expected a number above 0"),
+            ({"sigma": fpes.Cosine(0.0)}, ValueError, "sigma is 0.0, expected a number above 0"),
+            ({"weight_decay": -1, "sigma": fpes.Cosine(0.1)}, ValueError, "weight_decay is -1, expected 0 or above"),
+            ({"perturbation": "full", "sigma": fpes.Cosine(0.1)}, TypeError, "perturbation is 'full'"),
+            # What a checkpoint couldn't hold.
+            ({"optimiser": type("Lion", (fpes.SGD,), {})()}, TypeError, "optimiser is Lion.*expected an SGD"),
+            ({"learning_rate": type("Steps", (fpes.Cosine,), {})(0.1)}, TypeError, "learning_rate is Steps.*a number"),
+            ({"learning_rate": lambda step: 0.1}, TypeError, "learning_rate is <function.*a number"),
+            ({"sigma": 10**400}, ValueError, "sigma is too large"),
         ],
     )
     def test_settings(self, settings, error, words):
         with pytest.raises(error, match=words):
             make(**settings)
+
+    @pytest.mark.parametrize("name", ["sigma", "learning_rate", "weight_decay"])
+    def test_what_is_assigned_later(self, name):
+        es = make()
+        before = getattr(es, name)
+        with pytest.raises(ValueError, match=f"{name} is -1"):
+            setattr(es, name, -1)
+        assert getattr(es, name) == before
 
     def test_theta(self):
         with pytest.raises(ValueError, match="theta has 1 values that are NaN"):
@@ -255,6 +275,28 @@ class TestDivergence:
         with pytest.raises(fpes.DivergedError, match=r"step of generation 0 leads to infinity or NaN in \d+ of"):
             es.tell(1e3 * np.arange(24, dtype=np.float32))
         assert (es.generation, es.theta is before) == (0, True)
+
+    @pytest.mark.parametrize("optimiser", [fpes.Adam(), fpes.SGD(), fpes.ClipUp()], ids=repr)
+    def test_nor_is_one_that_leaves_infinity_in_what_is_remembered(self, optimiser):
+        """Theta may be finite still; but from such a memory no step leads back."""
+        es = make(optimiser=optimiser, learning_rate=1e-30, shaping="none")
+        x, y = batch()
+        for penalty in (-1e20, -3e38):
+            fitness = es.ask().evaluate(x, y)
+            fitness[5] = penalty
+            with contextlib.suppress(fpes.DivergedError):  # where it overflows, which is for the optimiser to say
+                es.tell(fitness)
+            _, arrays = es.described()
+            assert all(np.isfinite(array).all() for array in arrays.values())
+            es.tell(es.ask().evaluate(x, y))
+
+    def test_nor_one_that_overflows_the_mean(self):
+        es = make(optimiser=fpes.Adam(), learning_rate=0.05, shaping="none")
+        fitness = evaluated(es)
+        fitness[5] = -1e20
+        with pytest.raises(fpes.DivergedError, match=r"\d+ of \d+ numbers that the optimiser remembers \(square\)"):
+            es.tell(fitness)
+        assert es.generation == 0
 
     @pytest.mark.parametrize("groups", [0, 3])
     def test_equal_fitness_is_warned_of_once(self, groups):

@@ -22,7 +22,7 @@ TOLERANCE = 1e-5
 def need(*packages):
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        pytest.skip(f"NOT TESTED: {', '.join(missing)} is not installed (pip install 'fpes[export]' torch)")
+        pytest.skip(f"NOT TESTED: {', '.join(missing)} is not installed (pip install onnx onnxruntime torch)")
 
 
 PACKAGES = {"onnx": ("onnx", "onnxruntime"), "torch": ("torch",), "npz": ()}

@@ -289,7 +289,9 @@ class TestMachineCode:
 def products(tmp_path_factory):
     """The kernels of gemm.cu in both builds: as installed, or compiled for this test."""
     if machine_code.disassembler() is None:
-        pytest.skip("NOT INSPECTED: cuobjdump is not installed (pip install 'fpes[test]')")
+        pytest.skip(
+            "NOT INSPECTED: cuobjdump is not installed (pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm)"
+        )
     if machine_code.module_file("ftz") and machine_code.module_file("ieee"):
         return code.study("gemm_kernel")
     nvcc = shutil.which("nvcc")

@@ -1,18 +1,26 @@
-"""The command line: `fpes train`, `fpes demo`, `fpes info`."""
+"""The command line: `fpes train`, `compare`, `demo`, `bench` and `info`."""
 
 from __future__ import annotations
 
 import sys
 
-_NEEDED = ("click", "rich", "matplotlib", "pooch", "sklearn")
+from fpes._signals import terminating_raises
+from fpes.cli.process import INTERRUPTED, prepare_streams
+
+_NEEDED = ("click", "rich")
 
 
 def main() -> None:
     """Run the command line, or say which packages it lacks."""
-    try:
-        from fpes.cli.commands import cli
-    except ModuleNotFoundError as error:
-        if error.name not in _NEEDED:
-            raise
-        sys.exit(f'fpes: the command line needs {error.name}: pip install "fpes[cli]"')
-    cli()
+    prepare_streams()
+    with terminating_raises():
+        try:
+            try:
+                from fpes.cli.commands import cli
+            except ModuleNotFoundError as error:
+                if error.name not in _NEEDED:
+                    raise
+                sys.exit(f"fpes: the command line needs {error.name}: pip install {' '.join(_NEEDED)}")
+            cli()
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)

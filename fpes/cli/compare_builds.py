@@ -12,7 +12,7 @@ from rich.console import Console
 
 from fpes.devices import checked_device
 from fpes.files import writable_folder, written_whole
-from fpes.study import page, report, terminal
+from fpes.study import report, terminal
 
 _EPILOG = (
     "bits: the same operands in every flush mode, compared bit by bit. cost: the same kernels in turns, on normal and "
@@ -53,6 +53,8 @@ class Options:
 
 def run(options: Options) -> int:
     """Run the studies, print the report, and write it as a page and as JSON."""
+    from fpes.study import page  # matplotlib, which the other commands start without
+
     device = report.usable_device() if options.device is None else checked_device(options.device)
     folder = writable_folder(options.output)
     progress = Console(stderr=True)

@@ -34,7 +34,7 @@ def load_digits(side: int = 4, test_fraction: float = 0.4, seed: int = 0) -> Dat
     try:
         from sklearn import datasets, model_selection
     except ImportError as error:
-        raise ImportError('the digits data set needs scikit-learn: pip install "fpes[cli]"') from error
+        raise ImportError("the digits data set needs scikit-learn: pip install scikit-learn") from error
 
     images, labels = datasets.load_digits(return_X_y=True)
     block = _PIXELS // side

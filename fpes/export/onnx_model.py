@@ -87,5 +87,5 @@ def _onnx() -> Any:
         import onnx.helper
         import onnx.numpy_helper
     except ImportError as error:
-        raise ImportError(f"an ONNX model needs the package onnx ({error}): pip install 'fpes[export]'") from None
+        raise ImportError(f"an ONNX model needs the package onnx ({error}): pip install onnx onnxruntime") from None
     return onnx

@@ -115,7 +115,7 @@ def _why_unreadable() -> str:
         builds = " and ".join(repr(build) for build in missing)
         return f"this installation lacks the CUDA build {builds}: {cuda_modules.why_absent()}"
     if machine_code.disassembler() is None:
-        return "cuobjdump is not installed: pip install 'fpes[code]' brings it"
+        return "cuobjdump is not installed: pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm"
     return ""
 
 

@@ -174,7 +174,7 @@ def _without_parameters(name: str) -> str:
 def _dump(option: str, file: Path) -> str:
     tool = disassembler()
     if tool is None:
-        raise FileNotFoundError("cuobjdump is not installed: pip install 'fpes[code]' brings it")
+        raise FileNotFoundError("cuobjdump is not installed: pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm")
     return subprocess.run([tool, option, str(file)], check=True, capture_output=True, text=True).stdout
 
 
