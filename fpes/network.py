@@ -18,8 +18,6 @@ _LARGEST_DEPTH = 2**16
 class LinearNetwork:
     """A deep linear network, run at a scale near 1e-38, where underflow acts as its activation.
 
-    ::
-
         h1 = bias_add(matmul(x, w1), b1) / scaling
         hl = bias_add(matmul(hl-1, wl), bl / scaling)      for layers 2 ... L
         logits = hL * scaling
@@ -33,7 +31,7 @@ class LinearNetwork:
 
     Args:
         sizes: inputs, widths of the hidden layers, outputs; two numbers or more.
-        scaling: a power of two from 2**-126 to 2**126, so that scaling is exact.
+        scaling: a power of two from `2**-126` to `2**126`, so that scaling is exact.
         flush: "never", "boundary" (matrix products keep subnormals, all else flushes: the published semantics) or
             "always".
 

@@ -107,7 +107,7 @@ def save_both(draw: Draw, size: tuple[float, float], folder: Path, name: str) ->
     for theme in THEMES:
         target = folder / f"{name}-{theme.name}.png"
         with written_whole(target) as aside:
-            figure(draw, size, theme).savefig(aside, dpi=_DPI)
+            figure(draw, size, theme).savefig(aside, dpi=_DPI, format="png")
         paths.append(target)
     return paths
 

@@ -19,8 +19,6 @@ class Minibatches:
 
     Which samples a step sees depends on (seed, step) alone: steps may be taken in any order, and again.
 
-    ::
-
         minibatches = fpes.datasets.Minibatches(data, batch=512, seed=0)
         for step in range(1000):
             x, y = minibatches.at(step)

@@ -11,7 +11,7 @@ from typing import Any
 from fpes.study import charts
 from fpes.study.bits import effect_in_words
 from fpes.study.terminal import both, ratio, share
-from fpes.themes import DARK, LIGHT, as_svg
+from fpes.themes import DARK, LIGHT, as_svg, superscript
 
 Row = dict[str, Any]
 
@@ -43,14 +43,18 @@ def html(report: dict[str, Any]) -> str:
     """The page."""
     pictures = {name: _picture(name, size, draw) for name, size, draw in charts.pictures(report)}
     sections = [
-        _section("Bits", _bits_words(report), [pictures.get("bits"), pictures.get("product"), _bits(report["bits"])]),
+        _section(
+            "Bits",
+            _bits_words(report),
+            [pictures.get("bits"), pictures.get("product"), _folded("All comparisons", _bits(report["bits"]))],
+        ),
         _section("Cost", _cost_words(report["cost"]), [pictures.get("cost"), _cost(report["cost"])]),
         _section("Code", _code_words(report["code"]), [pictures.get("code"), _code(report["code"])]),
     ]
     asked = [
         section for part, section in zip(("bits", "cost", "code"), sections, strict=True) if part in report["parts"]
     ]
-    said = "".join(f"<li>{escape(sentence)}</li>" for sentence in report["sentences"])
+    said = "".join(f"<li>{escape(superscript(sentence))}</li>" for sentence in report["sentences"])
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -97,6 +101,11 @@ def _section(title: str, words: str, parts: list[str | None]) -> str:
     return f"<h2>{title}</h2>\n<p>{words}</p>\n" + "\n".join(part for part in parts if part)
 
 
+def _folded(title: str, contents: str) -> str:
+    """Behind a line that opens it."""
+    return f"<details><summary>{escape(title)}</summary>{contents}</details>" if contents else ""
+
+
 def _bits_words(report: dict[str, Any]) -> str:
     size = report["size"]
     return (
@@ -132,7 +141,7 @@ def _bits(rows: list[Row]) -> str:
     body = [
         (
             row["kernel"],
-            row["operands"],
+            superscript(row["operands"]),
             " against ".join(row["modes"]),
             share(row),
             f"{100 * row['difference']['zeros'] / row['difference']['elements']:.1f}",
