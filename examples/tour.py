@@ -9,7 +9,7 @@ import argparse
 import runpy
 from pathlib import Path
 
-STOPS = ("number_line", "identities", "hard_shrink", "linear_again", "other_arithmetics")
+STOPS = ("number_line", "identities", "hard_shrink", "linear_again", "threshold", "other_arithmetics")
 
 
 def folder_of_the_command_line(description: str | None) -> Path:

@@ -19,6 +19,7 @@ STOPS = {
     "identities": "identities",
     "hard_shrink": "hard-shrink",
     "linear_again": "linear-again",
+    "threshold": "threshold",
     "other_arithmetics": "other-arithmetics",
 }
 
@@ -42,8 +43,7 @@ def test_the_tour_knows_its_stops():
 def test_a_stop_prints_and_draws(stop, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(sys, "argv", [f"{stop}.py", "--output", str(tmp_path)])
     script = load(stop)
-    if stop == "other_arithmetics":
-        monkeypatch.setattr(script, "STEPS", 2)
+    if hasattr(script, "train"):
         monkeypatch.setattr(script, "train", lambda train=script.train: train(2))
     script.main()
     pictures = [tmp_path / f"{STOPS[stop]}-{theme}.png" for theme in ("light", "dark")]
@@ -106,6 +106,18 @@ def test_the_network_is_dead_then_computes_then_is_linear():
     assert linear.unexplained < 1e-3
     assert linear.active > 0.98
     assert script.measure(1.0, flush="never").unexplained < 1e-5
+
+
+def test_what_goes_into_the_units_decides_which_are_zero():
+    script = load("threshold")
+    net = fpes.LinearNetwork([2, 64, 64, 2])
+    theta = net.init(0)
+    x = script.spirals().x_test
+    hidden = script.activations(net, theta, x)[:-1]
+    for values, outputs in zip(script.preactivations(net, theta, x), hidden, strict=True):
+        certain = abs(abs(values) - script.THRESHOLD) > 1e-6
+        np.testing.assert_array_equal((outputs == 0)[certain], (abs(values) < script.THRESHOLD)[certain])
+        assert 0.3 < script.flushed(values) < 0.8
 
 
 def test_underflow_is_what_draws_the_spirals():
