@@ -21,7 +21,7 @@ SHOWN = 4.0  # to either side
 
 
 def preactivations(net: fpes.LinearNetwork, theta: np.ndarray, x: np.ndarray) -> list[np.ndarray]:
-    """What goes into each hidden layer's units, before it is flushed, in ordinary units; float64 [batch, units] each."""
+    """What goes into each hidden layer's units, before it is flushed, in units of 2^-125: float64 [batch, units]."""
     outputs = activations(net, theta, x)
     below = [x.astype(np.float64), *(h.astype(np.float64) * net.scaling for h in outputs[:-2])]
     hidden = net.unpack(theta)[:-1]

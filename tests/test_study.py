@@ -349,7 +349,7 @@ class TestCommand:
         assert result.exit_code == 0, result.output
         assert "Bits that differ from flush never" in result.output
         assert "A matrix product under boundary has the bits of never" in " ".join(result.output.split())
-        assert "Cost: processor time" in result.output
+        assert "Cost, cpu: processor time" in result.output
         stored = json.loads((tmp_path / "report.json").read_text())
         assert {row["kernel"] for row in stored["bits"]} == {"gemm"}
         assert stored["parts"] == ["bits", "cost"]
@@ -373,6 +373,13 @@ class TestCommand:
         assert result.exit_code == 2
         assert "no kernel has 'gem m' in its name; there are: multiply, bias_add, gemm" in result.output
         assert list(tmp_path.iterdir()) == []
+
+    def test_code_that_is_not_there_is_no_mistake(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(machine_code, "module_file", lambda build: None)
+        result = invoke("--only", "code", "--kernel", "gemm", "--output", tmp_path)
+        assert result.exit_code == 0, result.output
+        assert "Machine code wasn't compared: this installation lacks the CUDA build" in " ".join(result.output.split())
+        assert "Not compared" in (tmp_path / "report.html").read_text()
 
     def test_a_device_that_is_not_there(self, tmp_path):
         result = invoke("--quick", "--device", "tpu", "--output", tmp_path)

@@ -79,13 +79,11 @@ def run(options: Options) -> int:
     return 0
 
 
-def _refuse_empty(made: dict[str, object], kernel: str | None) -> None:
+def _refuse_empty(made: dict[str, Any], kernel: str | None) -> None:
     """A word that fits no kernel is a mistake, not an empty report."""
     if kernel is None:
         return
-    cost, code = made["cost"], made["code"]
-    assert isinstance(cost, dict)
-    assert isinstance(code, dict)
-    unread = bool(code.get("reason"))
-    if not made["bits"] and not cost.get("kernels") and not code.get("kernels") and not unread:
+    found = made["bits"] or made["code"].get("kernels") or any(cost["kernels"] for cost in made["cost"])
+    unread = made["parts"] == ["code"] and made["code"]["reason"]
+    if not found and not unread:
         raise ValueError(f"no kernel has {kernel!r} in its name; there are: {', '.join(report.kernel_names())}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from functools import partial
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -26,9 +27,10 @@ def pictures(report: dict[str, Any]) -> list[Picture]:
     products = [row for row in bits if row["series"] and row["kernel"] == "gemm"]
     if products:
         found.append(("product", (10, 5.2), lambda f, t: _product(f, t, products)))
-    cost = report["cost"].get("kernels", [])
-    if cost:
-        found.append(("cost", (11, 2.6 + 0.5 * len(cost)), lambda f, t: _cost(f, t, cost)))
+    for cost in report["cost"]:
+        if cost["kernels"]:
+            size = (11, 2.6 + 0.5 * len(cost["kernels"]))
+            found.append((f"cost {cost['device']}", size, partial(_cost, kernels=cost["kernels"])))
     code = _worth_showing(report["code"].get("kernels", []))
     if code:
         found.append(("code", (12, 2.6 + 0.45 * len(code)), lambda f, t: _code(f, t, code)))

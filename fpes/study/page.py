@@ -48,7 +48,7 @@ def html(report: dict[str, Any]) -> str:
             _bits_words(report),
             [pictures.get("bits"), pictures.get("product"), _folded("All comparisons", _bits(report["bits"]))],
         ),
-        _section("Cost", _cost_words(report["cost"]), [pictures.get("cost"), _cost(report["cost"])]),
+        _section("Cost", _COST_WORDS, [part for cost in report["cost"] for part in _cost_parts(cost, pictures)]),
         _section("Code", _code_words(report["code"]), [pictures.get("code"), _code(report["code"])]),
     ]
     asked = [
@@ -89,7 +89,7 @@ def _picture(name: str, size: tuple[float, float], draw: Any) -> str:
     dark, light = (_data_uri(as_svg(draw, size, theme)) for theme in (DARK, LIGHT))
     return (
         f'<picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
-        f'<img src="{light}" alt="{escape(_ALT[name])}"></picture>'
+        f'<img src="{light}" alt="{escape(_ALT[name.partition(" ")[0]])}"></picture>'
     )
 
 
@@ -115,13 +115,12 @@ def _bits_words(report: dict[str, Any]) -> str:
     )
 
 
-def _cost_words(cost: dict[str, Any]) -> str:
-    if not cost:
-        return ""
-    return (
-        f"{escape(cost['clock'][:1].upper() + cost['clock'][1:])}. Every variant has its turn in every round; "
-        "ratios are taken within a round: median and quartiles."
-    )
+_COST_WORDS = "Every variant has its turn in every round. Ratios are taken within a round: median and quartiles."
+
+
+def _cost_parts(cost: dict[str, Any], pictures: dict[str, str]) -> list[str | None]:
+    title = f"<h3>{escape(cost['device'])}: {escape(cost['clock'])}</h3>"
+    return [title, pictures.get(f"cost {cost['device']}"), _cost(cost)]
 
 
 def _code_words(code: dict[str, Any]) -> str:

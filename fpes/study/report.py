@@ -25,7 +25,7 @@ def make(parts: Sequence[str], kernel: str | None, quick: bool, *, device: str, 
         parts: which of PARTS.
         kernel: a word that the names of kernels must contain.
         quick: smaller operands, fewer rounds.
-        device: "cpu", "cuda" or "cuda:1".
+        device: "cpu", "cuda" or "cuda:1". Bits are computed there, and time is taken there as well as on the CPU.
         say: called with what is done next.
 
     Returns:
@@ -42,7 +42,7 @@ def make(parts: Sequence[str], kernel: str | None, quick: bool, *, device: str, 
         "parts": list(parts),
         "size": {"network": size.name, "members": size.members, "batch": size.batch},
         "bits": [],
-        "cost": {},
+        "cost": [],
         "code": {},
     }
     if "bits" in parts:
@@ -52,7 +52,8 @@ def make(parts: Sequence[str], kernel: str | None, quick: bool, *, device: str, 
             report["other_than_cpu"] = bits.kernels_with_other_bits(report["bits"], bits.study(size, kernel))
     if "cost" in parts:
         say("cost: the same kernels in every flush mode, in turns")
-        report["cost"] = cost.study(size, cost.QUICK if quick else cost.WHOLE, kernel, device)
+        effort = cost.QUICK if quick else cost.WHOLE
+        report["cost"] = [cost.study(size, effort, kernel, where) for where in dict.fromkeys(("cpu", device))]
     if "code" in parts:
         say("code: PTX and machine code of the CUDA builds")
         report["code"] = code.study(QUICK_KERNELS if quick and kernel is None else kernel)
@@ -65,7 +66,7 @@ def sentences(report: dict[str, Any]) -> list[str]:
     return [
         *_on_bits(report["bits"]),
         *_on_devices(report),
-        *report["cost"].get("statements", []),
+        *(sentence for measured in report["cost"] for sentence in measured["statements"]),
         *_on_code(report["code"]),
     ]
 

@@ -20,8 +20,9 @@ def show(report: dict[str, Any], console: Console) -> None:
         console.print(_bits(report["bits"]))
         if any("members" in row["effect"] and row["difference"]["different"] for row in report["bits"]):
             console.print(_effects(report["bits"]))
-    if report["cost"].get("kernels"):
-        console.print(_cost(report["cost"]))
+    for cost in report["cost"]:
+        if cost["kernels"]:
+            console.print(_cost(cost))
     if report["code"].get("kernels"):
         console.print(_code(report["code"]["kernels"]))
     console.print()
@@ -111,7 +112,7 @@ def _number(value: float | None) -> str:
 
 def _cost(cost: Row) -> Table:
     table = _table(
-        f"Cost: {cost['clock']}",
+        f"Cost, {cost['device']}: {cost['clock']}",
         "Boundary, always: times as multiples of never's, on subnormal numbers. Subnormal: never's time over its "
         "time on normal numbers. Medians, and half of the distance between the quartiles.",
     )
