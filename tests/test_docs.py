@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -144,3 +145,27 @@ def test_the_reference_has_docstrings(site):
     text = (site / "api.html").read_text()
     for words in ("antithetic pair", "NaN or infinity in theta", "Doubled, centred ranks"):
         assert words in text
+
+
+def test_figures_of_the_cost_of_flushing_are_those_of_the_stored_report():
+    stored = json.loads((ROOT / "benchmarks" / "results" / "2026-11-26-compare-builds-zen4.json").read_text())
+    (cost,) = stored["cost"]
+    text = (DOCS / "compare-builds.md").read_text()
+    kernels = {kernel["kernel"]: kernel for kernel in cost["kernels"]}
+    plain = [kernels[name]["to_normal"]["never"]["median"] for name in ("NumPy multiply", "NumPy add", "multiply",
+                                                                        "bias_add", "gemm")]  # fmt: skip
+    assert f"they take {min(plain):.2f} to {max(plain):.2f} times as long as normal ones" in text
+    normal = [
+        ratio["median"]
+        for kernel in kernels.values()
+        for words, ratio in kernel["to_never"].items()
+        if words.startswith("normal")
+    ]
+    assert f"{min(normal):.2f} to {max(normal):.2f} times the time of `never` on normal numbers" in text
+    node = kernels["node"]["to_never"]["subnormal, boundary"]["median"]
+    assert f"takes {node:.2f} times the time of `never`" in " ".join(text.split())
+    always = [
+        kernels[name]["to_never"]["subnormal, always"]["median"]
+        for name in ("full rank", "low rank 1", "low rank 4", "node")
+    ]
+    assert f"{min(always):.2f} to {max(always):.2f} times" in text
