@@ -169,6 +169,7 @@ class TestCommand:
         assert result.exit_code == 0, result.output
         data = fpes.datasets.load("digits")
         words = " ".join(result.output.split())
+        assert result.stderr == ""
         assert f"{len(data.x_test):,} of {len(data.x_test):,} samples get the same class" in words
         assert "Checked on the test part of digits" in words
         path = tmp_path / f"network{TARGETS[target].suffix}"
@@ -192,6 +193,13 @@ class TestCommand:
         assert result.exit_code == 0, result.output
         assert "Checked on random inputs: 2,000 of 2,000" in " ".join(result.output.split())
         assert (tmp_path / "to" / "own.npz").exists()
+
+    def test_a_checkpoint_is_not_replaced(self, checkpoint):
+        before = checkpoint.read_bytes()
+        result = self.invoke(checkpoint, "--to", "npz", "--output", checkpoint)
+        assert result.exit_code == 2
+        assert "is the checkpoint itself" in result.output
+        assert checkpoint.read_bytes() == before
 
     def test_what_is_no_checkpoint(self, tmp_path):
         (tmp_path / "x.npz").write_bytes(b"no")

@@ -84,6 +84,10 @@ def run(checkpoint: Path, target: str, output: Path | None, data_dir: Path | Non
     es = ES.load(checkpoint)
     chosen = TARGETS[target]
     path = checkpoint.with_name(f"network{chosen.suffix}") if output is None else output
+    if path.resolve() == checkpoint.resolve():
+        raise ValueError(
+            f"{path} is the checkpoint itself, which can't be trained on from then: choose another --output"
+        )
     writable_folder(path.parent)
     formula = formula_of(es.net, es.solution)
     chosen.write(formula, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,10 @@ def write_torch(formula: Formula, path: str | os.PathLike[str]) -> None:
     program = torch.export.export(
         to_torch(formula).eval(), (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)
     )
+    contents = io.BytesIO()
+    torch.export.save(program, contents)
     with written_whole(Path(path)) as aside:
-        torch.export.save(program, aside)
+        aside.write_bytes(contents.getvalue())
 
 
 def _parameters(torch: Any, arrays: tuple[Any, ...]) -> Any:
