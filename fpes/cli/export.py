@@ -85,9 +85,7 @@ def run(checkpoint: Path, target: str, output: Path | None, data_dir: Path | Non
     chosen = TARGETS[target]
     path = checkpoint.with_name(f"network{chosen.suffix}") if output is None else output
     if path.resolve() == checkpoint.resolve():
-        raise ValueError(
-            f"{path} is the checkpoint itself, which can't be trained on from then: choose another --output"
-        )
+        raise ValueError(f"{path} is the checkpoint itself: choose another file with --output")
     writable_folder(path.parent)
     formula = formula_of(es.net, es.solution)
     chosen.write(formula, path)
