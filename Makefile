@@ -3,7 +3,8 @@
 # again by the next `make run`, file by file.
 #
 #   make run      install fpes into .venv and train the flush-to-zero network on real digits (about a minute)
-#   make test     install what the tests need too, and run them all
+#   make test     install what the tests need too, and run them
+#   make test-cuda   compile the CUDA kernels where nvcc is (some minutes), and run the tests that read their code
 #   make bench    measure the kernels, beside PyTorch's and JAX's where these are installed (some minutes)
 #   make cuda     install fpes into .venv with the CUDA kernels and CuPy; the compiler comes from PyPI if there is none
 #   make gpu-check OUT=folder   on a machine with a GPU: build, test and measure; or gpu-check-build, -test, -bench
@@ -20,10 +21,16 @@ SOURCES := pyproject.toml CMakeLists.txt fpes/_version.py $(shell find csrc cmak
 # lie in a new folder each time, and every file would be compiled anew. SKBUILD_BUILD_DIR is where objects are kept.
 BUILD_TOOLS := "scikit-build-core>=1.0" "pybind11>=2.13" "cmake>=3.22" ninja
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+ifeq ($(wildcard $(VENV)/.cuda),)
 INSTALL := SKBUILD_BUILD_DIR='build/{wheel_tag}' PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) --no-build-isolation --editable
+else # after `make cuda`: as it does, so that the CUDA modules stay
+INSTALL := FPES_CUDA=ON $(PIP) --editable
+endif
+# A process for each CPU; tests of one file stay together, for they share what is costly.
+PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench cuda gpu-check gpu-check-build gpu-check-test gpu-check-bench lint format wheel clean check
+.PHONY: help run test test-cuda bench cuda gpu-check gpu-check-build gpu-check-test gpu-check-bench lint format wheel clean check
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -43,25 +50,29 @@ $(VENV)/.build-tools: $(BIN)/python
 	$(PIP) $(BUILD_TOOLS)
 	@touch $@
 
-# A stamp for each set of extras; sources newer than it mean that the package is built again.
-# What `make run` shows needs no CUDA, which would take minutes to compile where nvcc is.
+# A stamp for each set of extras; sources newer than it mean that the package is built again. Where nvcc is, the CUDA
+# modules would take minutes, and neither `make run` nor most tests need them.
 $(VENV)/.installed-cli: $(VENV)/.build-tools $(SOURCES)
 	FPES_CUDA=$${FPES_CUDA:-OFF} $(INSTALL) ".[cli]"
 	@touch $@
 
-# With the modules that run the CUDA kernels on the CPU; and with the CUDA builds where nvcc is, for tests to read them.
+# With the modules that run the CUDA kernels on the CPU.
 $(VENV)/.installed-test: $(VENV)/.build-tools $(SOURCES)
-	FPES_SHIM=ON $(INSTALL) ".[test]"
+	FPES_SHIM=ON FPES_CUDA=$${FPES_CUDA:-OFF} $(INSTALL) ".[test]"
 	@touch $@ $(VENV)/.installed-cli
 
+$(VENV)/.installed-test-cuda: $(VENV)/.build-tools $(SOURCES)
+	FPES_SHIM=ON $(INSTALL) ".[test]"
+	@touch $@ $(VENV)/.installed-test $(VENV)/.installed-cli
+
 $(VENV)/.installed-dev: $(VENV)/.installed-test
-	FPES_SHIM=ON $(INSTALL) ".[dev]"
+	$(PIP) $$($(BIN)/python -c 'from importlib.metadata import requires as r; print(*[x.split(";")[0].replace(" ", "") for x in r("fpes") if "dev" in x.partition(";")[2] and "fpes[" not in x])')
 	@touch $@
 
 # In an isolated build, which is where the compiler from PyPI comes to, and goes.
 cuda: check $(BIN)/python
 	FPES_CUDA=ON $(BIN)/python -m pip install --disable-pip-version-check --editable ".[cli,cuda]"
-	@touch $(VENV)/.installed-cli
+	@touch $(VENV)/.installed-cli $(VENV)/.cuda
 	$(BIN)/fpes info
 
 # With the packages of $(PYTHON), offline, and without .venv: see benchmarks/gpu_check.py.
@@ -76,7 +87,10 @@ run: check $(VENV)/.installed-cli
 	$(BIN)/fpes train
 
 test: check $(VENV)/.installed-test
-	$(BIN)/pytest
+	$(PYTEST)
+
+test-cuda: check $(VENV)/.installed-test-cuda
+	$(PYTEST) tests/test_cuda_code.py tests/test_cuda_build.py tests/gpu
 
 bench: check $(VENV)/.installed-test
 	$(BIN)/fpes bench $(BENCH)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import itertools
 import os
+import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -149,28 +151,31 @@ def decision_regions(
 
 def _figure(width: float, height: float) -> Any:
     """A figure that Agg draws: no window, no pyplot, and nothing of the user's settings changed."""
-    figure_module, agg = _matplotlib()
-    figure = figure_module.Figure(figsize=(width, height), layout="constrained")
-    agg.FigureCanvasAgg(figure)
+    _import_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
     return figure
 
 
-def _matplotlib() -> tuple[Any, Any]:
-    """Matplotlib's figure and its Agg backend.
+def _import_matplotlib() -> None:
+    """Import matplotlib, whatever MPLBACKEND says.
 
-    MPLBACKEND may name a backend that this environment lacks, a notebook's for instance; then matplotlib can't be
-    imported, though what it names isn't needed for a file. A name that is known is left to the user.
+    It may name a backend that this environment lacks, a notebook's for instance, and then the import fails, though a
+    file needs none of it. So the name is kept from the import, and given to matplotlib afterwards if it has such a
+    backend: what a program plots by itself is drawn as its user wants.
     """
+    wanted = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
     try:
-        return importlib.import_module("matplotlib.figure"), importlib.import_module("matplotlib.backends.backend_agg")
-    except ValueError:
-        if "MPLBACKEND" not in os.environ:
-            raise
-    foreign = os.environ.pop("MPLBACKEND")
-    try:
-        return importlib.import_module("matplotlib.figure"), importlib.import_module("matplotlib.backends.backend_agg")
+        import matplotlib
     finally:
-        os.environ["MPLBACKEND"] = foreign
+        if wanted is not None:
+            os.environ["MPLBACKEND"] = wanted
+    if wanted is not None:
+        with contextlib.suppress(ValueError):
+            matplotlib.rcParams["backend"] = wanted
 
 
 def _logarithmic(axes: Any) -> None:

@@ -6,18 +6,23 @@ import csv
 import importlib.util
 import json
 import os
+import signal
+import subprocess
 import sys
+import time
 import types
+from pathlib import Path
 
 import click.testing
 import numpy as np
 import pytest
 
 import fpes
-from fpes import cli
+from fpes import cli, plots
 from fpes.baseline import train_by_backprop
-from fpes.cli import train
+from fpes.cli import commands, train
 from fpes.cli.commands import cli as command
+from fpes.fitting import Terminated
 from fpes.presets import PRESETS
 
 QUICK = ["--seeds", "1", "--steps", "12", "--population", "32", "--batch", "64", "--quiet"]
@@ -103,7 +108,8 @@ def test_every_preset_says_what_it_is(name):
     preset = PRESETS[name]
     es = preset.es(0)
     assert es.net.sizes == preset.sizes
-    assert preset.steps or preset.max_minutes
+    assert preset.steps > 0
+    assert preset.max_minutes is None  # the clock is a limit that a user asks for
     text = "".join(invoke("train", "--help").output.split())
     assert f"{name}:" in text
     assert "".join(preset.algorithm.split()) in text
@@ -211,6 +217,177 @@ class TestTensorBoard:
         assert "pip install tensorboardX" in result.stderr
 
 
+class TestPlan:
+    """A run is planned by its steps; a limit of time is one that somebody asked for, and ends it for good."""
+
+    def test_a_run_that_its_limit_ended_is_finished_and_says_so(self, tmp_path):
+        result = invoke("train", *QUICK[:2], "--quiet", "--no-plot", "--max-minutes", "0.02", "--output", tmp_path)
+        assert result.exit_code == 0, result.output
+        (seed,) = json.loads((tmp_path / "result.json").read_text())["seeds"]
+        assert seed["finished"] is True
+        assert 1 <= seed["generations"] == seed["steps"] < PRESETS["digits"].steps
+        words = " ".join(result.output.split())
+        assert "not finished" not in words
+        assert f"Seed 0 is finished with {seed['steps']} generations of at most 400, for the limit of 0.02" in words
+
+    @pytest.mark.parametrize(("steps", "below"), [("3", True), ("80", False)])
+    def test_a_network_below_backprop_is_named(self, tmp_path, steps, below):
+        options = ["--seeds", "1", "--steps", steps, "--population", "128", "--batch", "256", "--quiet", "--no-plot"]
+        result = invoke("train", *options, "--output", tmp_path)
+        (seed,) = json.loads((tmp_path / "result.json").read_text())["seeds"]
+        assert (seed["trained"]["test"] < seed["backprop"]["test"]) == below
+        words = " ".join(result.output.split())
+        assert ("is below backprop on the test part" in words) == below
+        assert (f"{steps} generations were too few" in words) == below
+
+    def test_the_table_fits_a_terminal(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "80")
+        result = invoke("train", *QUICK, "--output", tmp_path, "--no-plot")
+        assert result.output.splitlines()[0] == "digits: deep linear network 16-64-64-10, no activation function"
+
+
+class TestInterrupts:
+    """Ctrl-C and SIGTERM, wherever they come."""
+
+    @pytest.mark.parametrize("where", ["load", "train_by_backprop", "evaluate_controls"])
+    @pytest.mark.parametrize(("end", "status"), [(KeyboardInterrupt(), 130), (Terminated(143), 143)])
+    def test_what_is_finished_is_reported(self, tmp_path, monkeypatch, where, end, status):
+        usual, calls = getattr(train, where), []
+
+        def interrupted(*given, **named):
+            calls.append(1)
+            if len(calls) == 2:
+                raise end
+            return usual(*given, **named)
+
+        monkeypatch.setattr(train, where, interrupted)
+        result = invoke("train", *QUICK[2:], "--seeds", "3", "--output", tmp_path)
+        assert result.exit_code == status, result.output
+        assert "backprop: linear" in result.output
+        assert "test, by seed" not in result.output  # there is one
+        found = json.loads((tmp_path / "result.json").read_text())["seeds"]
+        assert (found[0]["finished"], len(found[0]["controls"])) == (True, 4)
+        if where != "load":
+            assert found[1]["backprop"] is None
+            assert "Seed 1 is trained, and not yet compared" in " ".join(result.output.split())
+        assert not (tmp_path / "curves.png").exists()
+
+    def test_before_anything_is_finished(self, tmp_path, monkeypatch):
+        def interrupted(*_, **__):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(train, "load", interrupted)
+        result = invoke("train", *QUICK, "--output", tmp_path)
+        assert (result.exit_code, result.output) == (130, "")
+
+    @pytest.mark.parametrize("name", ["demo", "compare", "info"])
+    def test_other_commands(self, tmp_path, monkeypatch, name):
+        def interrupted(*_, **__):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(getattr(commands, name), "run", interrupted)
+        result = invoke(name, *([tmp_path / "x.npz"] if name == "compare" else []))
+        assert result.exit_code == 130
+        assert result.stderr == "fpes: interrupted\n"
+
+    @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    @pytest.mark.parametrize("arguments", [["train", "--seeds", "1"], ["demo"], ["bench", "--only", "gemm"]])
+    def test_a_process_ends_with_its_status(self, tmp_path, arguments, number, status):
+        """While it works, which it is known to do when it has used a second of processor time."""
+        output = [] if arguments[0] == "bench" else ["--quiet", "--output", str(tmp_path)]
+        run = program(*arguments, *output)
+        wait_until_it_works(run)
+        run.send_signal(number)
+        text = run.communicate(timeout=60)[0]
+        assert run.returncode == status, text
+        assert "Traceback" not in text
+
+
+def program(*arguments, **named):
+    """The command line as a process of its own, which Ctrl-C reaches whoever started the tests."""
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from fpes.cli import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, **named},
+    )
+
+
+def wait_until_it_works(run, seconds=2.5):
+    """Until a process has used so much processor time, more than importing takes, and less than its work."""
+    while run.poll() is None:
+        fields = Path(f"/proc/{run.pid}/stat").read_text().rpartition(")")[2].split()
+        if (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") > seconds:
+            return
+        time.sleep(0.01)
+
+
+class TestTerminals:
+    """Whatever stands at the other end, and whatever the environment says."""
+
+    @pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}, {"TERM": "dumb"}])
+    def test_plain_ones_get_everything(self, tmp_path, environment):
+        folder = tmp_path / "Übung"
+        environment = {**os.environ, "COLUMNS": "44", **environment}
+        run = program("train", *QUICK[:-1], "--output", str(folder), env=environment)
+        text = run.communicate(timeout=120)[0]
+        assert run.returncode == 0, text
+        assert "backprop" in text
+        assert (folder / "curves.png").exists()
+
+    def test_a_reader_that_has_seen_enough_hears_nothing_more(self):
+        for arguments in (["info"], ["--help"], ["train", "--help"]):
+            reading, writing = os.pipe()
+            os.close(reading)
+            run = program(*arguments, stdout=writing, stderr=subprocess.PIPE)
+            os.close(writing)
+            errors = run.communicate(timeout=60)[1]
+            assert (run.returncode, errors) == (1, ""), arguments
+
+    def test_no_standard_output(self):
+        run = subprocess.run(f"'{sys.executable}' -m fpes info >&-", shell=True, capture_output=True, check=False)
+        assert (run.returncode, run.stderr) == (0, b"")
+
+    @pytest.mark.parametrize("backend", ["module://nowhere_at_all.backend", "nonsense", "qtagg"])
+    def test_a_foreign_plotting_backend(self, tmp_path, backend):
+        run = program("train", *QUICK, "--output", str(tmp_path), env={**os.environ, "MPLBACKEND": backend})
+        text = run.communicate(timeout=120)[0]
+        assert run.returncode == 0, text
+        assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+    def test_matplotlib_is_imported_for_pictures_only(self):
+        code = "import sys, fpes.cli.commands; sys.exit('matplotlib' in sys.modules)"
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+    def test_a_missing_matplotlib_is_known_before_training(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+        monkeypatch.setattr(plots.importlib.util, "find_spec", lambda _: None)
+        monkeypatch.setattr(fpes.ES, "fit", lambda *_, **__: pytest.fail("trained before looking"))
+        result = invoke("train", *QUICK, "--output", tmp_path)
+        assert result.exit_code == 2
+        assert "pip install matplotlib" in result.stderr
+        assert not list(tmp_path.iterdir())
+
+
+class TestBench:
+    def test_names(self):
+        result = invoke("bench", "--list")
+        assert result.exit_code == 0
+        assert "test_fpes[never-1024x1024x1024]" in result.output.splitlines()
+
+    def test_a_word_that_matches_nothing(self):
+        run = program("bench", "--only", "nothing")
+        text = run.communicate(timeout=120)[0]
+        assert run.returncode == 2
+        assert "no benchmark has a name that 'nothing' matches" in text
+
+    def test_results_that_can_not_be_written_are_known_first(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(pytest, "main", lambda *_, **__: pytest.fail("measured before looking"))
+        result = invoke("bench", "--json", tmp_path / "nowhere" / "x.json")
+        assert result.exit_code == 2
+        assert "can't write" in result.stderr
+        assert not list(tmp_path.iterdir())
+
+
 def test_a_dead_run_ends_with_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(
         fpes.ES, "advance", lambda *_: (_ for _ in ()).throw(fpes.DivergedError("fitness is NaN: lower it"))
@@ -224,7 +401,9 @@ def test_a_dead_run_ends_with_one_line(tmp_path, monkeypatch):
 def test_demo_draws_a_picture(tmp_path):
     result = invoke("demo", "--seconds", "0.3", "--quiet", "--output", tmp_path)
     assert result.exit_code == 0, result.output
-    assert "with ftz on" in result.output
+    words = " ".join(result.output.split())
+    assert "with ftz on" in words
+    assert "The limit of 0.3 s left no time for all 300 generations." in words
     assert (tmp_path / "spirals.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -234,20 +413,24 @@ def test_info_says_what_is_absent_and_why():
     assert fpes.get_isa() in result.output
     assert "CUDA ftz" in result.output
     if importlib.util.find_spec("cupy") is None:
-        assert "fpes[cuda]" in result.output  # brackets are not markup
+        assert "pip install cupy-cuda13x" in " ".join(result.output.split())
     cuda = json.loads(invoke("info", "--json").stdout)["cuda"]
     assert cuda["built"] == bool(cuda["builds"])
     assert cuda["reason"] or sorted(cuda["builds"]) == ["ftz", "ieee"]
 
 
-def test_threads_option_is_used(tmp_path):
-    assert json.loads(invoke("--threads", "3", "info", "--json").stdout)["cpu"]["threads"] == 3
+@pytest.mark.parametrize("arguments", [("--threads", "3", "info"), ("info", "--threads", "3")])
+def test_threads_option_is_used(arguments):
+    assert json.loads(invoke(*arguments, "--json").stdout)["cpu"]["threads"] == 3
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["train", "--population", "33"], "size is 33, expected an even number"),
+        (["train", "--population", "33"], "33 is odd: members come in antithetic pairs"),
+        (["train", "--lr", "nan"], "nan is not a finite number"),
+        (["train", "--sigma", "inf"], "inf is not a finite number"),
+        (["demo", "--seconds", "nan"], "nan is not a finite number"),
         (["train", "--sigma", "0"], "0.0 is not in the range"),
         (["train", "--preset", "cifar"], "'cifar' is not one of"),
         (["train", "--preset", "mnist-node", "--data-dir", "/nowhere"], "/nowhere"),
@@ -287,5 +470,5 @@ def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "fpes.cli.commands", None)
     monkeypatch.delitem(sys.modules, "fpes.cli.commands")
     monkeypatch.setitem(sys.modules, "click", None)
-    with pytest.raises(SystemExit, match=r'needs click: pip install "fpes\[cli\]"'):
+    with pytest.raises(SystemExit, match="needs click: pip install click rich"):
         cli.main()
