@@ -66,7 +66,7 @@ $(VENV)/.installed-test-cuda: $(VENV)/.build-tools $(SOURCES)
 	@touch $@ $(VENV)/.installed-test $(VENV)/.installed-cli
 
 $(VENV)/.installed-dev: $(VENV)/.installed-test
-	$(PIP) $$($(BIN)/python -c 'from importlib.metadata import requires as r; print(*[x.split(";")[0].replace(" ", "") for x in r("fpes") if "dev" in x.partition(";")[2] and "fpes[" not in x])')
+	FPES_SHIM=ON FPES_CUDA=$${FPES_CUDA:-OFF} $(INSTALL) ".[dev]"
 	@touch $@
 
 # In an isolated build, which is where the compiler from PyPI comes to, and goes.
