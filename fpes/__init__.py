@@ -10,6 +10,7 @@ from fpes._settings import get_isa, get_threads, set_isa, set_threads, supported
 from fpes._version import __version__
 from fpes.checkpoint import CheckpointError
 from fpes.es import ES
+from fpes.evaluation import Evaluation
 from fpes.health import DivergedError, TrainingWarning
 from fpes.network import LinearNetwork
 from fpes.noise import noise
@@ -17,6 +18,7 @@ from fpes.optimisers import SGD, Adam, ClipUp
 from fpes.perturbations import FullRank, LowRank, NodePerturbation
 from fpes.population import Population
 from fpes.primitives import bias_add, gemm, multiply
+from fpes.saving import NotSavedError
 from fpes.schedules import Constant, Cosine, Exponential, WarmUp
 from fpes.shaping import centred_ranks
 
@@ -29,11 +31,13 @@ __all__ = [
     "Constant",
     "Cosine",
     "DivergedError",
+    "Evaluation",
     "Exponential",
     "FullRank",
     "LinearNetwork",
     "LowRank",
     "NodePerturbation",
+    "NotSavedError",
     "Population",
     "TrainingWarning",
     "WarmUp",

@@ -89,7 +89,7 @@ def training_curves(title: str, runs: Mapping[str, Sequence[Record]], linear: fl
     _in_thousands_and_millions(activity)
     figure.legend(*colours, loc="outside lower center", ncols=6, fontsize="small")
     figure.suptitle("\n".join(textwrap.wrap(title, 110)))
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, format="png", dpi=130)
 
 
 def _accuracy_limits(runs: Mapping[str, Sequence[Record]], linear: float | None) -> tuple[float, float]:
@@ -126,7 +126,7 @@ def control_bars(title: str, controls: Sequence[Accuracy], chance: float, path: 
     figure.legend(handles=[*parts, line], loc="outside lower right", ncols=3, fontsize="small")
     figure.suptitle(f"The same weights where underflow is taken away\n{title}", fontsize="medium")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, format="png", dpi=130)
 
 
 def decision_regions(
@@ -146,7 +146,7 @@ def decision_regions(
         axes.set(title=f"{titles[flush]}\n{reached:.1%} of the held-out points are right", aspect="equal")
         axes.set(xlim=(-1.15, 1.15), ylim=(-1.15, 1.15))
     figure.suptitle("One deep linear network, no activation function, the same weights twice")
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, format="png", dpi=130)
 
 
 def _figure(width: float, height: float) -> Any:

@@ -18,11 +18,12 @@ import numpy as np
 import pytest
 
 import fpes
-from fpes import cli, plots
+from fpes import cli, files, fitting, plots
+from fpes._signals import Terminated
 from fpes.baseline import train_by_backprop
 from fpes.cli import commands, train
 from fpes.cli.commands import cli as command
-from fpes.fitting import Terminated
+from fpes.files import writable_folder
 from fpes.presets import PRESETS
 
 QUICK = ["--seeds", "1", "--steps", "12", "--population", "32", "--batch", "64", "--quiet"]
@@ -147,12 +148,38 @@ class TestResume:
         assert result.exit_code == 2
         assert "is from a run with sigma 0.03 and not 0.5" in result.stderr
 
-    def test_without_it_the_old_checkpoint_is_kept(self, tmp_path):
+    def test_more_steps_go_on_and_say_what_becomes_of_the_schedule(self, tmp_path):
         invoke("train", *QUICK, "--output", tmp_path)
-        before = (tmp_path / "seed-0" / "checkpoint.npz").read_bytes()
-        result = invoke("train", *QUICK, "--output", tmp_path)
-        assert "checkpoint-before.npz" in result.output
-        assert (tmp_path / "seed-0" / "checkpoint-before.npz").read_bytes() == before
+        result = invoke("train", *QUICK[:2], "--steps", "24", *QUICK[4:], "--output", tmp_path, "--resume")
+        assert result.exit_code == 0, result.output
+        assert "goes on from generation 12 of 24, and had 12 planned" in " ".join(result.output.split())
+        assert "the learning rate is 0.01 now" in " ".join(result.output.split())  # half of a cosine from 0.02
+        es = fpes.ES.load(tmp_path / "seed-0" / "checkpoint.npz")
+        assert (es.generation, es.run.plan[-1]) == (24, (12, 24))
+        result = invoke("train", *QUICK, "--output", tmp_path, "--resume")
+        assert result.exit_code == 2
+        assert "--steps is 12, and seed 0 has 24 generations behind it" in result.stderr
+
+    def test_a_finished_run_is_said_to_be_finished(self, tmp_path):
+        invoke("train", *QUICK, "--output", tmp_path)
+        result = invoke("train", *QUICK[:2], *QUICK[4:], "--output", tmp_path, "--resume")
+        assert result.exit_code == 0, result.output
+        assert "Seed 0 is finished: generation 12 of 12" in " ".join(result.output.split())
+        assert 'trained: flush "boundary"' in result.output
+
+    @pytest.mark.parametrize("output", [["--output", "results"], []])
+    def test_nothing_to_resume(self, tmp_path, monkeypatch, output):
+        monkeypatch.chdir(tmp_path)
+        result = invoke("train", *QUICK, *output, "--resume")
+        assert result.exit_code == 2
+        assert "there is nothing to resume in" in result.stderr
+        assert list(tmp_path.iterdir()) == []
+
+    def test_seeds_that_would_be_missing_from_the_results(self, tmp_path):
+        invoke("train", "--seeds", "2", *QUICK[2:], "--output", tmp_path)
+        result = invoke("train", *QUICK, "--output", tmp_path, "--resume")
+        assert result.exit_code == 2
+        assert "resume all of them, with --seed 0 --seeds 2" in result.stderr
 
     def test_a_damaged_checkpoint_is_named(self, tmp_path):
         (tmp_path / "seed-0").mkdir()
@@ -160,6 +187,176 @@ class TestResume:
         result = invoke("train", *QUICK, "--output", tmp_path, "--resume")
         assert result.exit_code == 2
         assert "is damaged, or no checkpoint of fpes" in result.stderr
+
+
+def everything(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+class TestWhatIsThere:
+    """A folder with a run: nothing that somebody trained for is lost by a command that didn't say so."""
+
+    @pytest.fixture
+    def folder(self, tmp_path):
+        folder = tmp_path / "results"
+        invoke("train", *QUICK, "--output", folder)
+        return folder
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ([], "has a run already: result.json, theta.npz, curves.png, seed-0/log.csv, seed-0/checkpoint.npz of gen"),
+            (["--population", "3"], "3 is odd"),
+            (["--batch", "5000"], "batch is 5000, expected 1 to 1078"),
+            (["--overwrite", "--population", "3"], "3 is odd"),
+            (["--overwrite", "--batch", "5000"], "batch is 5000, expected 1 to 1078"),
+            (["--overwrite", "--resume"], "expected one of them"),
+            (["--overwrite", "--tensorboard"], "pip install tensorboardX"),
+            (["--overwrite", "--preset", "mnist-node", "--population", "184", "--data-dir", "/nowhere"], "/nowhere"),
+        ],
+    )
+    def test_a_command_that_fails_changes_nothing(self, folder, monkeypatch, options, words):
+        for module in ("tensorboardX", "torch.utils.tensorboard"):
+            monkeypatch.setitem(sys.modules, module, None)
+        before = everything(folder)
+        result = invoke("train", *QUICK, "--output", folder, *options)
+        assert result.exit_code == 2
+        assert words in result.stderr
+        assert everything(folder) == before
+
+    def test_overwriting_is_asked_for(self, folder):
+        (folder / "notes.txt").write_text("mine")
+        (folder / "seed-7").mkdir()
+        (folder / "seed-7" / "checkpoint.npz").write_bytes((folder / "seed-0" / "checkpoint.npz").read_bytes())
+        result = invoke("train", *QUICK, "--lr", "0.01", "--output", folder, "--overwrite")
+        assert result.exit_code == 0, result.output
+        assert fpes.ES.load(folder / "seed-0" / "checkpoint.npz").learning_rate == fpes.Cosine(0.01)
+        assert not (folder / "seed-7" / "checkpoint.npz").exists()
+        assert (folder / "notes.txt").read_text() == "mine"
+
+    def test_without_an_output_the_next_folder_is_taken_and_the_last_one_resumed(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        for name in ("digits", "digits-2", "digits-3"):
+            result = invoke("train", *QUICK, "--no-plot")
+            assert result.exit_code == 0, result.output
+            assert f"results in runs/{name}/" in " ".join(result.output.split())
+            assert ("has a run already" in result.output) == (name != "digits")
+        result = invoke("train", *QUICK, "--no-plot", "--steps", "15", "--resume")
+        assert result.exit_code == 0, result.output
+        generations = [
+            fpes.ES.load(tmp_path / "runs" / name / "seed-0" / "checkpoint.npz").generation
+            for name in ("digits", "digits-2", "digits-3")
+        ]
+        assert generations == [12, 12, 15]
+
+    def test_a_folder_has_one_owner(self, folder, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        before = everything(folder)
+        with files.owned(folder):
+            for options in ([], ["--resume"], ["--overwrite"]):
+                result = invoke("train", *QUICK, "--output", folder, *options)
+                assert result.exit_code == 2
+                assert f"results is in use by process {os.getpid()}" in result.stderr
+        assert everything(folder) == before
+        with files.owned(writable_folder(Path("runs/digits"))):
+            result = invoke("train", *QUICK, "--no-plot")
+        assert "results in runs/digits-2/" in " ".join(result.output.split())
+
+    def test_a_run_that_has_done_nothing_is_in_nobodys_way(self, folder):
+        es = fpes.ES.load(folder / "seed-0" / "checkpoint.npz")
+        for path in folder.rglob("*"):
+            if path.is_file():
+                path.unlink()
+        fpes.ES(es.net, es.net.init(3), size=4, sigma=0.1).save(folder / "seed-0" / "checkpoint.npz")
+        result = invoke("train", *QUICK, "--output", folder)
+        assert result.exit_code == 0, result.output
+
+
+class TestFullDisk:
+    def fill(self, monkeypatch, es_generation, names):
+        """From a generation on, files of these names can't be synced."""
+        advance, fsync, full = fpes.ES.advance, os.fsync, []
+
+        def advanced(self, *arguments):
+            advance(self, *arguments)
+            if self.generation == es_generation:
+                full.append(True)
+
+        def synced(descriptor):
+            if full and any(name in os.readlink(f"/proc/self/fd/{descriptor}") for name in names):
+                raise OSError(28, "No space left on device")
+            fsync(descriptor)
+
+        monkeypatch.setattr(fpes.ES, "advance", advanced)
+        monkeypatch.setattr(os, "fsync", synced)
+
+    @pytest.mark.parametrize("name", ["log.csv", "checkpoint.npz", "result.json", "theta.npz", "curves.png"])
+    def test_the_run_ends_with_its_table_and_a_status(self, tmp_path, monkeypatch, name):
+        self.fill(monkeypatch, 3, [name])
+        result = invoke("train", *QUICK, "--output", tmp_path)
+        assert result.exit_code == 1, result.output
+        assert 'trained: flush "boundary"' in result.output
+        assert f"{name}: No space left on device" in " ".join(result.stderr.split())
+        found = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+        others = {"log.csv", "checkpoint.npz", "result.json", "theta.npz", "curves.png"} - {name}
+        assert others <= found
+        assert list(tmp_path.rglob(".*")) == []
+
+    def test_room_that_is_made_is_used(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(train, "_RETRY_SECONDS", 0.0)
+        monkeypatch.setattr(fitting, "_RECORDING", 1e9)  # a record a step
+        fsync = os.fsync
+        self.fill(monkeypatch, 3, ["log.csv"])
+        advance = fpes.ES.advance
+
+        def make_room(self, *arguments):
+            advance(self, *arguments)
+            if self.generation == 6:
+                monkeypatch.setattr(os, "fsync", fsync)
+
+        monkeypatch.setattr(fpes.ES, "advance", make_room)
+        result = invoke("train", *QUICK, "--output", tmp_path)
+        assert result.exit_code == 0, result.output
+        assert "log.csv: No space left on device; training goes on" in " ".join(result.stderr.split())
+
+
+class TestInterrupts:
+    """As they come in the first second: the status says so, and the table has what is finished."""
+
+    @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+    @pytest.mark.parametrize(("seed", "where"), [(0, "rehearse"), (0, "advance"), (1, "advance")])
+    def test_before_anything_is_done(self, tmp_path, monkeypatch, number, status, seed, where):
+        usual = getattr(fpes.ES, where)
+
+        def interrupted(self, *arguments):
+            if self.seed == seed:
+                os.kill(os.getpid(), number)
+            return usual(self, *arguments)
+
+        monkeypatch.setattr(fpes.ES, where, interrupted)
+        limit = ["--max-minutes", "10"] if where == "rehearse" else []
+        result = invoke("train", *QUICK[2:], "--seeds", "2", *limit, "--output", tmp_path)
+        assert result.exit_code == status, result.output
+        output = " ".join(result.output.split())
+        if seed:
+            assert 'trained: flush "boundary"' in output
+            assert "Seed 1 has not begun. The same command with --resume goes on." in output
+            assert json.loads((tmp_path / "result.json").read_text())["seeds"][0]["finished"] is True
+        else:
+            assert "there is nothing to keep" in output
+            monkeypatch.setattr(fpes.ES, where, usual)
+            assert invoke("train", *QUICK, "--output", tmp_path).exit_code == 0
+
+    def test_while_controls_are_computed(self, tmp_path, monkeypatch):
+        def interrupted(*_, **__):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(train, "train_by_backprop", interrupted)
+        result = invoke("train", *QUICK, "--output", tmp_path)
+        assert result.exit_code == 130, result.output
+        assert 'trained: flush "boundary"' in result.output
+        (seed,) = json.loads((tmp_path / "result.json").read_text())["seeds"]
+        assert (seed["finished"], seed["backprop"], seed["controls"]) == (True, None, [])
 
 
 class TestCompare:
@@ -246,7 +443,7 @@ class TestPlan:
         assert result.output.splitlines()[0] == "digits: deep linear network 16-64-64-10, no activation function"
 
 
-class TestInterrupts:
+class TestInterruptsAnywhere:
     """Ctrl-C and SIGTERM, wherever they come."""
 
     @pytest.mark.parametrize("where", ["load", "train_by_backprop", "evaluate_controls"])
@@ -264,12 +461,11 @@ class TestInterrupts:
         result = invoke("train", *QUICK[2:], "--seeds", "3", "--output", tmp_path)
         assert result.exit_code == status, result.output
         assert "backprop: linear" in result.output
-        assert "test, by seed" not in result.output  # there is one
         found = json.loads((tmp_path / "result.json").read_text())["seeds"]
         assert (found[0]["finished"], len(found[0]["controls"])) == (True, 4)
         if where != "load":
             assert found[1]["backprop"] is None
-            assert "Seed 1 is trained, and not yet compared" in " ".join(result.output.split())
+            assert "Seed 1 is trained, and not compared with backprop" in " ".join(result.output.split())
         assert not (tmp_path / "curves.png").exists()
 
     def test_before_anything_is_finished(self, tmp_path, monkeypatch):
@@ -278,7 +474,8 @@ class TestInterrupts:
 
         monkeypatch.setattr(train, "load", interrupted)
         result = invoke("train", *QUICK, "--output", tmp_path)
-        assert (result.exit_code, result.output) == (130, "")
+        assert (result.exit_code, result.stderr, result.stdout) == (130, "fpes: interrupted\n", "")
+        assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.parametrize("name", ["demo", "compare", "info"])
     def test_other_commands(self, tmp_path, monkeypatch, name):
@@ -453,17 +650,15 @@ def test_an_unwritable_output_is_known_before_training(tmp_path, monkeypatch):
     assert "can't write to folder" in result.stderr
 
 
-def test_a_result_is_whole_or_not_there(tmp_path, monkeypatch):
+def test_a_disk_that_is_full_from_the_start_is_known_before_training(tmp_path, monkeypatch):
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
-    (tmp_path / "result.json").write_text("the last one")
     monkeypatch.setattr(os, "fsync", full_disk)
     result = invoke("train", *QUICK, "--output", tmp_path)
     assert result.exit_code == 2
-    assert "No space left" in result.stderr
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["result.json", "seed-0"]
-    assert (tmp_path / "result.json").read_text() == "the last one"
+    assert "checkpoint.npz: No space left on device" in result.stderr
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["seed-0"]
 
 
 def test_a_missing_package_is_named(monkeypatch):

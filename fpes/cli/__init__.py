@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from fpes._signals import terminating_raises
 from fpes.cli.process import INTERRUPTED, prepare_streams
-from fpes.fitting import sigterm_raises
 
 _NEEDED = ("click", "rich")
 
@@ -13,7 +13,7 @@ _NEEDED = ("click", "rich")
 def main() -> None:
     """Run the command line, or say which packages it lacks."""
     prepare_streams()
-    with sigterm_raises():
+    with terminating_raises():
         try:
             try:
                 from fpes.cli.commands import cli

@@ -99,8 +99,11 @@ def _preset_list() -> str:
 @click.option("--weight-decay", type=_Finite(0), help="Fraction of the weights, times the learning rate.")
 @click.option("--device", default="cpu", help="Where to compute: cpu, cuda or cuda:1; the bits are the same.")
 @click.option("--data-dir", type=_FOLDER, help="Folder with MNIST's IDX files; also FPES_DATA.")
-@click.option("--output", type=_FOLDER, help="Where results go; runs/PRESET unless told.")
-@click.option("--resume", is_flag=True, help="Go on with the run that is in the output folder.")
+@click.option(
+    "--output", type=_FOLDER, help="Where results go; unless told runs/PRESET, or runs/PRESET-2 where that has a run."
+)
+@click.option("--resume", is_flag=True, help="Go on with the run in the output folder, or the last of the preset.")
+@click.option("--overwrite", is_flag=True, help="Remove the run in the output folder, or the last of the preset.")
 @click.option("--plot/--no-plot", default=True, help="Draw the training curves.")
 @click.option("--tensorboard", is_flag=True, help="Write logs for TensorBoard too.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")

@@ -6,7 +6,8 @@ import io
 import os
 import sys
 
-# Exit statuses of programs that SIGINT and SIGTERM ended, as a shell has them.
+# Exit statuses of programs that SIGHUP, SIGINT and SIGTERM ended, as a shell has them.
+HUNG_UP = 129
 INTERRUPTED = 130
 TERMINATED = 143
 

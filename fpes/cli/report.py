@@ -1,9 +1,9 @@
-"""What `fpes train` has to say at the end: a table, files, and what isn't finished."""
+"""What `fpes train` has to say at the end: a table, files, and doubts."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fpes import _config, plots
+from fpes._signals import signals_wait
 from fpes.controls import Accuracy
 from fpes.es import ES
 from fpes.files import written_whole
@@ -21,12 +22,12 @@ from fpes.presets import Preset
 
 @dataclass
 class Result:
-    """What one seed came to. There is nothing to compare with yet where an interrupt came before it was measured."""
+    """What one seed came to. An interrupted one isn't compared."""
 
     seed: int
     es: ES
+    trained: Accuracy
     backprop: Accuracy | None = None
-    trained: Accuracy | None = None
     controls: list[Accuracy] = field(default_factory=list)
 
     @property
@@ -34,98 +35,67 @@ class Result:
         """Whether the plan is done."""
         return self.es.generation == self.es.steps
 
-    @property
-    def compared(self) -> bool:
-        """Whether it is in the table."""
-        return self.trained is not None
-
 
 def print_table(console: Console, preset: Preset, results: Sequence[Result]) -> None:
-    """The story: backprop, what was trained, and the same weights in other arithmetics; nothing if nothing is known."""
-    results = [result for result in results if result.compared]
-    if not results:
-        return
+    """The story: backprop, what was trained, and the same weights in other arithmetics."""
     table = Table()
     table.add_column("", overflow="fold")
     table.add_column("train, %", justify="right")
     table.add_column("test, %", justify="right")
     if len(results) > 1:
         table.add_column("test, by seed", justify="right")
-    for number, (name, accuracies) in enumerate(_rows(results)):
+    for name, accuracies in _rows(results):
+        trained = name.startswith("trained")
         cells = [
             name,
             f"{100 * np.mean([a.train for a in accuracies]):.2f}",
             f"{100 * np.mean([a.test for a in accuracies]):.2f}",
             "  ".join(f"{100 * a.test:.2f}" for a in accuracies),
         ]
-        table.add_row(*cells[: len(table.columns)], style="bold" if number == 1 else None, end_section=number == 1)
+        table.add_row(*cells[: len(table.columns)], style="bold" if trained else None, end_section=trained)
     network = "-".join(map(str, preset.sizes))
-    console.print(f"{preset.name}: deep linear network {network}, no activation function", style="bold")
+    # Above and below it, for a title of the table itself is wrapped to the table's width.
+    title = f"{preset.name}: deep linear network {network}, no activation function"
+    console.print(title, style="bold", highlight=False)
     console.print(table)
     console.print(f"Trained by {preset.algorithm}.", highlight=False)
 
 
-def print_doubts(console: Console, preset: Preset, results: Sequence[Result]) -> None:
-    """Where the table doesn't show what it is there to show: too little training, and what isn't finished."""
-    compared = [result for result in results if result.compared]
-    trained, linear = (
-        100 * np.mean([getattr(result, name).test for result in compared]) if compared else 0.0
-        for name in ("trained", "backprop")
-    )
-    if trained < linear:
-        console.print(
-            f"The trained network is below backprop on the test part, by {linear - trained:.1f} %: "
-            f"{_generations(compared)} were too few, or the settings don't suit. {_more(preset)}",
-            style="yellow",
-            highlight=False,
-        )
+def _rows(results: Sequence[Result]) -> list[tuple[str, list[Accuracy]]]:
+    """The table, row by row: what it is, and its accuracy for each seed that has it."""
+    compared = [result for result in results if result.backprop is not None]
+    rows = [
+        ("backprop: linear", [result.backprop for result in results if result.backprop is not None]),
+        ('trained: flush "boundary"', [result.trained for result in results]),
+    ]
+    for i, control in enumerate(compared[0].controls if compared else []):
+        rows.append((f"the same weights, {control.name}", [result.controls[i] for result in compared]))
+    return [row for row in rows if row[1]]
+
+
+def doubts(preset: Preset, results: Sequence[Result]) -> Iterator[str]:
+    """Where the table doesn't show what it is there to show, and runs that a limit of time has cut short."""
+    compared = [result for result in results if result.backprop is not None]
+    if compared:
+        trained = 100 * float(np.mean([result.trained.test for result in compared]))
+        linear = 100 * float(np.mean([result.backprop.test for result in compared if result.backprop is not None]))
+        if trained < linear:
+            more = "--steps" if preset.max_minutes is None else "time (--max-minutes), or --steps without a limit"
+            yield (
+                f"The trained network is below backprop on the test part, by {linear - trained:.1f} %: "
+                f"{_generations(compared)} were too few, or the settings don't suit. Give it more {more}."
+            )
     for result in results:
-        if result.es.steps is None:
-            console.print(f"Seed {result.seed} had not begun.", highlight=False)
-        elif not result.finished:
-            console.print(
-                f"Seed {result.seed} is not finished: generation {result.es.generation} of {result.es.steps}. The same "
-                "command with --resume goes on.",
-                highlight=False,
-            )
-        elif not result.compared:
-            console.print(
-                f"Seed {result.seed} is trained, and not yet compared with backprop. The same command with --resume "
-                "does that.",
-                highlight=False,
-            )
-        elif preset.steps is not None and result.es.steps < preset.steps:
-            console.print(
-                f"Seed {result.seed} is finished with {result.es.steps} generations of at most {preset.steps}, for the "
-                f"limit of {_minutes(preset)}.",
-                highlight=False,
+        if result.finished and preset.max_minutes is not None and result.es.generation < preset.steps:
+            yield (
+                f"Seed {result.seed} is finished, with {result.es.generation} generations of at most {preset.steps}, "
+                f"for the limit was {preset.max_minutes:g} minute{'' if preset.max_minutes == 1 else 's'}."
             )
 
 
 def _generations(results: Sequence[Result]) -> str:
     numbers = sorted({result.es.generation for result in results})
     return f"{' to '.join(str(number) for number in dict.fromkeys((numbers[0], numbers[-1])))} generations"
-
-
-def _more(preset: Preset) -> str:
-    if preset.max_minutes is None:
-        return "Give it more --steps."
-    return "Give it more time (--max-minutes), or --steps without a limit."
-
-
-def _minutes(preset: Preset) -> str:
-    return f"{preset.max_minutes:g} minute{'' if preset.max_minutes == 1 else 's'}"
-
-
-def _rows(results: Sequence[Result]) -> list[tuple[str, list[Any]]]:
-    """The table, row by row: what it is, and its accuracy for each seed."""
-    rows: list[tuple[str, list[Any]]] = [
-        ("backprop: linear", [result.backprop for result in results]),
-        ('trained: flush "boundary"', [result.trained for result in results]),
-    ]
-    for i, control in enumerate(results[0].controls):
-        rows.append((f"the same weights, {control.name}", [result.controls[i] for result in results]))
-    return rows
 
 
 def summary(preset: Preset, results: Sequence[Result]) -> dict[str, Any]:
@@ -145,7 +115,7 @@ def summary(preset: Preset, results: Sequence[Result]) -> dict[str, Any]:
                 "plan": result.es.run.plan,
                 "evaluations": result.es.evaluations,
                 "backprop": None if result.backprop is None else asdict(result.backprop),
-                "trained": None if result.trained is None else asdict(result.trained),
+                "trained": asdict(result.trained),
                 "controls": [asdict(control) for control in result.controls],
                 "records": [record.as_json() for record in result.es.records],
             }
@@ -154,17 +124,23 @@ def summary(preset: Preset, results: Sequence[Result]) -> dict[str, Any]:
     }
 
 
-def save(folder: Path, preset: Preset, results: Sequence[Result], plot: bool) -> list[str]:
-    """Write what there is; returns the files' names."""
-    with written_whole(folder / "result.json") as path:
-        path.write_text(json.dumps(summary(preset, results), indent=2) + "\n")
-    with written_whole(folder / "theta.npz") as path:
-        thetas: dict[str, Any] = {f"seed_{result.seed}": result.es.solution for result in results}
-        np.savez(path, **thetas)
-    if not plot:
-        return ["result.json", "theta.npz"]
-    linear = float(np.mean([result.backprop.test for result in results if result.backprop is not None]))
+def write_summary(preset: Preset, results: Sequence[Result], path: Path) -> None:
+    """The same as a file."""
+    with written_whole(path) as aside:
+        aside.write_text(json.dumps(summary(preset, results), indent=2) + "\n")
+
+
+def write_thetas(results: Sequence[Result], path: Path) -> None:
+    """The parameters of each seed, as `seed_N`."""
+    thetas: dict[str, Any] = {f"seed_{result.seed}": result.es.solution for result in results}
+    with signals_wait(), written_whole(path) as aside, aside.open("wb") as stream:
+        np.savez(stream, **thetas)
+
+
+def draw_curves(preset: Preset, results: Sequence[Result], path: Path) -> None:
+    """The training curves of each seed."""
+    baselines = [result.backprop.test for result in results if result.backprop is not None]
+    linear = float(np.mean(baselines)) if baselines else None
     curves = {f"seed {result.seed}": result.es.records for result in results}
-    with written_whole(folder / "curves.png") as path:
-        plots.training_curves(f"{preset.name}: {preset.algorithm}", curves, linear, path)
-    return ["result.json", "theta.npz", "curves.png"]
+    with written_whole(path) as aside:
+        plots.training_curves(f"{preset.name}: {preset.algorithm}", curves, linear, aside)
