@@ -68,7 +68,8 @@ def test_json_is_all_that_is_printed_and_agrees_with_the_saved_weights(tmp_path)
     assert seed["evaluations"] == 32 * 64 * 12
     data = fpes.datasets.load("digits", seed=0)
     net = fpes.LinearNetwork(summary["network"])
-    theta = np.load(tmp_path / "theta.npz")["seed_0"]
+    with np.load(tmp_path / "theta.npz") as thetas:
+        theta = thetas["seed_0"]
     np.testing.assert_array_equal(theta, fpes.ES.load(tmp_path / "seed-0" / "checkpoint.npz").solution)
     assert seed["trained"]["test"] == np.mean(net(theta, data.x_test).argmax(1) == data.y_test)
     never = next(control for control in seed["controls"] if "never" in control["name"])
@@ -99,9 +100,9 @@ def test_several_seeds_are_runs_of_their_own(tmp_path):
     result = invoke("train", *options)
     assert result.exit_code == 0, result.output
     assert "test, by seed" in result.output
-    thetas = np.load(tmp_path / "theta.npz")
-    assert thetas.files == ["seed_5", "seed_6"]
-    assert (thetas["seed_5"] != thetas["seed_6"]).any()
+    with np.load(tmp_path / "theta.npz") as thetas:
+        assert thetas.files == ["seed_5", "seed_6"]
+        assert (thetas["seed_5"] != thetas["seed_6"]).any()
 
 
 @pytest.mark.parametrize("name", PRESETS)

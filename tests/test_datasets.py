@@ -266,7 +266,7 @@ def test_digits_refuses_a_test_fraction(fraction: float) -> None:
 
 def test_digits_without_scikit_learn_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(ImportError, match=r'pip install "fpes\[cli\]"'):
+    with pytest.raises(ImportError, match="pip install scikit-learn"):
         load_digits()
 
 

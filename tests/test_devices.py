@@ -360,7 +360,7 @@ def test_no_build_at_all(monkeypatch):
 
 def test_no_cupy(modules, monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
-    with pytest.raises(ImportError, match="need CuPy.*pip install cupy-cuda13x"):
+    with pytest.raises(ImportError, match=r"need CuPy.*pip install cupy-cuda13x"):
         network().init(device="cuda")
 
 
