@@ -10,6 +10,8 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from importlib.metadata import version
+from importlib.util import find_spec
 
 import pytest
 from bench_load import ProcessorWatch, percent, warn_of_load
@@ -45,6 +47,18 @@ def pytest_collection_modifyitems(config, items):
     kept = [item for item in items if item.get_closest_marker("long") is None]
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = kept
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_machine_info(config, machine_info):
+    del machine_info["node"]  # the host's name is nobody's business
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_json(config, benchmarks, output_json):
+    """What was compared: the commit that pytest-benchmark notes is that of the current folder, whatever it is."""
+    names = ("fpes", "numpy", "torch", "jax")
+    output_json["packages"] = {name: version(name) for name in names if find_spec(name) is not None}
 
 
 def measure_peak() -> float:

@@ -571,11 +571,26 @@ class TestTerminals:
 
 
 class TestBench:
-    def test_names(self):
-        run = program("bench", "--list")
+    def test_names(self, tmp_path):
+        run = program("bench", "--list", cwd=tmp_path)
         text = run.communicate(timeout=120)[0]
         assert run.returncode == 0, text
+        assert list(tmp_path.iterdir()) == []
         assert "test_fpes[never-1024x1024x1024]" in text.splitlines()
+
+    def test_a_case_is_measured_and_stored_with_what_was_compared(self, tmp_path):
+        file = tmp_path / "results.json"
+        run = program("bench", "--only", "gradient and low_rank_1 and ranks", "--json", str(file), cwd=tmp_path)
+        text = run.communicate(timeout=300)[0]
+        assert run.returncode == 0, text
+        assert "CPU, %" in text
+        stored = json.loads(file.read_text())
+        assert (stored["packages"]["fpes"], stored["packages"]["numpy"]) == (fpes.__version__, np.__version__)
+        assert "node" not in stored["machine_info"]
+        share = stored["benchmarks"][0]["extra_info"]["processor_share"]
+        assert share is None or 0.0 < share <= 1.0
+        assert ("The machine was busy" in text) == (share is not None and share < 0.9)
+        assert list(tmp_path.iterdir()) == [file]
 
     def test_a_word_that_matches_nothing(self):
         run = program("bench", "--only", "nothing")

@@ -37,7 +37,8 @@ def run(long_run: bool, json_file: Path | None, compare: Path | None, only: str 
     collected = _Collected()
     if names:
         with redirect_stdout(io.StringIO()):
-            pytest.main([*_options(long_run, only), "--collect-only", str(_folder())], plugins=[collected])
+            options = ["--collect-only", "-p", "no:benchmark", "-p", "no:xdist"]
+            pytest.main([*_options(long_run, only), *options, str(_folder())], plugins=[collected])
         print("\n".join(collected.names))
         return 0
     with tempfile.TemporaryDirectory() as storage, _sigterm_interrupts() as signals:
@@ -45,7 +46,7 @@ def run(long_run: bool, json_file: Path | None, compare: Path | None, only: str 
         options = ["--benchmark-quiet" if compare is None else f"--benchmark-compare={compare.resolve()}"]
         if json_file is not None:
             options.append(f"--benchmark-json={json_file.resolve()}")
-        options.append(f"--benchmark-storage=file://{storage}")
+        options += [f"--benchmark-storage=file://{storage}", "--benchmark-columns=median,iqr,rounds"]
         status = pytest.main([*_options(long_run, only), *options, str(_folder())], plugins=[collected])
     if status == pytest.ExitCode.INTERRUPTED:
         return TERMINATED if signals else INTERRUPTED
@@ -58,8 +59,7 @@ def _options(long_run: bool, only: str | None) -> list[str]:
     folder = _folder()
     # The project's settings are for its tests; -p no:cacheprovider leaves nothing in an installed package.
     options = ["-q", "-p", "no:cacheprovider", "-c", str(folder / "pytest.ini"), "--rootdir", str(folder)]
-    options += ["--benchmark-columns=median,iqr,rounds", "-rs"]
-    return [*options, *(["--long"] if long_run else []), *([] if only is None else ["-k", only])]
+    return [*options, "-rs", *(["--long"] if long_run else []), *([] if only is None else ["-k", only])]
 
 
 def _folder() -> Path:
