@@ -2,7 +2,7 @@
 # touched. fpes is installed as an editable package: Python sources are used as they lie, and C++ modules are built
 # again by the next `make run`, file by file.
 #
-#   make run      install fpes into .venv and train the flush-to-zero network on real digits (about a minute)
+#   make run      install fpes into .venv and train the flush-to-zero network on real digits (two or three minutes in all)
 #   make test     install what the tests need too, and run them
 #   make test-cuda   compile the CUDA kernels where nvcc is (some minutes), and run the tests that read their code
 #   make bench    measure the kernels, beside PyTorch's and JAX's where these are installed (some minutes)
