@@ -545,6 +545,15 @@ class TestTerminals:
             errors = run.communicate(timeout=60)[1]
             assert (run.returncode, errors) == (1, ""), arguments
 
+    @pytest.mark.parametrize("arguments", [["info"], ["--help"]])
+    @pytest.mark.parametrize("unbuffered", ["", "1"])
+    def test_a_full_disk(self, arguments, unbuffered):
+        environment = ENVIRONMENT | {"PYTHONUNBUFFERED": unbuffered}
+        with Path("/dev/full").open("w") as full:
+            run = program(*arguments, stdout=full, stderr=subprocess.PIPE, env=environment)
+            errors = run.communicate(timeout=60)[1]
+        assert (run.returncode, errors) == (2, "fpes: [Errno 28] No space left on device\n")
+
     def test_no_standard_output(self):
         run = subprocess.run(f"'{sys.executable}' -m fpes info >&-", shell=True, capture_output=True, check=False)
         assert (run.returncode, run.stderr) == (0, b"")

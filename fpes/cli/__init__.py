@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from fpes._signals import terminating_raises
-from fpes.cli.process import INTERRUPTED, prepare_streams
+from fpes.cli.process import INTERRUPTED, give_up_output, prepare_streams
 
 _NEEDED = ("click", "rich")
 
@@ -24,3 +24,8 @@ def main() -> None:
             cli()
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
+        except OSError as error:  # of what click prints by itself
+            print(f"fpes: {error}", file=sys.stderr)
+            sys.exit(2)
+        finally:
+            give_up_output()

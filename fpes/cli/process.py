@@ -12,6 +12,14 @@ INTERRUPTED = 130
 TERMINATED = 143
 
 
+def give_up_output() -> None:
+    """Send what can't be written to nowhere: Python would try again at its end, and complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def prepare_streams() -> None:
     """Let nothing that is printed fail: what the terminal's encoding lacks is escaped, and a closed stream swallows."""
     for name in ("stdout", "stderr"):
