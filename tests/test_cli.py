@@ -695,5 +695,5 @@ def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "fpes.cli.commands", None)
     monkeypatch.delitem(sys.modules, "fpes.cli.commands")
     monkeypatch.setitem(sys.modules, "click", None)
-    with pytest.raises(SystemExit, match="needs click: pip install click rich"):
+    with pytest.raises(SystemExit, match="needs click: pip install click matplotlib"):
         cli.main()

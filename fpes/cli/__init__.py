@@ -8,6 +8,7 @@ from fpes._signals import terminating_raises
 from fpes.cli.process import INTERRUPTED, give_up_output, prepare_streams
 
 _NEEDED = ("click", "rich")
+_ALL = "click matplotlib pooch rich scikit-learn"  # what some command or other needs
 
 
 def main() -> None:
@@ -20,7 +21,7 @@ def main() -> None:
             except ModuleNotFoundError as error:
                 if error.name not in _NEEDED:
                     raise
-                sys.exit(f"fpes: the command line needs {error.name}: pip install {' '.join(_NEEDED)}")
+                sys.exit(f"fpes: the command line needs {error.name}: pip install {_ALL}")
             cli()
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
