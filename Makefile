@@ -31,7 +31,7 @@ endif
 PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-cuda bench cuda gpu-check gpu-check-build gpu-check-test gpu-check-bench lint format docs wheel clean check
+.PHONY: help run test test-cuda bench cuda gpu-check gpu-check-build gpu-check-test gpu-check-bench lint format wheel clean check
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -114,6 +114,7 @@ $(VENV)/.installed-docs: $(BIN)/python pyproject.toml
 	$(PIP) $$(sed -n 's/^docs = \[\(.*\)\]$$/\1/p' pyproject.toml | tr -d '",')
 	@touch $@
 
+.PHONY: docs
 docs: check $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 	@echo "Open site/index.html"

@@ -140,7 +140,7 @@ def _cost_title(kernels: list[Row]) -> str:
     best = min(kernels, key=lambda kernel: kernel["to_never"]["subnormal, boundary"]["median"])
     ratio = best["to_never"]["subnormal, boundary"]
     if ratio["high"] < 0.95:
-        return f"What underflows is skipped: {best['kernel']} takes {ratio['median']:.2f} of never's time"
+        return f"Underflow saves time: {best['kernel']} under boundary takes {ratio['median']:.2f} of never's"
     return "The flush modes take the same time" if _all_alike(kernels) else "What the flush modes cost"
 
 

@@ -111,7 +111,7 @@ def study(size: Size, effort: Effort, only: str | None = None, device: str = "cp
 
 def statements(costs: list[Cost], device: str) -> list[str]:
     """What the measurement shows, in plain sentences."""
-    return [*_on_subnormals(costs, device), *_on_modes(costs, device), *_on_populations(costs)]
+    return [*_on_subnormals(costs, device), *_on_modes(costs, device), *_on_populations(costs, device)]
 
 
 def processor_seconds(run: Run, calls: int) -> float:
@@ -320,7 +320,7 @@ def _on_modes(costs: list[Cost], device: str) -> list[str]:
     return [f"On normal numbers, where {switch} change no result, the modes that flush take {span}."]
 
 
-def _on_populations(costs: list[Cost]) -> list[str]:
+def _on_populations(costs: list[Cost], device: str) -> list[str]:
     """Which population underflow makes fastest, and which one flushing everywhere makes slowest."""
     populations = [cost for cost in costs if cost.kernel in families(2)]
     if not populations:
@@ -329,8 +329,9 @@ def _on_populations(costs: list[Cost]) -> list[str]:
     best = min(populations, key=lambda cost: _to_never(cost, "boundary").median)
     ratio = _to_never(best, "boundary")
     if ratio.high < 1.0:
+        why = ", for zeros are skipped" if device == "cpu" else ""
         said.append(
-            f"Underflow makes populations faster, for zeros are skipped: {best.kernel} under boundary takes "
+            f"Underflow makes populations faster{why}: {best.kernel} under boundary takes "
             f"{_in_words(ratio)} the time of never."
         )
     worst = max(populations, key=lambda cost: _to_never(cost, "always").median)
