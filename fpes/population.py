@@ -267,7 +267,7 @@ class Population:
         array = self._backend.adopt("weights", weights)
         if array.dtype.kind not in "iu":
             return self._backend.finite("weights", array, (self.size,))
-        return self._backend.integer_weights("weights", array, (self.size,), self._call.largest_weight)
+        return self._backend.integer_weights("weights", array, self._call)
 
     def _checked_batch(self, x: Array) -> Minibatch:
         return checked_minibatch(self._backend, x, self.net.features, self.size // 2, max(self.net.sizes[1:]))
@@ -283,10 +283,8 @@ class Population:
     def _calls(self, batch: Minibatch, chunk: int | None) -> list[tuple[int, int]]:
         """Ranges of pairs: as many as a chunk has, or as the backend finds right."""
         pairs = self.size // 2
-        if chunk is None:
-            step = self._backend.pairs_per_call(self._call, batch)
-        else:
-            step = _checked_even("chunk", chunk) // 2
+        most = None if chunk is None else _checked_even("chunk", chunk) // 2
+        step = most or self._backend.pairs_per_call(self._call, batch)
         return [(begin, min(begin + step, pairs)) for begin in range(0, pairs, step)]
 
     @property

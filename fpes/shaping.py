@@ -16,6 +16,8 @@ import numpy as np
 from fpes import _checks
 from fpes._checks import FloatArray, IntArray
 
+_MOST_IN_32_BITS = 2**30  # members, whose doubled ranks do
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -41,7 +43,7 @@ def centred_ranks(fitness: FloatArray, groups: int = 1) -> IntArray:
         groups: how many groups of n / groups members are ranked by themselves.
 
     Returns:
-        int32, shaped as fitness, summing to 0 over each group.
+        int32, or int64 for more than 2**30 members, shaped as fitness, summing to 0 over each group.
 
     Raises:
         ValueError: NaN in fitness, which has no rank; groups that don't divide the members.
@@ -105,7 +107,8 @@ def _doubled_ranks(members: FloatArray) -> IntArray:
     n = len(members)
     order = np.argsort(members, axis=0, kind="stable")
     ordered = np.take_along_axis(members, order, axis=0)
-    rows = np.arange(n, dtype=np.int32)[:, None]
+    integer = np.int32 if n <= _MOST_IN_32_BITS else np.int64
+    rows = np.arange(n, dtype=integer)[:, None]
     differs = np.ones(members.shape, bool)
     differs[1:] = ordered[1:] != ordered[:-1]
     first = np.maximum.accumulate(np.where(differs, rows, 0), axis=0)
@@ -113,8 +116,8 @@ def _doubled_ranks(members: FloatArray) -> IntArray:
     ends = np.ones(members.shape, bool)
     ends[:-1] = differs[1:]
     last = np.minimum.accumulate(np.where(ends, rows, n)[::-1], axis=0)[::-1]
-    ranks = np.empty(members.shape, np.int32)
-    np.put_along_axis(ranks, order, (first + last - (n - 1)).astype(np.int32), axis=0)
+    ranks = np.empty(members.shape, integer)
+    np.put_along_axis(ranks, order, (first + last - (n - 1)).astype(integer, copy=False), axis=0)
     return ranks
 
 

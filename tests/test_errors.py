@@ -117,7 +117,7 @@ def test_population_refuses(changes, error, words):
         (lambda: population().gradient(np.zeros(7, np.float32)), ValueError, r"weights has shape \(7,\)"),
         (lambda: population().gradient(np.full(8, np.nan, np.float32)), ValueError, "weights has 8 values"),
         (lambda: population().gradient(np.zeros(8)), TypeError, "weights has dtype float64"),
-        (lambda: population().gradient(np.full(8, 2**21)), ValueError, "weights has integers up to 2097152"),
+        (lambda: population().gradient(np.full(8, 2**54)), ValueError, "weights has integers up to 18014398509481984"),
         (lambda: population(perturbation=fpes.NodePerturbation()).member(0), ValueError, "no parameters of its own"),
         (
             lambda: population(perturbation=fpes.NodePerturbation()).gradient(np.zeros(8, np.float32)),

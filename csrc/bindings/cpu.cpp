@@ -188,7 +188,7 @@ PYBIND11_MODULE(_cpu, m) {
              Address weights, bool integers, std::int64_t members, Address out) {
               without_gil([&] {
                   const Engine engine(kernels_for(execution.isa), Flush::never);
-                  const PairWeights pairs = integers ? pair_weights(pointer<const std::int32_t>(weights), members)
+                  const PairWeights pairs = integers ? pair_weights(pointer<const std::int64_t>(weights), members)
                                                      : pair_weights(pointer<const float>(weights), members);
                   gradient(engine, execution.threads, make_layers(sizes, 1.0f), population, pairs, pointer<float>(out));
               });
