@@ -14,6 +14,7 @@ from fpes.noise import LARGEST_SEED, LARGEST_WORD
 from fpes.perturbations import FullRank, LowRank, NodePerturbation, Perturbation, draws_of, units_of
 
 _FAMILIES = {FullRank: "full", LowRank: "low_rank", NodePerturbation: "node"}
+_SMALLEST_SIGMA, _LARGEST_SIGMA = 2.0**-126, 2.0**100
 _ONE_LAYER_FAMILIES = {LowRank: "one_layer_rank_one", NodePerturbation: "one_layer"}
 
 
@@ -29,7 +30,7 @@ class Population:
             computed: a NumPy array on the CPU; a CuPy array, or another on a GPU, on its device. Whatever the methods
             take must lie on the same device, and what they give does, as CuPy arrays.
         size: members, an even number.
-        sigma: standard deviation of the perturbation, above 0.
+        sigma: standard deviation of the perturbation, from 2**-126 to 2**100.
         perturbation: FullRank(), LowRank(rank) or NodePerturbation().
         seed: 0 ... 2**64 - 1.
         generation: 0 ... 2**32 - 1; every generation has noise of its own.
@@ -60,7 +61,7 @@ class Population:
         self._backend = backend_of(theta=theta)
         self.theta = self._backend.finite("theta", theta, (net.parameters,))
         self.size = _checked_even("size", size)
-        self.sigma = _checks.positive("sigma", sigma)
+        self.sigma = _checked_sigma(sigma)
         self.perturbation = FullRank() if perturbation is None else perturbation
         if type(self.perturbation) not in _FAMILIES:
             raise TypeError(f"perturbation is {perturbation!r}, expected a FullRank, LowRank or NodePerturbation")
@@ -302,6 +303,14 @@ class Population:
             units=self._units,
             draws=self._draws,
         )
+
+
+def _checked_sigma(value: float) -> float:
+    """A sigma whose multiples float32 holds, as noise of every family is."""
+    sigma = _checks.positive("sigma", value)
+    if not _SMALLEST_SIGMA <= sigma <= _LARGEST_SIGMA:
+        raise ValueError(f"sigma is {sigma}, expected a number from 2**-126 to 2**100, whose multiples float32 holds")
+    return sigma
 
 
 def _checked_even(name: str, value: int) -> int:

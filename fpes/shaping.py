@@ -15,6 +15,7 @@ import numpy as np
 
 from fpes import _checks
 from fpes._checks import FloatArray, IntArray
+from fpes._modes import ieee_mode
 
 _MOST_IN_32_BITS = 2**30  # members, whose doubled ranks do
 
@@ -85,7 +86,8 @@ SHAPINGS: dict[str, Callable[[FloatArray, int], Weights]] = {
 def all_equal(fitness: FloatArray, groups: int = 1) -> bool:
     """Whether within each group every member has the same fitness, on every sample if there are several."""
     members = fitness.reshape(groups, len(fitness) // groups, -1)
-    return bool((members == members[:, :1]).all())
+    with ieee_mode():
+        return bool((members == members[:, :1]).all())
 
 
 def _in_groups(fitness: FloatArray, groups: int, shape: Callable[[FloatArray], Any]) -> Any:
@@ -96,10 +98,12 @@ def _in_groups(fitness: FloatArray, groups: int, shape: Callable[[FloatArray], A
     bad = np.flatnonzero(np.isnan(values).reshape(len(values), -1).any(axis=1))
     if bad.size:
         raise ValueError(f"fitness is NaN for {bad.size} of {len(values)} members, the first {int(bad[0])}")
+    _checks.integer("groups", groups, 1, len(values))
     if len(values) % groups:
         raise ValueError(f"fitness has {len(values)} members, which {groups} groups don't divide evenly")
     columns = values.reshape(groups, len(values) // groups, -1)
-    return np.concatenate([shape(group) for group in columns]).reshape(values.shape)
+    with ieee_mode():
+        return np.concatenate([shape(group) for group in columns]).reshape(values.shape)
 
 
 def _doubled_ranks(members: FloatArray) -> IntArray:

@@ -246,6 +246,10 @@ PYBIND11_MODULE(_cpu, m) {
         });
     });
 
+    // For arithmetic in Python: the mode of the calling thread.
+    m.def("exchange_mode_for_ieee", &FpMode::exchange_for_ieee);
+    m.def("put_back_mode", &FpMode::put_back);
+
     // For the benchmarks: multiply-adds without memory, on every thread at once. Returns their number.
     m.def("multiply_add_chains", [](const Execution& execution, bool ftz, std::int64_t steps) {
         const Kernels& kernels = kernels_for(execution.isa);

@@ -26,7 +26,7 @@ class CpuBackend(Backend):
         return _checks.numpy_array(name, value)
 
     def contiguous(self, array: Array) -> Array:
-        return np.asarray(array, order="C")
+        return _checks.contiguous(array)
 
     def copy(self, array: Array) -> Array:
         return array.copy()
