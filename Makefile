@@ -80,7 +80,7 @@ test-asan: build/asan/.installed
 	    venv/bin/python -m pytest -q -p no:cacheprovider $(SANITIZED)
 
 test-tsan: build/tsan/.installed
-	cd build/tsan && TSAN_OPTIONS=halt_on_error=1 LD_PRELOAD="$(call LIBRARY,libtsan.so)" \
+	cd build/tsan && TSAN_OPTIONS=halt_on_error=1:die_after_fork=0 LD_PRELOAD="$(call LIBRARY,libtsan.so)" \
 	    venv/bin/python -m pytest -q -p no:cacheprovider $(THREADED)
 
 build/asan/.installed: SANITIZE := address,undefined
