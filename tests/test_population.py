@@ -377,7 +377,7 @@ def test_memory_does_not_grow_with_population_times_parameters(perturbation, siz
 
 
 def test_products_in_parts_have_the_same_bits():
-    """Where matrices are so large that the portable kernels take them in parts, for an interrupt to be heard between."""
+    """Large matrices, which the portable kernels take in parts, so that an interrupt is heard in between."""
     sizes, size = (1500, 600, 300), 8
     net, rng = fpes.LinearNetwork(sizes), np.random.default_rng(0)
     theta = net.init(0)
