@@ -4,6 +4,8 @@
 #
 #   make run      install fpes into .venv and train the flush-to-zero network on real digits (two or three minutes in all)
 #   make test     install what the tests need too, and run them
+#   make test-asan, make test-tsan   run small tests of the CPU backend under AddressSanitizer and UBSan, or under
+#                 ThreadSanitizer: a build of its own each, some minutes
 #   make test-cuda   compile the CUDA kernels where nvcc is (some minutes), and run the tests that read their code
 #   make bench    measure the kernels, beside PyTorch's and JAX's where these are installed (some minutes)
 #   make cuda     install fpes into .venv with the CUDA kernels and CuPy; the compiler comes from PyPI if there is none
@@ -31,7 +33,7 @@ endif
 PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-cuda bench cuda gpu-check gpu-check-build gpu-check-test gpu-check-bench lint format wheel clean check
+.PHONY: help run test test-asan test-tsan test-cuda bench cuda gpu-check gpu-check-build gpu-check-test gpu-check-bench lint format wheel clean check
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -92,6 +94,31 @@ test: check $(VENV)/.installed-test
 
 test-cuda: check $(VENV)/.installed-test-cuda
 	$(PYTEST) tests/test_cuda_code.py tests/test_cuda_build.py tests/gpu
+
+# The tests run from the folder of the build, where no fpes lies that would hide the installed one. Python must load a
+# sanitizer before anything else; leaks are those of Python.
+SANITIZED := $(addprefix ../../tests/test_,$(addsuffix .py,errors optimisers evaluation data_order primitives))
+THREADED := $(addprefix ../../tests/test_,$(addsuffix .py,threads evaluation optimisers))
+LIBRARY = $$("$${CXX:-g++}" -print-file-name=$(1))
+
+test-asan: build/asan/.installed
+	cd build/asan && ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	    LD_PRELOAD="$(call LIBRARY,libasan.so) $(call LIBRARY,libstdc++.so)" \
+	    venv/bin/python -m pytest -q -p no:cacheprovider $(SANITIZED)
+
+test-tsan: build/tsan/.installed
+	cd build/tsan && TSAN_OPTIONS=halt_on_error=1:die_after_fork=0 LD_PRELOAD="$(call LIBRARY,libtsan.so)" \
+	    venv/bin/python -m pytest -q -p no:cacheprovider $(THREADED)
+
+build/asan/.installed: SANITIZE := address,undefined
+build/tsan/.installed: SANITIZE := thread
+build/asan/.installed build/tsan/.installed: build/%/.installed: $(VENV)/.installed-test
+	$(PYTHON) -m venv build/$*/venv
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	    > "$$(build/$*/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tests.pth"
+	FPES_CUDA=OFF build/$*/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	    -Cbuild-dir=build/$*/cmake -Ccmake.define.FPES_SANITIZE=$(SANITIZE) .
+	@touch $@
 
 bench: check $(VENV)/.installed-test
 	$(BIN)/fpes bench $(BENCH)

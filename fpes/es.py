@@ -14,6 +14,7 @@ import numpy as np
 
 from fpes import _checks, _config, checkpoint, fitting
 from fpes._checks import FloatArray
+from fpes._modes import ieee_mode
 from fpes._version import __version__
 from fpes.checkpoint import CheckpointError
 from fpes.datasets import Augmentation, Dataset, ImportanceSampling
@@ -215,6 +216,7 @@ class ES:
         """The points of the training curves that fit() has taken so far."""
         return self.run.records
 
+    @ieee_mode()
     def value(self, name: str, generation: int) -> float:
         """What "sigma", "learning_rate" or "weight_decay" is in a generation, schedules applied."""
         value = getattr(self, name)
@@ -456,6 +458,7 @@ class ES:
         # Checks theta, size and the rest. How many steps there will be may not be known yet; how they begin is.
         self._population_at(self.sigma.at(0, 1) if isinstance(self.sigma, _SCHEDULES) else self.sigma)
 
+    @ieee_mode()
     def _proposal(self, fitness: Any) -> _State:
         """The state after this fitness."""
         population = self.ask()

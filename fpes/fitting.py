@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from fpes import _checks, _config
 from fpes._checks import FloatArray
+from fpes._modes import ieee_mode
 from fpes._signals import terminating_raises
 from fpes.controls import accuracy
 from fpes.datasets import Augmentation, Dataset, ImportanceSampling, Minibatches
@@ -524,6 +525,7 @@ class _Loop:
         return active_fractions(self.es.net, self.es.solution, self.minibatches.data.x_train[:_ACTIVITY_SAMPLES])
 
 
+@ieee_mode()
 def _mean(values: FloatArray, axis: int) -> FloatArray:
     """The mean along an axis, added up in order in float64.
 

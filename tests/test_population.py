@@ -374,3 +374,24 @@ def test_memory_does_not_grow_with_population_times_parameters(perturbation, siz
     command = [sys.executable, "-W", "ignore::ResourceWarning", str(script), perturbation, str(size)]
     kilobytes = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert 0 < kilobytes < 300_000
+
+
+def test_products_in_parts_have_the_same_bits():
+    """Large matrices, which the portable kernels take in parts, so that an interrupt is heard in between."""
+    sizes, size = (1500, 600, 300), 8
+    net, rng = fpes.LinearNetwork(sizes), np.random.default_rng(0)
+    theta = net.init(0)
+    x = rng.random((96, sizes[0]), dtype=np.float32)
+    y = rng.integers(0, sizes[-1], len(x))
+    before, results = fpes.get_isa(), []
+    for isa in (fpes.supported_isas()[0], fpes.supported_isas()[-1]):
+        fpes.set_isa(isa)
+        found = [net(theta, x)]
+        for perturbation in (fpes.LowRank(2), fpes.NodePerturbation(), fpes.NodePerturbation(units=4)):
+            pop = fpes.Population(net, theta, size=size, sigma=0.05, perturbation=perturbation)
+            evaluation = pop.evaluate(x, y, per_sample=isinstance(perturbation, fpes.NodePerturbation))
+            found += [np.asarray(evaluation), pop.gradient(evaluation)]
+        results.append(found)
+    fpes.set_isa(before)
+    for portable, fast in zip(results[0], results[1], strict=True):
+        oracle.assert_bitwise_equal(portable, fast)
