@@ -49,6 +49,7 @@ inline void define_population_types(pybind11::module_& m) {
         .value("factor_b", NoiseRole::factor_b)
         .value("node", NoiseRole::node)
         .value("positions", NoiseRole::positions)
+        .value("direction", NoiseRole::direction)
         .value("init", NoiseRole::init);
     py::enum_<Family>(m, "Family", local)
         .value("full", Family::full)
