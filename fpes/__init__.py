@@ -10,6 +10,7 @@ from fpes._settings import get_isa, get_threads, set_isa, set_threads, supported
 from fpes._version import __version__
 from fpes.checkpoint import CheckpointError
 from fpes.es import ES
+from fpes.evaluation import Evaluation
 from fpes.health import DivergedError, TrainingWarning
 from fpes.network import LinearNetwork
 from fpes.noise import noise
@@ -29,6 +30,7 @@ __all__ = [
     "Constant",
     "Cosine",
     "DivergedError",
+    "Evaluation",
     "Exponential",
     "FullRank",
     "LinearNetwork",

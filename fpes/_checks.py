@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -34,11 +35,19 @@ def float_array(name: str, value: Any, shape: tuple[int | str, ...] | None = Non
 
 
 def numpy_array(name: str, value: Any) -> np.ndarray:
-    """`value`, if it is a NumPy array."""
+    """`value` as a NumPy array, without a copy where it can be: a NumPy array, or what speaks __array__ or DLPack."""
+    if type(value) is np.ndarray:
+        return value
     _refuse_gpu(name, value)
-    if not isinstance(value, np.ndarray):
-        raise TypeError(f"{name} is a {type(value).__name__}, expected a NumPy array of dtype float32")
-    return value
+    try:
+        if hasattr(value, "__array__"):
+            return np.asarray(value)
+        if hasattr(value, "__dlpack__"):
+            return np.from_dlpack(value)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        kind = f"{type(value).__module__}.{type(value).__name__}"
+        raise TypeError(f"{name} is a {kind} that NumPy can't read: {error}") from error
+    raise TypeError(f"{name} is a {type(value).__name__}, expected a NumPy array, or another that NumPy can read")
 
 
 def check_floats(name: str, array: Any, shape: tuple[int | str, ...] | None = None) -> None:
@@ -53,6 +62,15 @@ def check_floats(name: str, array: Any, shape: tuple[int | str, ...] | None = No
     for extent in array.shape:
         if extent > LARGEST_INDEX:
             raise ValueError(f"{name} has shape {array.shape}, expected extents of at most {LARGEST_INDEX}")
+
+
+def check_fitness(name: str, array: Any, size: int, samples: int | None) -> None:
+    """Refuse an array that isn't float32 or float64 [size], or [size, samples] where samples isn't None."""
+    if array.dtype not in (np.float32, np.float64):
+        raise TypeError(f"{name} has dtype {array.dtype}, expected float32 or float64")
+    if array.shape != (size,) and (samples is None or array.shape != (size, samples)):
+        expected = f"[{size}]" if samples is None else f"[{size}] or [{size}, {samples}]"
+        raise ValueError(f"{name} has shape {array.shape}, expected {expected}")
 
 
 def check_shape(name: str, actual: tuple[int, ...], expected: tuple[int | str, ...]) -> None:
@@ -80,16 +98,15 @@ def finite_array(name: str, value: Any, shape: tuple[int | str, ...]) -> FloatAr
 
 
 def labels(name: str, value: Any, shape: tuple[int | str, ...], classes: int) -> IntArray:
-    """`value` as int32 class labels of this shape, each in 0 ... classes - 1."""
-    _refuse_gpu(name, value)
-    array = np.asarray(value)
+    """`value`, an array or a list, as a copy in int32: class labels of this shape, each in 0 ... classes - 1."""
+    array = np.asarray(value) if isinstance(value, Sequence) else numpy_array(name, value)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} has dtype {array.dtype}, expected integer labels")
     check_shape(name, array.shape, shape)
     lowest, highest = int(array.min()), int(array.max())
     if lowest < 0 or highest >= classes:
         raise ValueError(f"{name} has labels from {lowest} to {highest}, expected 0 to {classes - 1}")
-    return np.ascontiguousarray(array, dtype=np.int32)
+    return np.array(array, dtype=np.int32, order="C")
 
 
 def integer(name: str, value: Any, lowest: int, highest: int) -> int:

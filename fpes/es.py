@@ -17,6 +17,7 @@ from fpes._version import __version__
 from fpes.checkpoint import CheckpointError
 from fpes.datasets import Augmentation, Dataset, ImportanceSampling
 from fpes.devices import checked_device, to_device, to_host
+from fpes.evaluation import Evaluation, plain
 from fpes.health import DivergedError, TrainingWarning
 from fpes.network import LinearNetwork
 from fpes.noise import LARGEST_SEED
@@ -66,8 +67,9 @@ class ES:
         for x, y in batches:
             es.tell(es.ask().evaluate(x, y))
 
-    Fitness may come from anywhere: es.ask().forward(x) gives the outputs of every member. For data sets, fit() does
-    the loop, with checkpoints.
+    Fitness may come from anywhere: es.ask().forward(x) gives the outputs of every member, and
+    es.ask().evaluate(x, y, loss=function) calls a function of them. For data sets, fit() does the loop, with
+    checkpoints.
 
     Node perturbation wants a fitness for each sample, es.ask().evaluate(x, y, per_sample=True), and works with [size]
     too, much less well.
@@ -157,7 +159,7 @@ class ES:
 
     @property
     def evaluations(self) -> int:
-        """Of one member on one sample, so far, as far as the populations did them."""
+        """Of one member on one sample, so far, as far as tell() was given evaluations."""
         return self._state.evaluations
 
     @property
@@ -210,24 +212,24 @@ class ES:
     def tell(self, fitness: Any) -> None:
         """Move theta towards the fitter members, and go on to the next generation.
 
-        Where the population was last evaluated with a minibatch for each group of members, each group is shaped by
-        itself.
-
         Args:
-            fitness: float32 [size], higher is better, a NumPy or CuPy array; or [size, batch], for node perturbation
-                only, of the batch that the population was last evaluated on.
+            fitness: what ask().evaluate() gave, higher is better; [size], or [size, batch] for node perturbation only.
+                Where each group of members saw a minibatch of its own, each is shaped by itself. Without a batch also
+                an array, float32 or float64 [size], which counts as one group; not for node perturbation, whose
+                gradient needs the batch.
 
         Raises:
-            TypeError: fitness isn't float32.
-            ValueError: wrong shape.
+            TypeError: fitness is no such array.
+            ValueError: wrong shape, the evaluation of another population, an array for node perturbation.
             DivergedError: NaN in fitness, or a step that leads to infinity or NaN. Nothing has changed then.
         """
         self.advance(fitness, self._state.residuals)
 
     def advance(self, fitness: Any, residuals: FloatArray | None) -> None:
         """As tell(), and at the same moment replace what fit() remembers of its samples."""
-        state, groups = replace(self._proposal(fitness), residuals=residuals), self.ask().groups
-        if not self._warned and all_equal(to_host(fitness), groups):
+        state = replace(self._proposal(fitness), residuals=residuals)
+        groups = fitness.groups if isinstance(fitness, Evaluation) else 1
+        if not self._warned and all_equal(_checks.numpy_array("fitness", to_host(plain(fitness))), groups):
             self._warned = True
             warnings.warn(
                 f"all members of generation {self.generation} have the same fitness, so nothing can be learnt from "
@@ -375,12 +377,20 @@ class ES:
     def _proposal(self, fitness: Any) -> _State:
         """The state after this fitness."""
         population = self.ask()
-        values = self._checked_fitness(to_host(fitness))
-        weights = SHAPINGS[self.shaping](values, population.groups)
+        evaluation = fitness if isinstance(fitness, Evaluation) else None
+        if evaluation is not None:
+            evaluation.check_belongs_to(population.origin)
+        elif isinstance(self.perturbation, NodePerturbation):
+            raise ValueError(
+                "fitness is an array, and the gradient of node perturbation needs the batch it belongs to: expected "
+                "what ask().evaluate() gave, or its with_fitness(array)"
+            )
+        values = self._checked_fitness(to_host(plain(fitness)))
+        weights = SHAPINGS[self.shaping](values, 1 if evaluation is None else evaluation.groups)
         shaped = weights.values
-        if isinstance(self.perturbation, NodePerturbation):
+        if shaped.dtype == np.float64 or isinstance(self.perturbation, NodePerturbation):
             shaped = shaped.astype(np.float32, copy=False)
-        gradient = to_host(population.gradient(to_device(shaped, self.device)))
+        gradient = to_host(population.gradient(to_device(shaped, self.device), evaluation))
         step = Step(
             self.generation, self._clipped(gradient, weights.factor), self.value("learning_rate", self.generation)
         )
@@ -396,7 +406,7 @@ class ES:
             theta,
             memory,
             self._averaged(theta),
-            evaluations=self.evaluations + self.size * population.samples,
+            evaluations=self.evaluations + (0 if evaluation is None else self.size * evaluation.samples),
             fitness=float(values.mean(dtype=np.float64)),
         )
 
@@ -407,7 +417,8 @@ class ES:
                 f"fitness has shape {np.shape(fitness)}, expected [{self.size}]: only node perturbation makes use of a "
                 "fitness for each sample; take its mean over the batch"
             )
-        values = _checks.float_array("fitness", fitness, (self.size, "batch") if per_sample else (self.size,))
+        values = _checks.numpy_array("fitness", fitness)
+        _checks.check_fitness("fitness", values, self.size, values.shape[1] if per_sample else None)
         bad = np.flatnonzero(np.isnan(values).reshape(self.size, -1).any(axis=1))
         if bad.size:
             raise DivergedError(

@@ -26,6 +26,7 @@ from fpes._checks import FloatArray
 from fpes.controls import accuracy
 from fpes.datasets import Augmentation, Dataset, ImportanceSampling, Minibatches
 from fpes.devices import to_device, to_host
+from fpes.evaluation import Evaluation
 from fpes.health import DivergedError, TrainingWarning, active_fractions, diagnose, weight_norms
 from fpes.perturbations import NodePerturbation
 from fpes.records import Record
@@ -277,22 +278,23 @@ class _Loop:
         """Whether the limit of time is reached."""
         return self.limits.max_seconds is not None and self.elapsed >= self.limits.max_seconds
 
-    def evaluate(self) -> tuple[Any, FloatArray | None]:
+    def evaluate(self) -> tuple[Evaluation, FloatArray | None]:
         """The fitness of the present population on its minibatch, and the residuals afterwards."""
         es, settings, importance = self.es, self.settings, self.es.run.importance
         population, step = es.ask(), es.generation
         rows, weights, residuals = self.draw(step)
         x, y = (to_device(array, es.device) for array in self.minibatches.samples(rows, step, self._strength(step)))
         if settings.fitness is not None:
-            return settings.fitness(population.forward(x, chunk=settings.chunk), y), None
+            return population.evaluate(x, y, settings.fitness, chunk=settings.chunk), None
         node = isinstance(es.perturbation, NodePerturbation)
-        fitness = population.evaluate(x, y, per_sample=node or importance is not None, chunk=settings.chunk)
+        evaluation = population.evaluate(x, y, per_sample=node or importance is not None, chunk=settings.chunk)
         if importance is None or residuals is None:
-            return fitness, None
-        groups = to_host(fitness).reshape(population.groups, -1, population.samples)
+            return evaluation, None
+        groups = to_host(evaluation.values).reshape(evaluation.groups, -1, evaluation.samples)
         residuals = importance.updated(residuals, rows, -_mean(groups, axis=1).ravel())
-        weighted = groups * weights.reshape(population.groups, 1, population.samples)
-        return (weighted if node else _mean(weighted, axis=2)).reshape(fitness.shape if node else -1), residuals
+        weighted = groups * weights.reshape(evaluation.groups, 1, evaluation.samples)
+        fitness = weighted.reshape(es.size, -1) if node else _mean(weighted, axis=2).ravel()
+        return evaluation.with_fitness(fitness), residuals
 
     def _strength(self, step: int) -> float:
         """Of the augmentation."""
@@ -311,9 +313,9 @@ class _Loop:
         rows, weights = importance.draw(residuals, count, self.es.seed, step)
         return rows, weights, residuals
 
-    def watched(self, fitness: Any) -> Any:
+    def watched(self, fitness: Evaluation) -> Evaluation:
         """The same fitness, unless members haven't differed for long."""
-        equal = all_equal(to_host(fitness), self.es.run.groups)
+        equal = all_equal(to_host(fitness.values), fitness.groups)
         self.equal_generations = self.equal_generations + 1 if equal else 0
         if self.equal_generations >= _EQUAL_GENERATIONS:
             fractions = ", ".join(f"{fraction:.1%}" for fraction in self.activity())

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
 from fpes import _checks
 from fpes._backends import Array, PopulationCall, backend_of
+from fpes.evaluation import Evaluation, Origin, Seen, checked_fitness, negated, plain
 from fpes.minibatch import Minibatch, checked_minibatch
 from fpes.network import LinearNetwork
 from fpes.noise import LARGEST_SEED, LARGEST_WORD
@@ -75,10 +75,6 @@ class Population:
             self._units = units_of(self.perturbation, net.sizes)
             self._draws = draws_of(self.perturbation, net.sizes)
             self._check_draws()
-        # The last batch, and its unperturbed accumulators where each pair perturbs one layer: node perturbation's
-        # gradient depends on them.
-        self._batch: Minibatch | None = None
-        self._sums: Array | None = None
 
     def _check_draws(self) -> None:
         pairs, draws = self.size // 2, sum(self._draws)
@@ -94,62 +90,66 @@ class Population:
             f"seed={self.seed}, generation={self.generation})"
         )
 
-    @property
-    def groups(self) -> int:
-        """How many groups of members had a minibatch of their own in the last evaluation; 1 before any."""
-        return 1 if self._batch is None else self._batch.groups
-
-    @property
-    def samples(self) -> int:
-        """How many samples each member saw in the last evaluation; 0 before any."""
-        return 0 if self._batch is None else self._batch.size
-
     def evaluate(
         self,
         x: Array,
         y: Any,
-        loss: str = "cross_entropy",
+        loss: str | Callable[[Array, Any], Any] = "cross_entropy",
         *,
         per_sample: bool = False,
         chunk: int | None = None,
-    ) -> Array:
+    ) -> Evaluation:
         """Fitness of every member: minus its mean loss over the batch; higher is better.
 
         Args:
             x: float32 [batch, features], the same for all members; or [groups, batch, features], a minibatch for each
                 group, where the members are divided evenly, in order, into groups of whole antithetic pairs.
-            y: integer labels [batch] or [groups, batch], each in 0 ... classes - 1.
-            loss: "cross_entropy", in natural units.
-            per_sample: don't average over the batch.
+            y: integer labels [batch] or [groups, batch], each in 0 ... classes - 1; for a function, what it takes.
+            loss: "cross_entropy", in natural units; or a function that gives *fitness*: loss(outputs, y) of outputs
+                float32 [size, batch, classes] is float32 or float64 [size], or [size, batch], higher is better.
+            per_sample: don't average over the batch. A function decides by what it gives.
             chunk: how many members to evaluate at a time, an even number; chosen for you unless told. It bounds the
                 memory in use and changes no bits.
 
         Returns:
-            float32 [size], or [size, batch] where per_sample.
+            an Evaluation, which is used as the array that it holds, float32 [size], or [size, batch] where per_sample;
+            and which tell() and gradient() take. For node perturbation it holds a copy of x.
 
         Raises:
-            TypeError: x isn't float32, y not integer.
+            TypeError: x isn't float32, y not integer; a function's result no array of float32 or float64.
             ValueError: wrong shapes, an empty batch, labels outside the classes, unknown loss, an odd chunk.
         """
+        if callable(loss):
+            return self._evaluated_by(loss, x, y, chunk)
         if loss != "cross_entropy":
-            raise ValueError(f"loss is {loss!r}, expected 'cross_entropy'; for others use forward()")
+            raise ValueError(f"loss is {loss!r}, expected 'cross_entropy', or a function of outputs and y")
         self._check_device(x=x, y=y)
         batch = self._checked_batch(x)
         labels = batch.labels(y, self.net.classes)
         calls = self._calls(batch, chunk)
+        seen = self._seen(batch)
         fitness = self._backend.empty((self.size,))
         losses = self._backend.empty((self.size, batch.size)) if per_sample else None
         for begin, end in calls:
             self._backend.evaluate(
                 self._call,
                 (begin, end),
-                batch,
+                seen.inputs or batch,
                 labels=labels,
-                sums=self._sums,
+                sums=seen.sums,
                 fitness=fitness[2 * begin : 2 * end],
                 losses=None if losses is None else losses[2 * begin : 2 * end],
             )
-        return fitness if losses is None else _negated(losses)
+        return Evaluation(self._backend, self.origin, seen, fitness if losses is None else negated(losses), fitness)
+
+    def _evaluated_by(self, fitness: Callable[[Array, Any], Any], x: Array, y: Any, chunk: int | None) -> Evaluation:
+        """As evaluate(), by a fitness of the caller's own."""
+        self._check_device(x=x)
+        batch = self._checked_batch(x)
+        seen = self._seen(batch)
+        given = fitness(self._outputs(seen.inputs or batch, seen.sums, chunk), y)
+        values = checked_fitness("what the fitness function gives", given, self._backend, self.size, batch.size)
+        return Evaluation(self._backend, self.origin, seen, values)
 
     def forward(self, x: Array, *, chunk: int | None = None) -> Array:
         """Outputs of every member.
@@ -166,11 +166,13 @@ class Population:
             ValueError: wrong shape, an empty batch, an odd chunk.
         """
         self._check_device(x=x)
-        batch = self._checked_batch(x)
+        return self._outputs(self._checked_batch(x), None, chunk)
+
+    def _outputs(self, batch: Minibatch, sums: Array | None, chunk: int | None) -> Array:
         calls = self._calls(batch, chunk)
         outputs = self._backend.empty((self.size, batch.size, self.net.classes))
         for begin, end in calls:
-            self._backend.outputs(self._call, (begin, end), batch, self._sums, outputs[2 * begin : 2 * end])
+            self._backend.outputs(self._call, (begin, end), batch, sums, outputs[2 * begin : 2 * end])
         return outputs
 
     def member(self, i: int) -> Array:
@@ -195,7 +197,7 @@ class Population:
         self._backend.member(self._call, index, theta)
         return theta
 
-    def gradient(self, weights: Any) -> Array:
+    def gradient(self, weights: Any, evaluation: Evaluation | None = None) -> Array:
         """The ES estimate of the gradient: 1 / (size sigma) times the sum of weight times perturbation.
 
         With weights = fitness it estimates the gradient of the mean fitness (Salimans et al. 2017, equation 1). Integer
@@ -206,38 +208,57 @@ class Population:
         count n / k times; for low rank, biases have gradient zero.
 
         Node perturbation: for each layer the sum over samples of weight times (mean of the pair's inputs) (x) noise, on
-        the batch last evaluated; a bias that the boundary flushes to zero has gradient zero. Where each pair perturbs
-        one layer, the noise of a unit that is zero in both members is left out: the loss doesn't depend on it, so it
-        adds nothing to the expectation, only variance.
+        the batch of the evaluation; a bias that the boundary flushes to zero has gradient zero. Where each pair
+        perturbs one layer, the noise of a unit that is zero in both members is left out: the loss doesn't depend on it,
+        so it adds nothing to the expectation, only variance.
 
         Args:
             weights: [size], int32 or float32. For node perturbation float32 [size], or [size, batch] to weight each
-                sample by itself, as evaluate(per_sample=True) gives it: much the better estimate.
+                sample by itself, as evaluate(per_sample=True) gives it: much the better estimate. An Evaluation may
+                stand for both arguments.
+            evaluation: what the weights were made from. Node perturbation needs it, for the batch.
 
         Returns:
             float32 [parameters].
 
         Raises:
             TypeError: weights neither integer nor float32.
-            ValueError: wrong shape, NaN or infinity, integers too large, node perturbation before any evaluation.
+            ValueError: wrong shape, NaN or infinity, integers too large, the evaluation of another population, node
+                perturbation without an evaluation.
         """
-        self._check_device(weights=weights)
+        if evaluation is None and isinstance(weights, Evaluation):
+            evaluation = weights
+        if evaluation is not None:
+            evaluation.check_belongs_to(self.origin)
+        values = plain(weights)
+        self._check_device(weights=values)
         if isinstance(self.perturbation, NodePerturbation):
-            return self._node_gradient(weights)
-        checked = self._checked_weights(weights)
+            return self._node_gradient(values, evaluation)
+        checked = self._checked_weights(values)
         result = self._backend.empty((self.net.parameters,))
         self._backend.gradient(self._call, checked, result)
         return result
 
-    def _node_gradient(self, weights: Any) -> Array:
-        if self._batch is None:
-            raise ValueError("the gradient of node perturbation needs a batch: call evaluate() or forward() first")
+    def _node_gradient(self, weights: Any, evaluation: Evaluation | None) -> Array:
+        inputs = None if evaluation is None else evaluation.seen.inputs
+        if evaluation is None or inputs is None:
+            raise ValueError(
+                "the gradient of node perturbation needs a batch: give it the evaluation that the weights were made "
+                "from, population.gradient(weights, evaluation)"
+            )
         per_sample = getattr(weights, "ndim", 1) == 2
-        shape = (self.size, self._batch.size) if per_sample else (self.size,)
+        shape = (self.size, inputs.size) if per_sample else (self.size,)
         checked = self._backend.finite("weights", weights, shape)
         result = self._backend.empty((self.net.parameters,))
-        self._backend.node_gradient(self._call, self._batch, checked, self._sums, result)
+        self._backend.node_gradient(self._call, inputs, checked, evaluation.seen.sums, result)
         return result
+
+    @property
+    def origin(self) -> Origin:
+        """What an evaluation notes of its population."""
+        return Origin(
+            self.net, self.theta, self.size, self.sigma, self.perturbation, seed=self.seed, generation=self.generation
+        )
 
     def _check_device(self, **arrays: Any) -> None:
         """Refuse arrays that aren't where theta is."""
@@ -250,11 +271,15 @@ class Population:
         return self._backend.integer_weights("weights", array, (self.size,), self._call.largest_weight)
 
     def _checked_batch(self, x: Array) -> Minibatch:
-        batch = checked_minibatch(self._backend, x, self.net.features, self.size // 2, max(self.net.sizes[1:]))
-        self._batch = batch
+        return checked_minibatch(self._backend, x, self.net.features, self.size // 2, max(self.net.sizes[1:]))
+
+    def _seen(self, batch: Minibatch) -> Seen:
+        """What an evaluation keeps of its batch, sums to be filled in."""
+        needed = isinstance(self.perturbation, NodePerturbation)
+        sums = None
         if self._family == "one_layer":
-            self._sums = self._backend.empty((batch.groups * batch.size * sum(self.net.sizes[1:]),))
-        return batch
+            sums = self._backend.empty((batch.groups * batch.size * sum(self.net.sizes[1:]),))
+        return Seen(batch.groups, batch.size, batch.copy() if needed else None, sums)
 
     def _calls(self, batch: Minibatch, chunk: int | None) -> list[tuple[int, int]]:
         """Ranges of pairs: as many as a chunk has, or few enough that an interrupt is heard soon."""
@@ -289,13 +314,6 @@ class Population:
             units=self._units,
             draws=self._draws,
         )
-
-
-def _negated(losses: Array) -> Array:
-    """Minus losses, in place: by their sign bits, for CuPy's minus would flush."""
-    bits = losses.view(np.uint32)
-    bits ^= np.uint32(1 << 31)
-    return losses
 
 
 def _checked_even(name: str, value: int) -> int:

@@ -88,7 +88,9 @@ def all_equal(fitness: FloatArray, groups: int = 1) -> bool:
 
 def _in_groups(fitness: FloatArray, groups: int, shape: Callable[[FloatArray], Any]) -> Any:
     """shape(members [n, samples]) for each group, put together again."""
-    values = _checks.float_array("fitness", fitness, ("n", "batch") if np.ndim(fitness) == 2 else ("n",))
+    values = _checks.numpy_array("fitness", fitness)
+    _checks.check_shape("fitness", values.shape, ("n", "batch") if values.ndim == 2 else ("n",))
+    _checks.check_fitness("fitness", values, len(values), values.shape[1] if values.ndim == 2 else None)
     bad = np.flatnonzero(np.isnan(values).reshape(len(values), -1).any(axis=1))
     if bad.size:
         raise ValueError(f"fitness is NaN for {bad.size} of {len(values)} members, the first {int(bad[0])}")

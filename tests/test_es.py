@@ -67,8 +67,8 @@ def test_tell_takes_the_optimisers_step_along_the_populations_gradient(family, s
     else:
         shaped = columns
     population = make(family).ask()
-    population.evaluate(*batch(groups))
-    gradient = population.gradient(shaped.reshape(fitness.shape).astype(np.float32))
+    weights = shaped.reshape(fitness.shape).astype(np.float32)
+    gradient = population.gradient(weights, population.evaluate(*batch(groups)))
     es.tell(fitness)
     for weight, _ in NET.unpack(start):
         weight *= 1 - 0.1 * 0.2  # and biases stay as they are
@@ -227,7 +227,7 @@ class TestRefusals:
                 ValueError,
                 "only node perturbation makes use of a fitness for each sample",
             ),
-            (np.zeros(24), TypeError, "fitness has dtype float64"),
+            (np.zeros(24, int), TypeError, "fitness has dtype int64"),
             ([0.0] * 24, TypeError, "fitness is a list"),
         ],
     )
@@ -259,14 +259,12 @@ class TestDivergence:
     @pytest.mark.parametrize("groups", [0, 3])
     def test_equal_fitness_is_warned_of_once(self, groups):
         es = make()
-        evaluated(es, groups)
         flat = np.repeat(np.arange(max(1, groups), dtype=np.float32), 24 // max(1, groups))
         with pytest.warns(fpes.TrainingWarning, match="all members of generation 0 have the same fitness"):
-            es.tell(flat)
+            es.tell(evaluated(es, groups).with_fitness(flat))
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            evaluated(es, groups)
-            es.tell(flat)
+            es.tell(evaluated(es, groups).with_fitness(flat))
         assert es.generation == 2
 
 

@@ -225,7 +225,7 @@ def test_importance_sampling_weighs_losses_and_remembers_them(perturbation, grou
     rows, weights = importance.draw(before, 128, es.seed, 2)
     shape = (batch,) if groups == 1 else (groups, batch)
     x, y = data.x_train[rows].reshape(*shape, 16), data.y_train[rows].reshape(shape)
-    losses = -population.evaluate(x, y, per_sample=True).reshape(groups, -1, batch)
+    losses = population.evaluate(x, y, per_sample=True).losses.reshape(groups, -1, batch)
     es.fit(data, steps=3)
     expected = before.copy()
     expected[rows] = 1 - np.exp(-np.maximum(losses.mean(axis=1).ravel(), 1e-4))
@@ -236,8 +236,7 @@ def test_importance_sampling_weighs_losses_and_remembers_them(perturbation, grou
     assert es.fitness == pytest.approx(fitness.mean(), rel=1e-5)
     again = fpes.ES(net, net.init(0), size=16, sigma=0.1, perturbation=perturbation, shaping="none")
     again.fit(data, steps=2, batch=batch, groups=groups, importance=importance)
-    again.ask().evaluate(x, y)
-    again.tell(fitness.astype(np.float32))
+    again.tell(again.ask().evaluate(x, y).with_fitness(fitness.astype(np.float32)))
     np.testing.assert_allclose(again.theta, es.theta, rtol=1e-4, atol=1e-4 * np.abs(es.theta - theta).max())
 
 

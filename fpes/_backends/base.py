@@ -44,6 +44,10 @@ class Backend(ABC):
         """`array` in C order, copied only if it has gaps."""
 
     @abstractmethod
+    def copy(self, array: Array) -> Array:
+        """The same elements in memory of their own."""
+
+    @abstractmethod
     def empty(self, shape: tuple[int, ...], dtype: type = np.float32) -> Array:
         """An array that isn't initialised.
 

@@ -30,6 +30,9 @@ class CpuBackend(Backend):
     def contiguous(self, array: Array) -> Array:
         return np.asarray(array, order="C")
 
+    def copy(self, array: Array) -> Array:
+        return array.copy()
+
     def empty(self, shape: tuple[int, ...], dtype: type = np.float32) -> Array:
         return np.empty(shape, dtype)
 

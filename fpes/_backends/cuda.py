@@ -66,6 +66,10 @@ class CudaBackend(Backend):
         with self._current():
             return self._cupy.ascontiguousarray(array)
 
+    def copy(self, array: Array) -> Array:
+        with self._current(), self._room_for(array.nbytes, "a copy of the inputs: use a smaller batch"):
+            return array.copy()
+
     def empty(self, shape: tuple[int, ...], dtype: type = np.float32) -> Array:
         size = math.prod(shape) * np.dtype(dtype).itemsize
         with self._current(), self._room_for(size, "the result: use a smaller batch or population"):
