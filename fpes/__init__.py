@@ -15,7 +15,7 @@ from fpes.health import DivergedError, TrainingWarning
 from fpes.network import LinearNetwork
 from fpes.noise import noise
 from fpes.optimisers import SGD, Adam, ClipUp
-from fpes.perturbations import FullRank, LowRank, NodePerturbation
+from fpes.perturbations import FullRank, LowRank, NodePerturbation, OneUnit
 from fpes.population import Population
 from fpes.primitives import bias_add, gemm, multiply
 from fpes.schedules import Constant, Cosine, Exponential, WarmUp
@@ -36,6 +36,7 @@ __all__ = [
     "LinearNetwork",
     "LowRank",
     "NodePerturbation",
+    "OneUnit",
     "Population",
     "TrainingWarning",
     "WarmUp",
