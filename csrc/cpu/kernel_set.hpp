@@ -39,8 +39,7 @@ constexpr ModeKernels mode_kernels() {
         /*unit_subtract=*/unit_subtract<F>,
         /*unit_output_sums=*/unit_output_sums<F>,
         /*unit_losses=*/unit_losses<F>,
-        /*unit_next_sums=*/unit_next_sums<F>,
-        /*unit_cross=*/unit_cross<F>,
+        /*unit_activations=*/unit_activations<F>,
         /*unit_product=*/unit_product<F>,
         /*multiply_add_chains=*/multiply_add_chains<F>,
         /*bias_add=*/bias_add<F>,
@@ -76,6 +75,8 @@ constexpr Kernels kernel_set(const char* name, bool hardware_flush) {
         gather_units<F32Ieee>,
         unit_gram<F32Ieee>,
         unit_project<F32Ieee>,
+        unit_fitness<F32Ieee>,
+        unit_reached<F32Ieee>,
     };
 }
 

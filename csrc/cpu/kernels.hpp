@@ -122,9 +122,8 @@ struct ModeKernels {
                              float* out);
     void (*unit_losses)(const UnitEntry* entries, int count, float* sums, int classes, const float* bias, float enter,
                         float leave, const std::uint32_t* masks, int samples);
-    void (*unit_next_sums)(const UnitRow* rows, int count, const float* sums, int n, float* out, std::int64_t stride);
-    void (*unit_cross)(float* v, std::int64_t stride, const float* bias, int rows, int n, std::int32_t* nonzeros,
-                       int* count);
+    void (*unit_activations)(const UnitRow* rows, int count, const float* sums, const float* bias, bool flush, int n,
+                             float* out, std::int64_t stride, std::int32_t* nonzeros, int* found);
     void (*unit_product)(const float* a, std::int64_t stride, int rows, const std::int32_t* terms, int count,
                          const std::int32_t* every, int k, Panels b, int n, Panels out);
 
@@ -182,9 +181,13 @@ struct Kernels {
     // out[i, j] = m[i, units[i, j]], row-major; m[0, units[i, j]] where m has one row for all.
     void (*gather_units)(Panels m, bool one_row, const std::int32_t* units, int rows, int k, float* out);
     // The inputs of a layer on a batch, in double (kernels_unit.hpp).
-    void (*unit_gram)(const float* inputs, std::int64_t features, int samples, std::int64_t stride, double* gram);
-    void (*unit_project)(const float* inputs, std::int64_t features, std::int64_t stride, const float* direction,
+    void (*unit_gram)(const double* inputs, std::int64_t features, int samples, std::int64_t stride, double* gram);
+    void (*unit_project)(const double* inputs, std::int64_t features, std::int64_t stride, const float* direction,
                          double* out);
+    void (*unit_fitness)(const float* losses, std::int64_t stride, int members, const float* weights, int samples,
+                         float* fitness);
+    // Which samples a unit's change has reached.
+    void (*unit_reached)(const float* v, std::int64_t count, std::uint16_t* bits);
 };
 
 // Floats of scratch that kernels with noise need for strips of `n` elements, or tensors whose rows are `n` long.

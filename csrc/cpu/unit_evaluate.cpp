@@ -28,7 +28,7 @@ namespace {
 
 // Units of a layer that a thread takes at a time; vectors of samples whose logits are kept at a time; rows that go up
 // through the layers together.
-constexpr std::int64_t units_at_a_time = 256;
+constexpr std::int64_t units_at_a_time = 128;
 constexpr int entries_at_a_time = 24;
 constexpr int rows_at_a_time = 48;
 
@@ -45,9 +45,24 @@ bool is_zero(float x) {
     return (bits << 1) == 0;
 }
 
-bool all_zero(const float* x, int count) {
-    return std::all_of(x, x + count, is_zero);
-}
+// Members that go up through the layers on one sample.
+class SampleRows {
+   public:
+    explicit SampleRows(std::int64_t most) : rows_(most), members_(most) {}
+    void clear() { count_ = 0; }
+    void add(const UnitRow& row, int member) {
+        rows_[count_] = row;
+        members_[count_++] = member;
+    }
+    int count() const { return count_; }
+    const UnitRow* rows(int first) { return rows_.data() + first; }
+    int member(int row) { return members_[row]; }
+
+   private:
+    Buffer<UnitRow> rows_;
+    Buffer<int> members_;
+    int count_ = 0;
+};
 
 class UnitWorker {
    public:
@@ -69,18 +84,24 @@ class UnitWorker {
           change_(stride_),
           plus_(units_at_a_time * stride_),
           minus_(units_at_a_time * stride_),
+          reached_{Buffer<std::uint16_t>(units_at_a_time * stride_ / 16),
+                   Buffer<std::uint16_t>(units_at_a_time * stride_ / 16)},
           losses_(2 * units_at_a_time * stride_),
           output_sums_(static_cast<std::int64_t>(classes_) * stride_),
+          weights_(stride_),
           masks_(static_cast<std::int64_t>(classes_) * stride_),
+          one_label_(static_cast<std::int64_t>(classes_) * lanes_),
           logits_(static_cast<std::int64_t>(entries_at_a_time) * classes_ * lanes_),
           unused_(lanes_),
-          next_stride_(unit_stride(network_.widest_output())),
+          // Rows a power of two apart would share few sets of the first-level cache.
+          next_stride_(unit_stride(network_.widest_output()) + unit_samples),
           next_(tile_rows_ * next_stride_),
           terms_(next_stride_ + lanes_),
           every_(next_stride_),
           stack_{engine_.matrix(rows_at_a_time, network_.widest_output()),
                  engine_.matrix(rows_at_a_time, network_.widest_output())},
           scaled_bias_(engine_.matrix(1, network_.widest_output())) {
+        for (int b = 0; b < samples_; ++b) rows_.emplace_back(2 * units_at_a_time);
         for (int l = 0; l < network_.depth(); ++l) biases_.push_back(unit_biases(job, l));
         for (std::int64_t k = 0; k < next_stride_; ++k) every_[k] = static_cast<std::int32_t>(k);
     }
@@ -115,6 +136,7 @@ class UnitWorker {
         const std::int64_t batch = job_.batch_of_block(block);
         if (batch * samples_ == row_) return;
         row_ = batch * samples_;
+        for (int b = 0; b < samples_; ++b) weights_[b] = results_.weights ? results_.weights[row_ + b] : 1.0f;
         unit_transpose(job_.sums(last_, row_), classes_, samples_, classes_, output_sums_.data());
         std::fill_n(masks_.data(), static_cast<std::int64_t>(classes_) * stride_, 0u);
         if (!job_.batch.labels) return;
@@ -148,6 +170,9 @@ class UnitWorker {
                 engine_.in_product(&ModeKernels::unit_subtract, v, activations_.data() + skip,
                                    static_cast<std::int64_t>(units) * stride_);
             }
+            engine_.kernels().unit_reached(plus_.data(), static_cast<std::int64_t>(units) * stride_, reached_[0].data());
+            engine_.kernels().unit_reached(minus_.data(), static_cast<std::int64_t>(units) * stride_,
+                                           reached_[1].data());
             layer_ + 1 == last_ ? change_output_sums(units) : change_next_sums(units);
         }
         finish_outputs();
@@ -156,6 +181,9 @@ class UnitWorker {
 
     // Members of a draw count from 0: + and - of a unit, then of the next unit.
     float* losses_of(int member) { return losses_.data() + static_cast<std::int64_t>(member) * stride_; }
+    const std::uint16_t* reached_of(int member) {
+        return reached_[member % 2].data() + static_cast<std::int64_t>(member / 2) * (stride_ / 16);
+    }
     const float* change_of(int member) {
         return (member % 2 ? minus_ : plus_).data() + static_cast<std::int64_t>(member / 2) * stride_;
     }
@@ -181,7 +209,7 @@ class UnitWorker {
         for (int m = 0; m < 2 * units; ++m) {
             const float *change = change_of(m), *weights = weights_of(m);
             for (int b = 0; b < stride_; b += lanes_) {
-                if (all_zero(change + b, lanes_)) continue;
+                if ((reached_of(m)[b / 16] >> b % 16 & ((1u << lanes_) - 1)) == 0) continue;
                 entries_.push_back({change + b, weights, b, losses_of(m) + b});
                 members_.push_back(m);
                 if (static_cast<int>(entries_.size()) == entries_at_a_time) finish_output_sums();
@@ -197,17 +225,23 @@ class UnitWorker {
     }
 
     void change_next_sums(int units) {
-        for (int sample = 0; sample < samples_; ++sample) {
-            rows_.clear();
-            row_members_.clear();
-            for (int m = 0; m < 2 * units; ++m) {
-                const float change = change_of(m)[sample];
-                if (is_zero(change)) continue;
-                rows_.push_back({change, weights_of(m)});
-                row_members_.push_back(m);
+        for (SampleRows& of : rows_) of.clear();
+        for (int m = 0; m < 2 * units; ++m) {
+            const float *change = change_of(m), *weights = weights_of(m);
+            for (int first = 0; first < stride_; first += 16) {
+                for (unsigned bits = reached_of(m)[first / 16]; bits != 0; bits &= bits - 1) {
+                    const int sample = first + __builtin_ctz(bits);
+                    rows_[sample].add({change[sample], weights}, m);
+                }
             }
-            for (int first = 0; first < static_cast<int>(rows_.size()); first += rows_at_a_time) {
-                go_up(sample, first, std::min(rows_at_a_time, static_cast<int>(rows_.size()) - first));
+        }
+        for (int sample = 0; sample < samples_; ++sample) {
+            const int count = rows_[sample].count();
+            for (int c = 0; c < classes_; ++c) {
+                std::fill_n(one_label_.data() + c * lanes_, lanes_, masks_[c * stride_ + sample]);
+            }
+            for (int first = 0; first < count; first += rows_at_a_time) {
+                go_up(sample, first, std::min(rows_at_a_time, count - first));
             }
         }
     }
@@ -236,11 +270,10 @@ class UnitWorker {
     void multiply_tile(int sample, int first, int height, Panels out) {
         const Layer &next = network_.layer(layer_ + 1), &above = network_.layer(layer_ + 2);
         const int n = static_cast<int>(next.fan_out);
-        engine_.in_product(&ModeKernels::unit_next_sums, rows_.data() + first, height,
-                           job_.sums(next.index, row_ + sample), n, next_.data(), next_stride_);
         int found = 0;
-        engine_.elementwise(&ModeKernels::unit_cross, next_.data(), next_stride_, biases_[next.index].data(), height, n,
-                            terms_.data(), &found);
+        engine_.in_product(&ModeKernels::unit_activations, rows_[sample].rows(first), height,
+                           job_.sums(next.index, row_ + sample), biases_[next.index].data(),
+                           elementwise_flushes(engine_.flush()), n, next_.data(), next_stride_, terms_.data(), &found);
         engine_.in_product(&ModeKernels::unit_product, next_.data(), next_stride_, height, terms_.data(), found,
                            every_.data(), n, network_.weight(above.index), static_cast<int>(above.fan_out), out);
     }
@@ -253,23 +286,20 @@ class UnitWorker {
             float* logits = logits_.data();
             for (int c = 0; c < classes_; ++c, logits += lanes_) {
                 const float* from = engine_.at_column(sums, c / width * width).data + row * width + c % width;
-                for (int i = 0; i < lanes_; ++i) logits[i] = from[std::min(i, part - 1) * width];
+                for (int i = 0; i < part; ++i) logits[i] = from[i * width];
+                std::fill(logits + part, logits + lanes_, 0.0f);
             }
             lose_rows(sample, first + row, part);
         }
     }
 
     void lose_rows(int sample, int first, int part) {
-        // All lanes have the label of the one sample.
-        std::vector<std::uint32_t>& masks = one_label_;
-        masks.resize(static_cast<std::size_t>(classes_) * lanes_);
-        for (int c = 0; c < classes_; ++c) std::fill_n(masks.data() + c * lanes_, lanes_, masks_[c * stride_ + sample]);
         const UnitEntry entry = {nullptr, nullptr, 0, unused_.data()};
         const Layer& layer = network_.layer(last_);
         engine_.elementwise(&ModeKernels::unit_losses, &entry, 1, logits_.data(), classes_, biases_[last_].data(),
-                            layer.enter, layer.leave, masks.data(), lanes_);
+                            layer.enter, layer.leave, one_label_.data(), lanes_);
         for (int i = 0; i < part; ++i) {
-            const int member = row_members_[first + i];
+            const int member = rows_[sample].member(first + i);
             losses_of(member)[sample] = unused_[i];
             if (results_.outputs) write_output(member, sample, logits_.data() + i);
         }
@@ -342,23 +372,8 @@ class UnitWorker {
             }
         }
         if (!results_.fitness) return;
-        // Members are added up side by side: each sum is a chain.
-        constexpr int side = 16;
-        for (int m = 0; m < 2 * units; m += side) {
-            const int part = std::min(side, 2 * units - m);
-            double total[side] = {};
-            for (int first = 0; first < samples_; first += loss_block) {
-                double sum[side] = {};
-                for (int b = first; b < std::min<int>(samples_, first + loss_block); ++b) {
-                    const double weight = results_.weights ? results_.weights[row_ + b] : 1.0;
-                    for (int i = 0; i < part; ++i) sum[i] += weight * losses_of(m + i)[b];
-                }
-                for (int i = 0; i < side; ++i) total[i] += sum[i];
-            }
-            for (int i = 0; i < part; ++i) {
-                results_.fitness[row + m + i] = static_cast<float>(-(total[i] / static_cast<double>(samples_)));
-            }
-        }
+        engine_.kernels().unit_fitness(losses_.data(), stride_, 2 * units, weights_.data(), samples_,
+                                       results_.fitness + row);
     }
 
     const UnitJob& job_;
@@ -385,18 +400,19 @@ class UnitWorker {
     Buffer<float> change_;       // [stride], of pre-activations
     Buffer<float> plus_;         // [units, stride]: sums, then activations, then their changes
     Buffer<float> minus_;
+    Buffer<std::uint16_t> reached_[2];  // of plus and minus: a bit for each sample whose activation has changed
     Buffer<float> losses_;       // [members, stride]
     Buffer<float> output_sums_;  // of the last layer, unperturbed: [classes, stride]
+    Buffer<float> weights_;  // of the batch's samples
     Buffer<std::uint32_t> masks_;
-    std::vector<std::uint32_t> one_label_;
+    Buffer<std::uint32_t> one_label_;  // masks of a vector whose lanes are members on one sample
     // Vectors of samples whose logits are being computed.
     std::vector<UnitEntry> entries_;
     std::vector<int> members_;
     Buffer<float> logits_;
     Buffer<float> unused_;
     // Rows that go up through the layers.
-    std::vector<UnitRow> rows_;
-    std::vector<int> row_members_;
+    std::vector<SampleRows> rows_;
     std::int64_t next_stride_;
     Buffer<float> next_;  // [tile, stride]: sums of the next layer, then its activations
     Buffer<std::int32_t> terms_;

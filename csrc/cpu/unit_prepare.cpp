@@ -74,6 +74,7 @@ class Directions {
           samples_(static_cast<int>(job.batch.size)),
           stride_(unit_stride(job.batch.size)),
           inputs_(job.network.widest() * stride_),
+          wide_(job.network.widest() * stride_),
           gram_(job.population.span ? job.batch.size * job.batch.size : 0),
           factor_(job.population.span ? job.batch.size * job.batch.size : 0),
           squares_(stride_),
@@ -85,6 +86,7 @@ class Directions {
     void run(int layer, std::int64_t batch) {
         fan_in_ = job_.network.layer(layer).fan_in;
         unit_inputs(job_, layer, batch, inputs_.data());
+        std::copy_n(inputs_.data(), fan_in_ * stride_, wide_.data());
         const UnitScale scale = job_.population.span ? factorise() : measure();
         job_.state.factors[batch * job_.layout.depth() + layer] = scale.factor;
         for (std::int64_t block = 0; block < job_.blocks(); ++block) {
@@ -97,7 +99,7 @@ class Directions {
 
    private:
     UnitScale factorise() {
-        job_.engine.kernels().unit_gram(inputs_.data(), fan_in_, samples_, stride_, gram_.data());
+        job_.engine.kernels().unit_gram(wide_.data(), fan_in_, samples_, stride_, gram_.data());
         const UnitScale scale = unit_scale(gram_.data(), samples_ + 1, samples_, job_.population.sigma);
         if (scale.factor != 0.0) {
             std::copy_n(gram_.data(), job_.batch.size * job_.batch.size, factor_.data());
@@ -110,7 +112,7 @@ class Directions {
         std::fill_n(squares_.data(), stride_, 0.0);
         for (std::int64_t k = 0; k < fan_in_; ++k) {
             for (std::int64_t b = 0; b < stride_; ++b) {
-                const double value = inputs_[k * stride_ + b];
+                const double value = wide_[k * stride_ + b];
                 squares_[b] += value * value;
             }
         }
@@ -138,7 +140,7 @@ class Directions {
 
     void draw_white(std::int64_t block, int layer, int draw, const UnitScale& scale) {
         draw_signs(layer, block * job_.layout.draws(layer) + draw, fan_in_);
-        job_.engine.kernels().unit_project(inputs_.data(), fan_in_, stride_, first_.data(), products_.data());
+        job_.engine.kernels().unit_project(wide_.data(), fan_in_, stride_, first_.data(), products_.data());
         if (scale.factor == 0.0) std::fill_n(products_.data(), samples_, 0.0);
         write_changes(block, layer, draw, scale.factor);
     }
@@ -153,6 +155,7 @@ class Directions {
     std::int64_t stride_;
     std::int64_t fan_in_ = 0;
     Buffer<float> inputs_;  // [fan_in, stride]
+    Buffer<double> wide_;   // likewise
     Buffer<double> gram_;
     Buffer<double> factor_;
     Buffer<double> squares_;
