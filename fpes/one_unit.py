@@ -6,7 +6,6 @@ Population has checked what comes in; docs/one-unit.md has the arithmetic.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,6 @@ from fpes.perturbations import OneUnit, draws_of
 
 # The Gram matrix of a batch, and its factor, are squares of its size in double.
 _LARGEST_SPAN = 1024
-# Multiply-adds in one call: a second or so, after which Ctrl-C is heard.
-_CALL_MULTIPLY_ADDS = 2**34
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +109,7 @@ class UnitMembers:
     ) -> Array:
         """Fitness float32 [size]; losses [size, batch] too, unless None."""
         fitness = self._backend.empty((self._call.size,))
-        for begin, end in self._ranges(seen, chunk):
+        for begin, end in self._ranges(chunk):
             members = slice(2 * begin, 2 * end)
             self._backend.evaluate_units(
                 self._call,
@@ -130,7 +127,7 @@ class UnitMembers:
     def outputs(self, seen: SeenByUnits, chunk: int | None) -> Array:
         """Logits float32 [size, batch, classes]."""
         outputs = self._backend.empty((self._call.size, seen.inputs.size, self._sizes[-1]))
-        for begin, end in self._ranges(seen, chunk):
+        for begin, end in self._ranges(chunk):
             self._backend.evaluate_units(
                 self._call, seen.inputs, seen.state, (begin, end), outputs=outputs[2 * begin : 2 * end]
             )
@@ -158,22 +155,8 @@ class UnitMembers:
         self._backend.unit_member(self._call, seen.inputs, seen.state, index, theta)
         return theta
 
-    def _ranges(self, seen: SeenByUnits, chunk: int | None) -> list[tuple[int, int]]:
-        """Ranges of pairs: whole blocks, unless a chunk says how many."""
+    def _ranges(self, chunk: int | None) -> list[tuple[int, int]]:
+        """Ranges of pairs: all of them, unless a chunk says how many."""
         pairs = self._call.pairs
-        if chunk is None:
-            samples, block = seen.inputs.size, self._block
-            step = block * max(1, _CALL_MULTIPLY_ADDS // (2 * samples * self._multiply_adds))
-        else:
-            step = chunk // 2
+        step = pairs if chunk is None else chunk // 2
         return [(begin, min(begin + step, pairs)) for begin in range(0, pairs, step)]
-
-    @property
-    def _multiply_adds(self) -> int:
-        """Of the pairs of a block, one member and sample each."""
-        sizes, total = self._sizes, 0
-        for layer, draws in enumerate(self._call.draws):
-            # One term for each sum of the next layer, and whole products above it.
-            terms = sum(sizes[layer + 2 : layer + 3]) + sum(a * b for a, b in pairwise(sizes[layer + 2 :]))
-            total += draws * sizes[layer + 1] * (sizes[-1] + terms)
-        return total

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 from fpes import _checks
@@ -350,22 +349,13 @@ class Population:
         return Seen(batch.groups, batch.size, batch.copy() if needed else None, sums)
 
     def _calls(self, batch: Minibatch, chunk: int | None) -> list[tuple[int, int]]:
-        """Ranges of pairs: as many as a chunk has, or few enough that an interrupt is heard soon."""
+        """Ranges of pairs: as many as a chunk has, or as the backend finds right."""
         pairs = self.size // 2
         if chunk is None:
-            step = self._backend.pairs_per_call(self._call, batch, self._multiply_adds)
+            step = self._backend.pairs_per_call(self._call, batch)
         else:
             step = _checked_even("chunk", chunk) // 2
         return [(begin, min(begin + step, pairs)) for begin in range(0, pairs, step)]
-
-    @property
-    def _multiply_adds(self) -> int:
-        """Of one member and sample, roughly. Where a pair perturbs one layer, only what lies above is computed."""
-        if not self._draws:
-            return self.net.parameters
-        sizes = self.net.sizes
-        above = [sum(a * b for a, b in pairwise(sizes[layer + 1 :])) for layer in range(len(self._draws))]
-        return 1 + sum(draws * work for draws, work in zip(self._draws, above, strict=True)) // sum(self._draws)
 
     @property
     def _call(self) -> PopulationCall:

@@ -99,11 +99,8 @@ class Backend(ABC):
         """Call a function of the module, on this device."""
 
     @abstractmethod
-    def pairs_per_call(self, population: PopulationCall, batch: Minibatch, multiply_adds: int) -> int:
-        """How many pairs to compute in one call where the caller leaves it open.
-
-        `multiply_adds`: of one member and sample, roughly.
-        """
+    def pairs_per_call(self, population: PopulationCall, batch: Minibatch) -> int:
+        """How many pairs to compute in one call where the caller leaves it open."""
 
     # --- primitives ---------------------------------------------------------------------------------------------------
 

@@ -14,10 +14,6 @@ from fpes._backends.description import Array, PopulationCall
 if TYPE_CHECKING:
     from fpes.minibatch import Minibatch
 
-# Multiply-adds in one call of the C++ module: a second or so on one core, after which Ctrl-C is heard.
-_CALL_MULTIPLY_ADDS = 2**35
-_FEWEST_PAIRS = 16
-
 
 class CpuBackend(Backend):
     """The CPU: how many threads and which instruction set, fpes._settings says anew for every call."""
@@ -64,5 +60,5 @@ class CpuBackend(Backend):
     def run(self, module: ModuleType, function: str, *arguments: Any) -> None:
         getattr(module, function)(_settings.execution(), *arguments)
 
-    def pairs_per_call(self, population: PopulationCall, batch: Minibatch, multiply_adds: int) -> int:
-        return max(_FEWEST_PAIRS, _CALL_MULTIPLY_ADDS // (2 * batch.size * multiply_adds))
+    def pairs_per_call(self, population: PopulationCall, batch: Minibatch) -> int:
+        return population.pairs

@@ -109,7 +109,7 @@ class CudaBackend(Backend):
             where = module.Execution(self._index, stream, workspace.ptr, size)
             getattr(module, function)(where, *arguments)
 
-    def pairs_per_call(self, population: PopulationCall, batch: Minibatch, multiply_adds: int) -> int:
+    def pairs_per_call(self, population: PopulationCall, batch: Minibatch) -> int:
         module = self.module(population.network.flush)
         job = self._population(module, population)
 
