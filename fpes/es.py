@@ -382,7 +382,8 @@ class ES:
             evaluation.check_belongs_to(population.origin)
         elif isinstance(self.perturbation, NodePerturbation | OneUnit):
             raise ValueError(
-                f"fitness is an array, and the gradient of {self.perturbation!r} needs the batch it belongs to: expected "
+                f"fitness is an array, and the gradient of {self.perturbation!r} needs the batch it belongs to: "
+                "expected "
                 "what ask().evaluate() gave, or its with_fitness(array)"
             )
         values = self._checked_fitness(to_host(plain(fitness)))

@@ -306,7 +306,7 @@ class _Loop:
         weights: FloatArray,
         residuals: FloatArray | None,
     ) -> tuple[Evaluation, FloatArray | None]:
-        """As evaluate(), of OneUnit: samples are weighted as they are evaluated, and the unperturbed losses remembered."""
+        """As evaluate(), of OneUnit: losses are weighted as they come, and those of the centre are remembered."""
         es, importance = self.es, self.es.run.importance
         weighted = to_device(weights.reshape(y.shape), es.device) if importance is not None else None
         evaluation = es.ask().evaluate(x, y, sample_weights=weighted, chunk=self.settings.chunk)

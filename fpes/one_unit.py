@@ -54,7 +54,9 @@ class UnitMembers:
         generation: int,
     ) -> None:
         if backend.device != "cpu":
-            raise ValueError(f"theta is on {backend.device}, expected it on the CPU: OneUnit isn't computed on GPUs yet")
+            raise ValueError(
+                f"theta is on {backend.device}, expected it on the CPU: OneUnit isn't computed on GPUs yet"
+            )
         self._backend = backend
         self._sizes = network.sizes
         draws = draws_of(perturbation, network.sizes)

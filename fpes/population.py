@@ -64,7 +64,9 @@ class Population:
         self.sigma = _checks.positive("sigma", sigma)
         self.perturbation = FullRank() if perturbation is None else perturbation
         if type(self.perturbation) not in _FAMILIES:
-            raise TypeError(f"perturbation is {perturbation!r}, expected a FullRank, LowRank, NodePerturbation or OneUnit")
+            raise TypeError(
+                f"perturbation is {perturbation!r}, expected a FullRank, LowRank, NodePerturbation or OneUnit"
+            )
         self.seed = _checks.integer("seed", seed, 0, LARGEST_SEED)
         self.generation = _checks.integer("generation", generation, 0, LARGEST_WORD)
         self._family = _FAMILIES[type(self.perturbation)]
@@ -131,8 +133,8 @@ class Population:
 
         Raises:
             TypeError: x isn't float32, y not integer; a function's result no array of float32 or float64.
-            ValueError: wrong shapes, an empty batch, labels outside the classes, unknown loss, an odd chunk; groups that
-                cut blocks of OneUnit in two, or fewer samples in a minibatch than it has draws.
+            ValueError: wrong shapes, an empty batch, labels outside the classes, unknown loss, an odd chunk; groups
+                that cut blocks of OneUnit in two, or fewer samples in a minibatch than it has draws.
         """
         if sample_weights is not None and self._unit_members is None:
             raise ValueError(
@@ -147,7 +149,9 @@ class Population:
         batch = self._checked_batch(x)
         labels = batch.labels(y, self.net.classes)
         if self._unit_members is not None:
-            return self._evaluated_units(self._unit_members, batch, labels, sample_weights, per_sample, chunk)
+            return self._evaluated_units(
+                self._unit_members, batch, labels, sample_weights, per_sample=per_sample, chunk=chunk
+            )
         calls = self._calls(batch, chunk)
         seen = self._seen(batch)
         fitness = self._backend.empty((self.size,))
@@ -170,14 +174,14 @@ class Population:
         batch: Minibatch,
         labels: Array,
         sample_weights: Array | None,
+        *,
         per_sample: bool,
         chunk: int | None,
     ) -> Evaluation:
         """As evaluate(), of OneUnit."""
         weights = None
         if sample_weights is not None:
-            shape = (batch.size,) if batch.x.ndim == 2 else (batch.groups, batch.size)
-            weights = self._backend.finite("sample_weights", sample_weights, shape)
+            weights = self._backend.finite("sample_weights", sample_weights, labels.shape)
         seen = members.prepared(batch, labelled=True)
         losses = self._backend.empty((self.size, batch.size)) if per_sample else None
         fitness = members.evaluate(seen, labels, weights, losses, _checked_chunk(chunk))
@@ -252,7 +256,7 @@ class Population:
         if evaluation is not None:
             evaluation.check_belongs_to(self.origin)
         if self._unit_members is not None:
-            return self._unit_members.member(_seen_by_units(evaluation, "members"), index)
+            return self._unit_members.member(_seen_by_units(evaluation, "members of OneUnit depend"), index)
         theta = self._backend.empty((self.net.parameters,))
         self._backend.member(self._call, index, theta)
         return theta
@@ -272,8 +276,8 @@ class Population:
         perturbs one layer, the noise of a unit that is zero in both members is left out: the loss doesn't depend on it,
         so it adds nothing to the expectation, only variance.
 
-        OneUnit: for each layer the mean over its draws of the sum over units of half the difference of a pair's weights,
-        over its factor, times its direction; biases have gradient zero.
+        OneUnit: for each layer the mean over its draws of half the difference of a pair's weights, over its factor,
+        times its direction, in the column of its unit; biases have gradient zero.
 
         Args:
             weights: [size], int32 or float32. For node perturbation float32 [size], or [size, batch] to weight each
@@ -298,7 +302,7 @@ class Population:
         if isinstance(self.perturbation, NodePerturbation):
             return self._node_gradient(values, evaluation)
         if self._unit_members is not None:
-            return self._unit_members.gradient(_seen_by_units(evaluation, "the gradient"), values)
+            return self._unit_members.gradient(_seen_by_units(evaluation, "the gradient of OneUnit depends"), values)
         checked = self._checked_weights(values)
         result = self._backend.empty((self.net.parameters,))
         self._backend.gradient(self._call, checked, result)
@@ -379,7 +383,7 @@ def _seen_by_units(evaluation: Evaluation | None, what: str) -> SeenByUnits:
     units = None if evaluation is None else evaluation.seen.units
     if units is None:
         raise ValueError(
-            f"{what} of OneUnit depend on the batch: give the evaluation too, as in population.member(i, evaluation) "
+            f"{what} on the batch: give the evaluation too, as in population.member(i, evaluation) "
             "and population.gradient(weights, evaluation)"
         )
     return units

@@ -250,33 +250,31 @@ PYBIND11_MODULE(_cpu, m) {
             unit_prepare(call.job);
         });
     });
-    m.def("unit_evaluate",
-          [](const Execution& execution, Flush flush, const Sizes& sizes, float scaling, Address theta,
-             const UnitPopulation& population, std::int64_t pairs, Address x, const BatchShape& batch,
-             const std::array<Address, 4>& state, std::int64_t first_pair, std::int64_t end_pair, Address labels,
-             const std::array<Address, 5>& results) {
-              without_gil([&] {
-                  const UnitCall call(execution, flush, sizes, scaling, theta, population, pairs,
-                                      batches_at(x, labels, batch), state);
-                  unit_evaluate(call.job, {first_pair, end_pair},
-                                {pointer<const float>(results[0]), pointer<float>(results[1]),
-                                 pointer<float>(results[2]), pointer<float>(results[3]), pointer<float>(results[4])});
-              });
-          });
-    m.def("unit_gradient",
-          [](const Execution& execution, Flush flush, const Sizes& sizes, float scaling, Address theta,
-             const UnitPopulation& population, std::int64_t pairs, Address x, const BatchShape& batch,
-             const std::array<Address, 4>& state, Address weights, bool integers, Address out) {
-              without_gil([&] {
-                  const UnitCall call(execution, flush, sizes, scaling, theta, population, pairs,
-                                      batches_at(x, 0, batch), state);
-                  if (integers) {
-                      unit_gradient(call.job, pointer<const std::int32_t>(weights), pointer<float>(out));
-                  } else {
-                      unit_gradient(call.job, pointer<const float>(weights), pointer<float>(out));
-                  }
-              });
-          });
+    m.def("unit_evaluate", [](const Execution& execution, Flush flush, const Sizes& sizes, float scaling, Address theta,
+                              const UnitPopulation& population, std::int64_t pairs, Address x, const BatchShape& batch,
+                              const std::array<Address, 4>& state, std::int64_t first_pair, std::int64_t end_pair,
+                              Address labels, const std::array<Address, 5>& results) {
+        without_gil([&] {
+            const UnitCall call(execution, flush, sizes, scaling, theta, population, pairs,
+                                batches_at(x, labels, batch), state);
+            unit_evaluate(call.job, {first_pair, end_pair},
+                          {pointer<const float>(results[0]), pointer<float>(results[1]), pointer<float>(results[2]),
+                           pointer<float>(results[3]), pointer<float>(results[4])});
+        });
+    });
+    m.def("unit_gradient", [](const Execution& execution, Flush flush, const Sizes& sizes, float scaling, Address theta,
+                              const UnitPopulation& population, std::int64_t pairs, Address x, const BatchShape& batch,
+                              const std::array<Address, 4>& state, Address weights, bool integers, Address out) {
+        without_gil([&] {
+            const UnitCall call(execution, flush, sizes, scaling, theta, population, pairs, batches_at(x, 0, batch),
+                                state);
+            if (integers) {
+                unit_gradient(call.job, pointer<const std::int32_t>(weights), pointer<float>(out));
+            } else {
+                unit_gradient(call.job, pointer<const float>(weights), pointer<float>(out));
+            }
+        });
+    });
     m.def("unit_member", [](const Execution& execution, Flush flush, const Sizes& sizes, float scaling, Address theta,
                             const UnitPopulation& population, std::int64_t pairs, Address x, const BatchShape& batch,
                             const std::array<Address, 4>& state, std::int64_t index, Address out) {

@@ -67,11 +67,11 @@ inline void define_population_types(pybind11::module_& m) {
              py::kw_only(), py::arg("family"), py::arg("rank"), py::arg("noise"), py::arg("seed"),
              py::arg("generation"), py::arg("sigma"), py::arg("units"), py::arg("draws"));
     py::class_<UnitPopulation>(m, "UnitPopulation", local)
-        .def(py::init([](bool span, std::uint64_t seed, std::uint32_t generation, double sigma, std::vector<int> draws) {
-                 return UnitPopulation{span, key_of(seed), generation, sigma, std::move(draws)};
-             }),
-             py::kw_only(), py::arg("span"), py::arg("seed"), py::arg("generation"), py::arg("sigma"),
-             py::arg("draws"));
+        .def(
+            py::init([](bool span, std::uint64_t seed, std::uint32_t generation, double sigma, std::vector<int> draws) {
+                return UnitPopulation{span, key_of(seed), generation, sigma, std::move(draws)};
+            }),
+            py::kw_only(), py::arg("span"), py::arg("seed"), py::arg("generation"), py::arg("sigma"), py::arg("draws"));
 }
 
 }  // namespace fpes

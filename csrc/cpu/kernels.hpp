@@ -45,8 +45,8 @@ struct Nonzeros {
     std::int32_t* begin;
 };
 
-// A vector of samples of a member of which one unit below the last layer has changed: by how much, the weights that lead
-// on from it, the first of the samples, and where their losses go.
+// A vector of samples of a member of which one unit below the last layer has changed: by how much, the weights that
+// lead on from it, the first of the samples, and where their losses go.
 struct UnitEntry {
     const float* change;
     const float* weights;

@@ -7,8 +7,8 @@
 
 FPES_NAMESPACE_BEGIN
 
-// log(sum_c exp(logit(c))) - chosen, where a lane is a sample: the sum over classes then runs in order of class, whatever
-// the number of lanes.
+// log(sum_c exp(logit(c))) - chosen, where a lane is a sample: the sum over classes then runs in order of class,
+// whatever the number of lanes.
 template <class F, class Logit>
 FPES_INLINE F loss_of(int classes, F largest, F chosen, Logit logit) {
     F sum = splat<F>(0.0f);

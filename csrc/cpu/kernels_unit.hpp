@@ -80,10 +80,9 @@ FPES_INLINE void unit_losses_of(const UnitEntry* entries, float* sums, int class
             chosen[e] = c == 0 ? bits : bit_or(chosen[e], bits);
         }
     }
-    const Wide<F, count> loss =
-        loss_of(classes, largest, each_part<F, count>([&](int e) { return as_f32(chosen[e]); }), [=](int c) {
-            return each_part<F, count>([&](int e) { return load<F>(sums + (e * classes + c) * lanes); });
-        });
+    const Wide<F, count> loss = loss_of(
+        classes, largest, each_part<F, count>([&](int e) { return as_f32(chosen[e]); }),
+        [=](int c) { return each_part<F, count>([&](int e) { return load<F>(sums + (e * classes + c) * lanes); }); });
 #pragma GCC unroll 4
     for (int e = 0; e < count; ++e) store(entries[e].loss, loss.part[e]);
 }
@@ -117,12 +116,12 @@ FPES_INLINE void for_each_lane_vector(int n, Body body) {
     }
 }
 
-// out[row, k] = fma(change, weights[k], sums[k]) + bias[k]: the activations of a whole layer between scaled ones after a
-// unit below it has changed, for several members on one sample. Lists the k where any row isn't zero, ascending, and
+// out[row, k] = fma(change, weights[k], sums[k]) + bias[k]: the activations of a whole layer between scaled ones after
+// a unit below it has changed, for several members on one sample. Lists the k where any row isn't zero, ascending, and
 // counts them; a vector's worth beyond them is written too.
 //
-// The sums belong to the matrix product, in whose mode this is called, and the rest to the boundary: where that flushes,
-// `flush`, it is done by hand. That gives the same bits: a sum of floats that falls below 2^-126 is exact.
+// The sums belong to the matrix product, in whose mode this is called, and the rest to the boundary: where that
+// flushes, `flush`, it is done by hand. That gives the same bits: a sum of floats that falls below 2^-126 is exact.
 template <class F, bool flush>
 void unit_activations_of(const UnitRow* rows, int count, const float* sums, const float* bias, int n, float* out,
                          std::int64_t stride, std::int32_t* nonzeros, int* found) {

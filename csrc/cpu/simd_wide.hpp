@@ -1,8 +1,8 @@
 // Several vectors as one, of any model of the vector concept (common/scalar.hpp).
 //
-// exp and log are chains of operations, each of which waits for the one before. A processor looks ahead for others to do
-// meanwhile, but not far enough to find the next vector's chain. So the chains of `count` vectors are written side by
-// side: operation by operation, which is the order that this type gives to code that doesn't know of it.
+// exp and log are chains of operations, each of which waits for the one before. A processor looks ahead for others to
+// do meanwhile, but not far enough to find the next vector's chain. So the chains of `count` vectors are written side
+// by side: operation by operation, which is the order that this type gives to code that doesn't know of it.
 #pragma once
 
 #include "../common/scalar.hpp"

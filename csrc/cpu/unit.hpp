@@ -9,10 +9,10 @@ namespace fpes {
 
 // What the batches make of a population: arrays that the caller keeps, for all that follows needs them.
 struct UnitState {
-    float* sums;       // of the unperturbed network: for each layer [rows, fan_out]; a row is a sample of a batch
-    float* changes;    // [blocks, draws, batch size]: what a draw's + member adds to its unit's pre-activation
-    double* solutions; // likewise: L^-T r, whose product with the inputs is the direction. Of span only
-    double* factors;   // [batches, layers]: see UnitScale
+    float* sums;        // of the unperturbed network: for each layer [rows, fan_out]; a row is a sample of a batch
+    float* changes;     // [blocks, draws, batch size]: what a draw's + member adds to its unit's pre-activation
+    double* solutions;  // likewise: L^-T r, whose product with the inputs is the direction. Of span only
+    double* factors;    // [batches, layers]: see UnitScale
 };
 
 // One call: everything that is the same for all its threads.
@@ -23,7 +23,7 @@ struct UnitJob {
     const float* theta;
     const UnitPopulation& population;
     UnitLayout layout;
-    Batches batch;  // whole blocks see the same batch
+    Batches batch;       // whole blocks see the same batch
     std::int64_t pairs;  // of the whole population
     UnitState state;
 

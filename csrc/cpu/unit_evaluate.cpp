@@ -110,8 +110,7 @@ class UnitWorker {
         const Layer& layer = network_.layer(item.layer);
         start(item.block);
         const std::int64_t end = std::min(item.unit + units_at_a_time, layer.fan_out);
-        unit_transpose(job_.sums(item.layer, row_) + item.unit, layer.fan_out, samples_, end - item.unit,
-                       sums_.data());
+        unit_transpose(job_.sums(item.layer, row_) + item.unit, layer.fan_out, samples_, end - item.unit, sums_.data());
         std::copy_n(sums_.data(), (end - item.unit) * stride_, activations_.data());
         cross(layer, item.unit, end - item.unit, activations_.data());
         for (int draw = 0; draw < job_.layout.draws(item.layer); ++draw) {
@@ -170,7 +169,8 @@ class UnitWorker {
                 engine_.in_product(&ModeKernels::unit_subtract, v, activations_.data() + skip,
                                    static_cast<std::int64_t>(units) * stride_);
             }
-            engine_.kernels().unit_reached(plus_.data(), static_cast<std::int64_t>(units) * stride_, reached_[0].data());
+            engine_.kernels().unit_reached(plus_.data(), static_cast<std::int64_t>(units) * stride_,
+                                           reached_[0].data());
             engine_.kernels().unit_reached(minus_.data(), static_cast<std::int64_t>(units) * stride_,
                                            reached_[1].data());
             layer_ + 1 == last_ ? change_output_sums(units) : change_next_sums(units);
@@ -193,7 +193,8 @@ class UnitWorker {
         return job_.theta + above.weight_offset + (unit_ + member / 2) * above.fan_out;
     }
 
-    // --- the three cases ----------------------------------------------------------------------------------------------
+    // --- the three cases
+    // ----------------------------------------------------------------------------------------------
 
     void change_logits(int units) {
         for (int m = 0; m < 2 * units; ++m) {
@@ -305,7 +306,8 @@ class UnitWorker {
         }
     }
 
-    // --- logits and losses --------------------------------------------------------------------------------------------
+    // --- logits and losses
+    // --------------------------------------------------------------------------------------------
 
     // Adds a vector of samples, from `sample` on, with the sums of the unperturbed network, and returns those.
     float* add_output(int sample, float* loss, int member) {
@@ -362,7 +364,8 @@ class UnitWorker {
         }
     }
 
-    // --- fitness ------------------------------------------------------------------------------------------------------
+    // --- fitness
+    // ------------------------------------------------------------------------------------------------------
 
     void finish(int units) {
         const std::int64_t row = 2 * (first_pair_ - pairs_.begin);
@@ -401,9 +404,9 @@ class UnitWorker {
     Buffer<float> plus_;         // [units, stride]: sums, then activations, then their changes
     Buffer<float> minus_;
     Buffer<std::uint16_t> reached_[2];  // of plus and minus: a bit for each sample whose activation has changed
-    Buffer<float> losses_;       // [members, stride]
-    Buffer<float> output_sums_;  // of the last layer, unperturbed: [classes, stride]
-    Buffer<float> weights_;  // of the batch's samples
+    Buffer<float> losses_;              // [members, stride]
+    Buffer<float> output_sums_;         // of the last layer, unperturbed: [classes, stride]
+    Buffer<float> weights_;             // of the batch's samples
     Buffer<std::uint32_t> masks_;
     Buffer<std::uint32_t> one_label_;  // masks of a vector whose lanes are members on one sample
     // Vectors of samples whose logits are being computed.

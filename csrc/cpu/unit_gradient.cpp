@@ -29,7 +29,8 @@ class UnitGradient {
    public:
     UnitGradient(const UnitJob& job, const Weight* weights)
         : job_(job), engine_(job.engine), network_(job.network), weights_(weights) {
-        for (int l = 0; l < network_.depth(); ++l) right_.push_back(engine_.matrix(terms(l), network_.layer(l).fan_out));
+        for (int l = 0; l < network_.depth(); ++l)
+            right_.push_back(engine_.matrix(terms(l), network_.layer(l).fan_out));
     }
 
     void run(float* gradient) {
@@ -188,8 +189,7 @@ void unit_member(const UnitJob& job, std::int64_t member, float* theta) {
     if (job.population.span) {
         Buffer<float> inputs(layer.fan_in * unit_stride(job.batch.size));
         unit_inputs(job, place.layer, batch, inputs.data());
-        const double* solution =
-            job.state.solutions + job.draw_index(block, place.layer, place.draw) * job.batch.size;
+        const double* solution = job.state.solutions + job.draw_index(block, place.layer, place.draw) * job.batch.size;
         for (std::int64_t k = 0; k < layer.fan_in; ++k) {
             const float* input = inputs.data() + k * unit_stride(job.batch.size);
             for (std::int64_t b = 0; b < job.batch.size; ++b) direction[k] += input[b] * solution[b];

@@ -198,8 +198,8 @@ void unit_inputs(const UnitJob& job, int layer, std::int64_t batch, float* out) 
     const Layer& below = job.network.layer(layer - 1);
     unit_transpose(job.sums(layer - 1, row), n, size, n, out);
     const std::vector<float> bias = unit_biases(job, layer - 1);
-    job.engine.elementwise(&ModeKernels::unit_boundary, out, bias.data(), below.enter, below.leave,
-                           static_cast<int>(n), static_cast<int>(stride));
+    job.engine.elementwise(&ModeKernels::unit_boundary, out, bias.data(), below.enter, below.leave, static_cast<int>(n),
+                           static_cast<int>(stride));
     // Back from the scaled domain, exactly.
     const float factor = 1.0f / job.network.layer(layer).bias_factor;
     for (std::int64_t k = 0; k < n; ++k) {

@@ -248,9 +248,7 @@ class Backend(ABC):
     ) -> None:
         """out[parameters], from int32 or float32 weights [size]."""
         integers = weights.dtype == np.int32
-        self._run_units(
-            "unit_gradient", population, batch, state, self.address(weights), integers, self.address(out)
-        )
+        self._run_units("unit_gradient", population, batch, state, self.address(weights), integers, self.address(out))
 
     def unit_member(self, population: UnitCall, batch: Minibatch, state: UnitState, index: int, out: Array) -> None:
         """out[parameters] of one member."""

@@ -231,7 +231,7 @@ class OneUnitPopulation:
 
     def _pair(self, block: int, layer: int, draw: int) -> int:
         """Of a draw's first unit."""
-        below = sum(count * self.network.shape(l)[1] for l, count in enumerate(self.draws[:layer]))
+        below = sum(count * self.network.shape(lower)[1] for lower, count in enumerate(self.draws[:layer]))
         return block * self.block_pairs + below + draw * self.network.shape(layer)[1]
 
     def _span_terms(self, layer: int, differences: list[float]) -> tuple[np.ndarray, np.ndarray]:
