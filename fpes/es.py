@@ -13,6 +13,7 @@ import numpy as np
 
 from fpes import _checks, _config, checkpoint, fitting
 from fpes._checks import FloatArray
+from fpes._modes import ieee_mode
 from fpes._version import __version__
 from fpes.checkpoint import CheckpointError
 from fpes.datasets import Augmentation, Dataset, ImportanceSampling
@@ -182,6 +183,7 @@ class ES:
         """The points of the training curves that fit() has taken so far."""
         return self.run.records
 
+    @ieee_mode()
     def value(self, name: str, generation: int) -> float:
         """What "sigma", "learning_rate" or "weight_decay" is in a generation, schedules applied."""
         value = getattr(self, name)
@@ -374,6 +376,7 @@ class ES:
         numbers = (self.sigma, self.learning_rate, self.weight_decay)
         return [n for n in numbers if isinstance(n, Constant | Cosine | Exponential | WarmUp)]
 
+    @ieee_mode()
     def _proposal(self, fitness: Any) -> _State:
         """The state after this fitness."""
         population = self.ask()

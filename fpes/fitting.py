@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from fpes import _checks, _config
 from fpes._checks import FloatArray
+from fpes._modes import ieee_mode
 from fpes.controls import accuracy
 from fpes.datasets import Augmentation, Dataset, ImportanceSampling, Minibatches
 from fpes.devices import to_device, to_host
@@ -409,6 +410,7 @@ class _Loop:
         self.saved_at = time.monotonic()
 
 
+@ieee_mode()
 def _mean(values: FloatArray, axis: int) -> FloatArray:
     """The mean along an axis, added up in order in float64.
 

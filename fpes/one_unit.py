@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from fpes import _checks
 from fpes._backends import Array, Backend, NetworkCall, UnitCall, UnitState
 from fpes.minibatch import Minibatch
 from fpes.noise import LARGEST_WORD
@@ -141,12 +140,12 @@ class UnitMembers:
         Raises:
             TypeError, ValueError: weights that aren't finite float32 or int32 [size].
         """
-        backend, shape = self._backend, (self._call.size,)
+        backend = self._backend
         array = backend.adopt("weights", weights)
         if array.dtype.kind in "iu":
-            array = backend.integer_weights("weights", array, shape, _checks.LARGEST_INDEX)
+            array = backend.integer_weights("weights", array, self._call)
         else:
-            array = backend.finite("weights", array, shape)
+            array = backend.finite("weights", array, (self._call.size,))
         result = backend.empty(self._call.network.theta.shape)
         backend.unit_gradient(self._call, seen.inputs, seen.state, array, result)
         return result

@@ -153,6 +153,8 @@ def _freeze(perturbation: LowRank | NodePerturbation) -> None:
     if isinstance(perturbation.units, Sequence):
         object.__setattr__(perturbation, "units", tuple(perturbation.units))
     if perturbation.draws is not None:
+        if not isinstance(perturbation.draws, Sequence):
+            raise TypeError(f"draws is {perturbation.draws!r}, expected a sequence with one number for each layer")
         object.__setattr__(perturbation, "draws", tuple(perturbation.draws))
 
 

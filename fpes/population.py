@@ -15,6 +15,7 @@ from fpes.one_unit import SeenByUnits, UnitMembers
 from fpes.perturbations import FullRank, LowRank, NodePerturbation, OneUnit, Perturbation, draws_of, units_of
 
 _FAMILIES = {FullRank: "full", LowRank: "low_rank", NodePerturbation: "node", OneUnit: "one_unit"}
+_SMALLEST_SIGMA, _LARGEST_SIGMA = 2.0**-126, 2.0**100
 _ONE_LAYER_FAMILIES = {LowRank: "one_layer_rank_one", NodePerturbation: "one_layer"}
 
 
@@ -30,7 +31,7 @@ class Population:
             computed: a NumPy array on the CPU; a CuPy array, or another on a GPU, on its device. Whatever the methods
             take must lie on the same device, and what they give does, as CuPy arrays.
         size: members, an even number.
-        sigma: standard deviation of the perturbation, above 0.
+        sigma: standard deviation of the perturbation, from 2**-126 to 2**100.
         perturbation: FullRank(), LowRank(rank), NodePerturbation() or OneUnit().
         seed: 0 ... 2**64 - 1.
         generation: 0 ... 2**32 - 1; every generation has noise of its own.
@@ -61,7 +62,7 @@ class Population:
         self._backend = backend_of(theta=theta)
         self.theta = self._backend.finite("theta", theta, (net.parameters,))
         self.size = _checked_even("size", size)
-        self.sigma = _checks.positive("sigma", sigma)
+        self.sigma = _checked_sigma(sigma)
         self.perturbation = FullRank() if perturbation is None else perturbation
         if type(self.perturbation) not in _FAMILIES:
             raise TypeError(
@@ -337,7 +338,7 @@ class Population:
         array = self._backend.adopt("weights", weights)
         if array.dtype.kind not in "iu":
             return self._backend.finite("weights", array, (self.size,))
-        return self._backend.integer_weights("weights", array, (self.size,), self._call.largest_weight)
+        return self._backend.integer_weights("weights", array, self._call)
 
     def _checked_batch(self, x: Array) -> Minibatch:
         return checked_minibatch(self._backend, x, self.net.features, self.size // 2, max(self.net.sizes[1:]))
@@ -355,10 +356,8 @@ class Population:
     def _calls(self, batch: Minibatch, chunk: int | None) -> list[tuple[int, int]]:
         """Ranges of pairs: as many as a chunk has, or as the backend finds right."""
         pairs = self.size // 2
-        if chunk is None:
-            step = self._backend.pairs_per_call(self._call, batch)
-        else:
-            step = _checked_even("chunk", chunk) // 2
+        most = None if chunk is None else _checked_even("chunk", chunk) // 2
+        step = most or self._backend.pairs_per_call(self._call, batch)
         return [(begin, min(begin + step, pairs)) for begin in range(0, pairs, step)]
 
     @property
@@ -391,6 +390,14 @@ def _seen_by_units(evaluation: Evaluation | None, what: str) -> SeenByUnits:
 
 def _checked_chunk(chunk: int | None) -> int | None:
     return None if chunk is None else _checked_even("chunk", chunk)
+
+
+def _checked_sigma(value: float) -> float:
+    """A sigma whose multiples float32 holds, as noise of every family is."""
+    sigma = _checks.positive("sigma", value)
+    if not _SMALLEST_SIGMA <= sigma <= _LARGEST_SIGMA:
+        raise ValueError(f"sigma is {sigma}, expected a number from 2**-126 to 2**100, whose multiples float32 holds")
+    return sigma
 
 
 def _checked_even(name: str, value: int) -> int:

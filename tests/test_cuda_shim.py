@@ -400,7 +400,9 @@ def test_gradient(reverse, family, kind, flush):
             oracle.assert_bitwise_equal(got, want, f"{family}, {kind}, {flush}, {sizes}, {weights.dtype}")
 
 
-@pytest.mark.parametrize(("family", "largest"), [("full", 2**20), ("lowrank3", 2**17)])
+@pytest.mark.parametrize(
+    ("family", "largest"), [("full", 2**20), ("full", 2**30), ("lowrank3", 2**17), ("lowrank3", 2**26)]
+)
 def test_integers_that_need_more_than_a_float(reverse, family, largest):
     """The exact sum passes 2^24, and its terms are shared out among blocks."""
     rng = np.random.default_rng(3)

@@ -213,7 +213,7 @@ PYBIND11_MODULE(_cpu, m) {
              Address weights, bool integers, std::int64_t members, Address out) {
               without_gil([&] {
                   const Engine engine(kernels_for(execution.isa), Flush::never);
-                  const PairWeights pairs = integers ? pair_weights(pointer<const std::int32_t>(weights), members)
+                  const PairWeights pairs = integers ? pair_weights(pointer<const std::int64_t>(weights), members)
                                                      : pair_weights(pointer<const float>(weights), members);
                   gradient(engine, execution.threads, make_layers(sizes, 1.0f), population, pairs, pointer<float>(out));
               });
@@ -269,7 +269,7 @@ PYBIND11_MODULE(_cpu, m) {
             const UnitCall call(execution, flush, sizes, scaling, theta, population, pairs, batches_at(x, 0, batch),
                                 state);
             if (integers) {
-                unit_gradient(call.job, pointer<const std::int32_t>(weights), pointer<float>(out));
+                unit_gradient(call.job, pointer<const std::int64_t>(weights), pointer<float>(out));
             } else {
                 unit_gradient(call.job, pointer<const float>(weights), pointer<float>(out));
             }
@@ -314,6 +314,10 @@ PYBIND11_MODULE(_cpu, m) {
                  pointer<float>(out));
         });
     });
+
+    // For arithmetic in Python: the mode of the calling thread.
+    m.def("exchange_mode_for_ieee", &FpMode::exchange_for_ieee);
+    m.def("put_back_mode", &FpMode::put_back);
 
     // For the benchmarks: multiply-adds without memory, on every thread at once. Returns their number.
     m.def("multiply_add_chains", [](const Execution& execution, bool ftz, std::int64_t steps) {

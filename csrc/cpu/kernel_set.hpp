@@ -66,7 +66,6 @@ constexpr Kernels kernel_set(const char* name, bool hardware_flush) {
         transpose<F32Ieee>,
         to_integer_terms<F32Ieee>,
         integer_product_transposed<F32Ieee>,
-        add_to_totals<F32Ieee>,
         finish_sums<F32Ieee>,
         find_nonzeros<F32Ieee>,
         noise<F32Ieee>,

@@ -161,12 +161,8 @@ struct Kernels {
     // integers: init and c hold these in their lanes.
     void (*to_integer_terms)(Panels in, int rows, int n, Panels out);
     void (*integer_product_transposed)(Panels a, Panels b, Panels init, Panels c, int m, int n, int k);
-    // Sums [m, n] that go on in double: totals[i, j] += unit * sums[i, j]; and their end, out[i, j] = (totals[i, j] +
-    // unit * sums[i, j]) * scale, rounded once where the rest is exact. unit is a power of 2. totals and out are
-    // row-major without gaps; where totals is null it is +0.
-    void (*add_to_totals)(Panels sums, SumType type, double unit, int m, int n, double* totals);
-    void (*finish_sums)(Panels sums, SumType type, double unit, const double* totals, int m, int n, double scale,
-                        float* out);
+    // out[i, j] = sums[i, j] * scale in double, rounded once where the sum is exact; row-major without gaps.
+    void (*finish_sums)(Panels sums, SumType type, int m, int n, double scale, float* out);
     // Lists the elements of a [rows, k] that are not zero, and returns how many there are. Two vectors' worth beyond
     // them are written too.
     std::int64_t (*find_nonzeros)(Panels a, int rows, int k, Nonzeros out);

@@ -176,7 +176,7 @@ void unit_gradient(const UnitJob& job, const Weight* weights, float* gradient) {
     UnitGradient<Weight>(job, weights).run(gradient);
 }
 template void unit_gradient(const UnitJob&, const float*, float*);
-template void unit_gradient(const UnitJob&, const std::int32_t*, float*);
+template void unit_gradient(const UnitJob&, const std::int64_t*, float*);
 
 void unit_member(const UnitJob& job, std::int64_t member, float* theta) {
     const Layer& last = job.network.layer(job.network.depth() - 1);

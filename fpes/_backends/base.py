@@ -68,8 +68,11 @@ class Backend(ABC):
         """`value` as int32 labels in 0 ... classes - 1; refused if they aren't, where finding out costs no wait."""
 
     @abstractmethod
-    def integer_weights(self, name: str, value: Array, shape: Shape, limit: int) -> Array:
-        """`value` as int32 of at most `limit` in magnitude; refused if not, where finding out costs no wait."""
+    def integer_weights(self, name: str, value: Array, population: PopulationCall | UnitCall) -> Array:
+        """`value` as integer weights [size] of the gradient where weights are perturbed.
+
+        Refused where they are too large for an exact sum, and finding out costs no wait.
+        """
 
     def floats(self, name: str, value: Any, shape: Shape | None = None) -> Array:
         """`value` as a C-contiguous float32 array: copied if it has gaps, refused if it has another dtype or shape.
@@ -182,7 +185,7 @@ class Backend(ABC):
         self.run(module, "population_member", *self._population(module, population), index, self.address(out))
 
     def gradient(self, population: PopulationCall, weights: Array, out: Array) -> None:
-        """out[parameters], from int32 or float32 weights [size]."""
+        """out[parameters], from float32 weights [size], or integer_weights()."""
         module = self.module(None)
         self.run(
             module,
@@ -190,7 +193,7 @@ class Backend(ABC):
             population.network.sizes,
             _native(module, population),
             self.address(weights),
-            weights.dtype == np.int32,
+            weights.dtype.kind == "i",
             population.size,
             self.address(out),
         )
@@ -246,8 +249,8 @@ class Backend(ABC):
     def unit_gradient(
         self, population: UnitCall, batch: Minibatch, state: UnitState, weights: Array, out: Array
     ) -> None:
-        """out[parameters], from int32 or float32 weights [size]."""
-        integers = weights.dtype == np.int32
+        """out[parameters], from int64 or float32 weights [size]."""
+        integers = weights.dtype == np.int64
         self._run_units("unit_gradient", population, batch, state, self.address(weights), integers, self.address(out))
 
     def unit_member(self, population: UnitCall, batch: Minibatch, state: UnitState, index: int, out: Array) -> None:

@@ -19,13 +19,19 @@ from fpes._backends import cuda_modules
 from fpes._backends.base import Backend, Shape
 from fpes._backends.cuda_arrays import as_cupy, import_cupy
 from fpes._backends.cuda_errors import out_of_memory, translated
-from fpes._backends.description import Array, PopulationCall
+from fpes._backends.description import Array, PopulationCall, UnitCall
 
 if TYPE_CHECKING:
     from fpes.minibatch import Minibatch
 
 # Scratch memory of one call, unless a single pair needs more: beside the 16 GB or more of a card it doesn't count.
 _WORKSPACE_BYTES = 2**30
+
+
+def _largest_weight(population: PopulationCall) -> int:
+    """Magnitude of integer weights up to which kernels sum exactly: in 64 bits, and low rank's terms fit 32 bits."""
+    fits = 2**30 if population.family == "full" else 2**26
+    return min(fits, 2**62 // (population.size * population.rank * 64))
 
 
 def cuda_backend(index: int | None) -> CudaBackend:
@@ -89,8 +95,9 @@ class CudaBackend(Backend):
         _checks.check_shape(name, array.shape, shape)
         return self._as_int32(array, -1, classes)
 
-    def integer_weights(self, name: str, value: Array, shape: Shape, limit: int) -> Array:
-        _checks.check_shape(name, value.shape, shape)
+    def integer_weights(self, name: str, value: Array, population: PopulationCall | UnitCall) -> Array:
+        _checks.check_shape(name, value.shape, (population.size,))
+        limit = _largest_weight(population)
         return self._as_int32(value, -limit - 1, limit + 1)
 
     def address(self, array: Array) -> int:
@@ -125,7 +132,7 @@ class CudaBackend(Backend):
     def gradient(self, population: PopulationCall, weights: Array, out: Array) -> None:
         super().gradient(population, weights, out)
         if weights.dtype == np.int32:
-            limit = population.largest_weight
+            limit = _largest_weight(population)
             with self._current():
                 inexact = ((weights > limit) | (weights < -limit)).any()
                 self._cupy.copyto(out, math.nan, where=inexact)

@@ -9,9 +9,6 @@ from typing import Any
 # A NumPy or a CuPy array; on the way in also what else lies on a GPU and speaks DLPack or __cuda_array_interface__.
 Array = Any
 
-# The largest integer weights whose products with integer noise a float holds exactly (24 bits).
-_LARGEST_WEIGHT = {"full": 2**20, "low_rank": 2**17, "one_layer_rank_one": 2**17}
-
 
 @dataclass(frozen=True)
 class NetworkCall:
@@ -62,12 +59,6 @@ class PopulationCall:
     def pairs(self) -> int:
         """Antithetic pairs."""
         return self.size // 2
-
-    @property
-    def largest_weight(self) -> int:
-        """Magnitude up to which integer weights have an exact gradient, where weights are perturbed."""
-        return _LARGEST_WEIGHT[self.family]
-
 
 @dataclass(frozen=True)
 class UnitCall:
