@@ -60,6 +60,7 @@ class PopulationCall:
         """Antithetic pairs."""
         return self.size // 2
 
+
 @dataclass(frozen=True)
 class UnitCall:
     """A population whose members differ from a network in one unit's weights.
