@@ -118,8 +118,8 @@ _MNIST_NODE_AUGMENTED = replace(
 
 _MNIST_ES = Preset(
     name="mnist-es",
-    algorithm="ES on the weights: each pair of members perturbs the weights of one unit, in the span of what its minibatch "
-    "brings to the layer; one number for each member",
+    algorithm="ES on the weights: each pair of members perturbs the weights of one unit, in the span of its inputs on "
+    "the members' minibatch; one number for each member",
     dataset="mnist",
     sizes=(784, 512, 512, 10),
     perturbation=OneUnit(draws=(2, 4, 2)),

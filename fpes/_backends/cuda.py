@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 _WORKSPACE_BYTES = 2**30
 
 
-def _largest_weight(population: PopulationCall) -> int:
+def _largest_weight(population: PopulationCall | UnitCall) -> int:
     """Magnitude of integer weights up to which kernels sum exactly: in 64 bits, and low rank's terms fit 32 bits."""
+    if isinstance(population, UnitCall):
+        return 2**31 - 1  # each becomes a double
     fits = 2**30 if population.family == "full" else 2**26
     return min(fits, 2**62 // (population.size * population.rank * 64))
 
