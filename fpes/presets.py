@@ -134,6 +134,15 @@ _MNIST_ES = Preset(
     baseline_steps=500,
 )
 
+_MNIST_ES_AUGMENTED = replace(
+    _MNIST_ES,
+    name="mnist-es-augmented",
+    algorithm="as mnist-es, on images that are shifted, turned and sheared at random, less and less",
+    weight_decay=1.1,
+    augmentation=Augmentation(28, 28, shift=0.9, linear=0.12, points=2, fade=0.9),
+    steps=3_000,
+)
+
 _MNIST_ES_14X14 = Preset(
     name="mnist-es-14x14",
     algorithm="ES on the weights: rank-one noise on one layer at a time, a minibatch for each group of members",
@@ -152,4 +161,7 @@ _MNIST_ES_14X14 = Preset(
     steps=3_000,
 )
 
-PRESETS = {preset.name: preset for preset in (_DIGITS, _MNIST_NODE, _MNIST_NODE_AUGMENTED, _MNIST_ES, _MNIST_ES_14X14)}
+PRESETS = {
+    preset.name: preset
+    for preset in (_DIGITS, _MNIST_NODE, _MNIST_NODE_AUGMENTED, _MNIST_ES, _MNIST_ES_AUGMENTED, _MNIST_ES_14X14)
+}

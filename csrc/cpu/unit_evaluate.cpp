@@ -26,9 +26,13 @@
 namespace fpes {
 namespace {
 
-// Units of a layer that a thread takes at a time; vectors of samples whose logits are kept at a time; rows that go up
-// through the layers together.
-constexpr std::int64_t units_at_a_time = 128;
+// Units of a layer that a thread takes at a time: so few that the weights that lead on from them stay in the
+// second-level cache, and fewer where the batch is large, for there are lists for each unit and sample.
+std::int64_t units_at_a_time(std::int64_t samples) {
+    constexpr std::int64_t fewest = 8, most = 128, most_lists = 1 << 17;
+    return std::clamp(most_lists / samples, fewest, most);
+}
+// Vectors of samples whose logits are kept at a time; rows that go up through the layers together.
 constexpr int entries_at_a_time = 24;
 constexpr int rows_at_a_time = 48;
 
@@ -79,14 +83,14 @@ class UnitWorker {
           stride_(static_cast<int>(unit_stride(job.batch.size))),
           classes_(static_cast<int>(network_.classes())),
           tile_rows_(engine_.kernels().tile_rows),
-          sums_(units_at_a_time * stride_),
-          activations_(units_at_a_time * stride_),
+          units_(units_at_a_time(job.batch.size)),
+          sums_(units_ * stride_),
+          activations_(units_ * stride_),
           change_(stride_),
-          plus_(units_at_a_time * stride_),
-          minus_(units_at_a_time * stride_),
-          reached_{Buffer<std::uint16_t>(units_at_a_time * stride_ / 16),
-                   Buffer<std::uint16_t>(units_at_a_time * stride_ / 16)},
-          losses_(2 * units_at_a_time * stride_),
+          plus_(units_ * stride_),
+          minus_(units_ * stride_),
+          reached_{Buffer<std::uint16_t>(units_ * stride_ / 16), Buffer<std::uint16_t>(units_ * stride_ / 16)},
+          losses_(2 * units_ * stride_),
           output_sums_(static_cast<std::int64_t>(classes_) * stride_),
           weights_(stride_),
           masks_(static_cast<std::int64_t>(classes_) * stride_),
@@ -101,7 +105,7 @@ class UnitWorker {
           stack_{engine_.matrix(rows_at_a_time, network_.widest_output()),
                  engine_.matrix(rows_at_a_time, network_.widest_output())},
           scaled_bias_(engine_.matrix(1, network_.widest_output())) {
-        for (int b = 0; b < samples_; ++b) rows_.emplace_back(2 * units_at_a_time);
+        for (int b = 0; b < samples_; ++b) rows_.emplace_back(2 * units_);
         for (int l = 0; l < network_.depth(); ++l) biases_.push_back(unit_biases(job, l));
         for (std::int64_t k = 0; k < next_stride_; ++k) every_[k] = static_cast<std::int32_t>(k);
     }
@@ -109,7 +113,7 @@ class UnitWorker {
     void run(const Item& item) {
         const Layer& layer = network_.layer(item.layer);
         start(item.block);
-        const std::int64_t end = std::min(item.unit + units_at_a_time, layer.fan_out);
+        const std::int64_t end = std::min(item.unit + units_, layer.fan_out);
         unit_transpose(job_.sums(item.layer, row_) + item.unit, layer.fan_out, samples_, end - item.unit, sums_.data());
         std::copy_n(sums_.data(), (end - item.unit) * stride_, activations_.data());
         cross(layer, item.unit, end - item.unit, activations_.data());
@@ -391,6 +395,7 @@ class UnitWorker {
     int stride_;
     int classes_;
     int tile_rows_;
+    std::int64_t units_;                      // at a time
     std::vector<std::vector<float>> biases_;  // as the boundary adds them
     // Of the batch.
     std::int64_t row_ = -1;
@@ -440,9 +445,10 @@ void unit_evaluate(const UnitJob& job, PairRange pairs, const UnitResults& resul
                     results.centre + first_batch * job.batch.size);
     }
     std::vector<Item> items;
+    const std::int64_t step = units_at_a_time(job.batch.size);
     for (std::int64_t block = first; block < end; ++block) {
         for (int layer = 0; layer < job.layout.depth(); ++layer) {
-            for (std::int64_t unit = 0; unit < job.network.layer(layer).fan_out; unit += units_at_a_time) {
+            for (std::int64_t unit = 0; unit < job.network.layer(layer).fan_out; unit += step) {
                 items.push_back({block, layer, unit});
             }
         }
