@@ -103,6 +103,22 @@ def test_fitness_is_that_of_the_outputs(isa, case, directions):
     oracle.assert_bitwise_equal(each.fitness, fitness.values)
 
 
+@functools.lru_cache
+def baseline_losses(case: str) -> np.ndarray:
+    isa = fpes.get_isa()
+    fpes.set_isa("baseline")
+    try:
+        return population(case).evaluate(*setting(case)[1:], per_sample=True).values
+    finally:
+        fpes.set_isa(isa)
+
+
+@each_case
+def test_losses_are_the_same_in_every_instruction_set(isa, case):
+    losses = population(case).evaluate(*setting(case)[1:], per_sample=True)
+    oracle.assert_bitwise_equal(losses.values, baseline_losses(case), f"{case}, {isa}")
+
+
 def test_the_centre_is_evaluated_too(isa):
     ours, (theta, x, labels) = population("three layers"), setting("three layers")
     evaluation = ours.evaluate(x, labels)

@@ -84,6 +84,9 @@ class UnitWorker {
           classes_(static_cast<int>(network_.classes())),
           tile_rows_(engine_.kernels().tile_rows),
           units_(units_at_a_time(job.batch.size)),
+          pairs_fit_(2 * samples_ <= lanes_ && !results.outputs),
+          pair_changes_(entries_at_a_time * lanes_),
+          pair_losses_(entries_at_a_time * lanes_),
           sums_(units_ * stride_),
           activations_(units_ * stride_),
           change_(stride_),
@@ -142,8 +145,13 @@ class UnitWorker {
         for (int b = 0; b < samples_; ++b) weights_[b] = results_.weights ? results_.weights[row_ + b] : 1.0f;
         unit_transpose(job_.sums(last_, row_), classes_, samples_, classes_, output_sums_.data());
         std::fill_n(masks_.data(), static_cast<std::int64_t>(classes_) * stride_, 0u);
-        if (!job_.batch.labels) return;
-        for (int b = 0; b < samples_; ++b) masks_[job_.batch.labels[row_ + b] * stride_ + b] = ~0u;
+        for (int b = 0; job_.batch.labels && b < samples_; ++b) {
+            masks_[job_.batch.labels[row_ + b] * stride_ + b] = ~0u;
+        }
+        for (int c = 0; pairs_fit_ && c < classes_; ++c) {
+            std::copy_n(output_sums_.data() + c * stride_, lanes_ / 2, output_sums_.data() + c * stride_ + lanes_ / 2);
+            std::copy_n(masks_.data() + c * stride_, lanes_ / 2, masks_.data() + c * stride_ + lanes_ / 2);
+        }
     }
 
     void cross(const Layer& layer, std::int64_t unit, std::int64_t units, float* v) {
@@ -177,7 +185,13 @@ class UnitWorker {
                                            reached_[0].data());
             engine_.kernels().unit_reached(minus_.data(), static_cast<std::int64_t>(units) * stride_,
                                            reached_[1].data());
-            layer_ + 1 == last_ ? change_output_sums(units) : change_next_sums(units);
+            if (layer_ + 1 < last_) {
+                change_next_sums(units);
+            } else if (pairs_fit_) {
+                change_output_sums_of_pairs(units);
+            } else {
+                change_output_sums(units);
+            }
         }
         finish_outputs();
         finish(units);
@@ -221,6 +235,32 @@ class UnitWorker {
             }
         }
         finish_output_sums();
+    }
+
+    // The same where both signs fit one vector: a member takes a half of it.
+    void change_output_sums_of_pairs(int units) {
+        for (int u = 0; u < units; ++u) {
+            if (*reached_of(2 * u) == 0 && *reached_of(2 * u + 1) == 0) continue;
+            const auto count = static_cast<int>(entries_.size());
+            float* change = pair_changes_.data() + count * lanes_;
+            for (int sign = 0; sign < 2; ++sign) {
+                std::copy_n(change_of(2 * u + sign), lanes_ / 2, change + sign * lanes_ / 2);
+            }
+            entries_.push_back({change, weights_of(2 * u), 0, pair_losses_.data() + count * lanes_});
+            members_.push_back(2 * u);
+            if (count + 1 == entries_at_a_time) finish_pairs();
+        }
+        finish_pairs();
+    }
+
+    void finish_pairs() {
+        const std::vector<int> pairs = members_;
+        finish_output_sums();
+        for (std::size_t e = 0; e < pairs.size(); ++e) {
+            for (int sign = 0; sign < 2; ++sign) {
+                std::copy_n(pair_losses_.data() + e * lanes_ + sign * lanes_ / 2, samples_, losses_of(pairs[e] + sign));
+            }
+        }
     }
 
     void finish_output_sums() {
@@ -395,7 +435,10 @@ class UnitWorker {
     int stride_;
     int classes_;
     int tile_rows_;
-    std::int64_t units_;                      // at a time
+    std::int64_t units_;  // at a time
+    bool pairs_fit_;      // whether both members of a pair go into one vector
+    Buffer<float> pair_changes_;
+    Buffer<float> pair_losses_;
     std::vector<std::vector<float>> biases_;  // as the boundary adds them
     // Of the batch.
     std::int64_t row_ = -1;
