@@ -288,6 +288,21 @@ def exact_gradient(net, theta, x, y, ridge: bool) -> np.ndarray:
     return result
 
 
+def test_white_directions_take_large_batches(isa):
+    """More samples than a Gram matrix is made for, and fewer units at a time."""
+    net = fpes.LinearNetwork([5, 40, 3])
+    perturbation = fpes.OneUnit("white")
+    ours = fpes.Population(
+        net, net.init(0) * 3, size=perturbation.members(net.sizes), sigma=0.3, perturbation=perturbation
+    )
+    rng = np.random.default_rng(2)
+    x, y = rng.random((3001, 5), dtype=np.float32), rng.integers(0, 3, 3001)
+    each = ours.evaluate(x, y, per_sample=True)
+    oracle.assert_bitwise_equal(ours.evaluate(x, y), oracle.fitness(-each.values), isa)
+    losses = -np.stack([oracle.cross_entropy(logits, y) for logits in ours.forward(x)])
+    np.testing.assert_allclose(each, losses, rtol=1e-6, atol=1e-6)
+
+
 # --- Degenerate batches, and what is refused --------------------------------------------------------------------------
 
 

@@ -27,10 +27,11 @@ namespace fpes {
 namespace {
 
 // Units of a layer that a thread takes at a time: so few that the weights that lead on from them stay in the
-// second-level cache, and fewer where the batch is large, for there are lists for each unit and sample.
+// second-level cache, and fewer where the batch is large, for there are lists for each unit and sample. A multiple
+// of 8.
 std::int64_t units_at_a_time(std::int64_t samples) {
     constexpr std::int64_t fewest = 8, most = 128, most_lists = 1 << 17;
-    return std::clamp(most_lists / samples, fewest, most);
+    return std::clamp(most_lists / samples / fewest * fewest, fewest, most);
 }
 // Vectors of samples whose logits are kept at a time; rows that go up through the layers together.
 constexpr int entries_at_a_time = 24;
@@ -211,8 +212,7 @@ class UnitWorker {
         return job_.theta + above.weight_offset + (unit_ + member / 2) * above.fan_out;
     }
 
-    // --- the three cases
-    // ----------------------------------------------------------------------------------------------
+    // --- the three cases ---
 
     void change_logits(int units) {
         for (int m = 0; m < 2 * units; ++m) {
@@ -350,8 +350,7 @@ class UnitWorker {
         }
     }
 
-    // --- logits and losses
-    // --------------------------------------------------------------------------------------------
+    // --- logits and losses ---
 
     // Adds a vector of samples, from `sample` on, with the sums of the unperturbed network, and returns those.
     float* add_output(int sample, float* loss, int member) {
@@ -408,8 +407,7 @@ class UnitWorker {
         }
     }
 
-    // --- fitness
-    // ------------------------------------------------------------------------------------------------------
+    // --- fitness ---
 
     void finish(int units) {
         const std::int64_t row = 2 * (first_pair_ - pairs_.begin);
