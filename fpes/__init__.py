@@ -15,7 +15,7 @@ from fpes.health import DivergedError, TrainingWarning
 from fpes.network import LinearNetwork
 from fpes.noise import noise
 from fpes.optimisers import SGD, Adam, ClipUp
-from fpes.perturbations import FullRank, LowRank, NodePerturbation
+from fpes.perturbations import FullRank, LowRank, NodePerturbation, OneUnit
 from fpes.population import Population
 from fpes.primitives import bias_add, gemm, multiply
 from fpes.saving import NotSavedError
@@ -38,6 +38,7 @@ __all__ = [
     "LowRank",
     "NodePerturbation",
     "NotSavedError",
+    "OneUnit",
     "Population",
     "TrainingWarning",
     "WarmUp",

@@ -12,7 +12,7 @@ import numpy as np
 
 from fpes.datasets import Augmentation, ImportanceSampling
 from fpes.optimisers import SGD, Adam, ClipUp
-from fpes.perturbations import FullRank, LowRank, NodePerturbation
+from fpes.perturbations import FullRank, LowRank, NodePerturbation, OneUnit
 from fpes.schedules import Constant, Cosine, Exponential, WarmUp
 
 _TYPES: dict[str, Any] = {
@@ -28,6 +28,7 @@ _TYPES: dict[str, Any] = {
         ImportanceSampling,
         LowRank,
         NodePerturbation,
+        OneUnit,
         SGD,
         WarmUp,
     )

@@ -18,6 +18,7 @@ class NoiseRole(Enum):
     factor_b = 3
     node = 4
     positions = 5
+    direction = 6
     init = 7
 
 class Family(Enum):
@@ -43,6 +44,9 @@ class Population:
         units: Sequence[int],
         draws: Sequence[int],
     ) -> None: ...
+
+class UnitPopulation:
+    def __init__(self, *, span: bool, seed: int, generation: int, sigma: float, draws: Sequence[int]) -> None: ...
 
 def supported_isas() -> list[str]: ...
 def lanes(isa: str, /) -> int: ...
@@ -165,6 +169,67 @@ def adam(
     before: tuple[int, int, int],
     count: int,
     after: tuple[int, int, int],
+    /,
+) -> None: ...
+def unit_prepare(
+    e: Execution,
+    f: Flush,
+    sizes: Sequence[int],
+    scaling: float,
+    theta: int,
+    population: UnitPopulation,
+    pairs: int,
+    x: int,
+    batch: tuple[int, int, int],
+    state: Sequence[int],
+    /,
+) -> None: ...
+def unit_evaluate(
+    e: Execution,
+    f: Flush,
+    sizes: Sequence[int],
+    scaling: float,
+    theta: int,
+    population: UnitPopulation,
+    pairs: int,
+    x: int,
+    batch: tuple[int, int, int],
+    state: Sequence[int],
+    first_pair: int,
+    end_pair: int,
+    labels: int,
+    results: Sequence[int],
+    /,
+) -> None: ...
+def unit_gradient(
+    e: Execution,
+    f: Flush,
+    sizes: Sequence[int],
+    scaling: float,
+    theta: int,
+    population: UnitPopulation,
+    pairs: int,
+    x: int,
+    batch: tuple[int, int, int],
+    state: Sequence[int],
+    weights: int,
+    integers: bool,
+    out: int,
+    /,
+) -> None: ...
+def unit_member(
+    e: Execution,
+    f: Flush,
+    sizes: Sequence[int],
+    scaling: float,
+    theta: int,
+    population: UnitPopulation,
+    pairs: int,
+    x: int,
+    batch: tuple[int, int, int],
+    state: Sequence[int],
+    index: int,
+    out: int,
     /,
 ) -> None: ...
 def weighted_sum(e: Execution, a: float, x: int, b: float, y: int, count: int, out: int, /) -> None: ...

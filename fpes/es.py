@@ -25,7 +25,7 @@ from fpes.health import DivergedError, warn
 from fpes.network import LinearNetwork
 from fpes.noise import LARGEST_SEED, LARGEST_WORD
 from fpes.optimisers import SGD, Adam, ClipUp, Memory, Optimiser, Step, norm, weighted_sum
-from fpes.perturbations import FullRank, NodePerturbation, Perturbation
+from fpes.perturbations import FullRank, NodePerturbation, OneUnit, Perturbation
 from fpes.population import Population
 from fpes.records import Record
 from fpes.schedules import Constant, Cosine, Exponential, Schedule, WarmUp
@@ -110,14 +110,14 @@ class ES:
         theta: initial parameters, float32 [net.parameters], finite. Copied.
         size: members of a population, even.
         sigma: standard deviation of the perturbation, above 0; or a schedule.
-        perturbation: FullRank() (default), LowRank(rank) or NodePerturbation().
+        perturbation: FullRank() (default), LowRank(rank), NodePerturbation() or OneUnit().
         optimiser: Adam() (default), SGD() or ClipUp().
         learning_rate: how far a step goes, 0 or above; or a schedule.
         weight_decay: fraction of the weights, not of the biases, that a step takes away, times the learning rate
             (Loshchilov & Hutter 2019, algorithm 2); or a schedule.
         clip: the largest Euclidean norm of the gradient; longer ones are shortened to it.
         shaping: "centred_ranks", "z_score", "sign" or "none" (shaping.py); by default centred ranks, and none for node
-            perturbation, whose gradient needs the differences themselves.
+            perturbation and OneUnit, whose gradients need the differences themselves.
         averaging: factor of the running mean of theta, from 0 (none) to below 1: `solution` is that mean.
         steps: how many generations are planned: schedules need to know.
         seed: of the noise, and of fit()'s minibatches, 0 ... 2**64 - 1.
@@ -465,9 +465,10 @@ class ES:
         evaluation = fitness if isinstance(fitness, Evaluation) else None
         if evaluation is not None:
             evaluation.check_belongs_to(population.origin)
-        elif isinstance(self.perturbation, NodePerturbation):
+        elif isinstance(self.perturbation, NodePerturbation | OneUnit):
             raise ValueError(
-                "fitness is an array, and the gradient of node perturbation needs the batch it belongs to: expected "
+                f"fitness is an array, and the gradient of {self.perturbation!r} needs the batch it belongs to: "
+                "expected "
                 "what ask().evaluate() gave, or its with_fitness(array)"
             )
         values = self._checked_fitness(to_host(plain(fitness)))
@@ -552,7 +553,7 @@ def _memory_names(memory: Memory) -> dict[str, FloatArray | None]:
 
 def _checked_shaping(shaping: str | None, perturbation: Perturbation) -> str:
     if shaping is None:
-        return "none" if isinstance(perturbation, NodePerturbation) else "centred_ranks"
+        return "none" if isinstance(perturbation, NodePerturbation | OneUnit) else "centred_ranks"
     if shaping not in SHAPINGS:
         raise ValueError(f"shaping is {shaping!r}, expected one of {', '.join(map(repr, SHAPINGS))}")
     return shaping

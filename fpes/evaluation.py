@@ -14,6 +14,7 @@ from fpes._backends import Array, Backend
 from fpes._backends.cuda_arrays import gpu_of
 from fpes.minibatch import Minibatch
 from fpes.network import LinearNetwork
+from fpes.one_unit import SeenByUnits
 from fpes.perturbations import Perturbation
 
 _SHARING = ("__cuda_array_interface__", "__dlpack__", "__dlpack_device__")
@@ -69,12 +70,14 @@ class Seen:
         samples: how many samples each member saw.
         inputs: a copy of them, where the gradient needs it (node perturbation), else None.
         sums: of the unperturbed network on them, float32, where the gradient needs it (node perturbation of one layer).
+        units: what OneUnit keeps of its batch, else None.
     """
 
     groups: int
     samples: int
     inputs: Minibatch | None
     sums: Array | None
+    units: SeenByUnits | None = None
 
 
 class Evaluation(NDArrayOperatorsMixin):
@@ -114,6 +117,12 @@ class Evaluation(NDArrayOperatorsMixin):
     def losses(self) -> Array | None:
         """Minus the values of each sample, [size, batch], a new array; None where there is one number for a member."""
         return negated(self._values.copy()) if self._values.ndim == 2 else None
+
+    @property
+    def centre_losses(self) -> Array | None:
+        """Losses of the unperturbed network, [groups, batch]; None where it wasn't evaluated: it is for OneUnit."""
+        units = self._seen.units
+        return None if units is None or units.centre is None else units.centre.reshape(self.groups, self.samples)
 
     @property
     def groups(self) -> int:

@@ -27,7 +27,7 @@ from fpes.datasets import Augmentation, Dataset, ImportanceSampling, Minibatches
 from fpes.devices import to_device, to_host
 from fpes.evaluation import Evaluation
 from fpes.health import DivergedError, active_fractions, diagnose, warn, weight_norms
-from fpes.perturbations import NodePerturbation
+from fpes.perturbations import NodePerturbation, OneUnit
 from fpes.records import Record
 from fpes.saving import Saver
 from fpes.shaping import all_equal
@@ -436,6 +436,8 @@ class _Loop:
         x, y = (to_device(array, es.device) for array in self.minibatches.samples(rows, step, self._strength(step)))
         if settings.fitness is not None:
             return population.evaluate(x, y, settings.fitness, chunk=settings.chunk), None
+        if isinstance(es.perturbation, OneUnit):
+            return self.evaluate_units(x, y, rows, weights, residuals)
         node = isinstance(es.perturbation, NodePerturbation)
         evaluation = population.evaluate(x, y, per_sample=node or importance is not None, chunk=settings.chunk)
         if importance is None or residuals is None:
@@ -445,6 +447,22 @@ class _Loop:
         weighted = groups * weights.reshape(evaluation.groups, 1, evaluation.samples)
         fitness = weighted.reshape(es.size, -1) if node else _mean(weighted, axis=2).ravel()
         return evaluation.with_fitness(fitness), residuals
+
+    def evaluate_units(
+        self,
+        x: Any,
+        y: Any,
+        rows: npt.NDArray[np.int64],
+        weights: FloatArray,
+        residuals: FloatArray | None,
+    ) -> tuple[Evaluation, FloatArray | None]:
+        """As evaluate(), of OneUnit: losses are weighted as they come, and those of the centre are remembered."""
+        es, importance = self.es, self.es.run.importance
+        weighted = to_device(weights.reshape(y.shape), es.device) if importance is not None else None
+        evaluation = es.ask().evaluate(x, y, sample_weights=weighted, chunk=self.settings.chunk)
+        if importance is None or residuals is None:
+            return evaluation, None
+        return evaluation, importance.updated(residuals, rows, to_host(evaluation.centre_losses).ravel())
 
     def _strength(self, step: int) -> float:
         """Of the augmentation."""

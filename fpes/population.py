@@ -11,9 +11,10 @@ from fpes.evaluation import Evaluation, Origin, Seen, checked_fitness, negated, 
 from fpes.minibatch import Minibatch, checked_minibatch
 from fpes.network import LinearNetwork
 from fpes.noise import LARGEST_SEED, LARGEST_WORD
-from fpes.perturbations import FullRank, LowRank, NodePerturbation, Perturbation, draws_of, units_of
+from fpes.one_unit import SeenByUnits, UnitMembers
+from fpes.perturbations import FullRank, LowRank, NodePerturbation, OneUnit, Perturbation, draws_of, units_of
 
-_FAMILIES = {FullRank: "full", LowRank: "low_rank", NodePerturbation: "node"}
+_FAMILIES = {FullRank: "full", LowRank: "low_rank", NodePerturbation: "node", OneUnit: "one_unit"}
 _SMALLEST_SIGMA, _LARGEST_SIGMA = 2.0**-126, 2.0**100
 _ONE_LAYER_FAMILIES = {LowRank: "one_layer_rank_one", NodePerturbation: "one_layer"}
 
@@ -31,7 +32,7 @@ class Population:
             take must lie on the same device, and what they give does, as CuPy arrays.
         size: members, an even number.
         sigma: standard deviation of the perturbation, from 2**-126 to 2**100.
-        perturbation: FullRank(), LowRank(rank) or NodePerturbation().
+        perturbation: FullRank(), LowRank(rank), NodePerturbation() or OneUnit().
         seed: 0 ... 2**64 - 1.
         generation: 0 ... 2**32 - 1; every generation has noise of its own.
 
@@ -64,13 +65,26 @@ class Population:
         self.sigma = _checked_sigma(sigma)
         self.perturbation = FullRank() if perturbation is None else perturbation
         if type(self.perturbation) not in _FAMILIES:
-            raise TypeError(f"perturbation is {perturbation!r}, expected a FullRank, LowRank or NodePerturbation")
+            raise TypeError(
+                f"perturbation is {perturbation!r}, expected a FullRank, LowRank, NodePerturbation or OneUnit"
+            )
         self.seed = _checks.integer("seed", seed, 0, LARGEST_SEED)
         self.generation = _checks.integer("generation", generation, 0, LARGEST_WORD)
         self._family = _FAMILIES[type(self.perturbation)]
         self._units: list[int] = []
         self._draws: list[int] = []
-        if not isinstance(self.perturbation, FullRank) and self.perturbation.one_layer_at_a_time:
+        self._unit_members: UnitMembers | None = None
+        if isinstance(self.perturbation, OneUnit):
+            self._unit_members = UnitMembers(
+                self._backend,
+                net._call(self.theta),
+                self.perturbation,
+                size=self.size,
+                sigma=self.sigma,
+                seed=self.seed,
+                generation=self.generation,
+            )
+        elif not isinstance(self.perturbation, FullRank) and self.perturbation.one_layer_at_a_time:
             self._family = _ONE_LAYER_FAMILIES[type(self.perturbation)]
             self._units = units_of(self.perturbation, net.sizes)
             self._draws = draws_of(self.perturbation, net.sizes)
@@ -97,6 +111,7 @@ class Population:
         loss: str | Callable[[Array, Any], Any] = "cross_entropy",
         *,
         per_sample: bool = False,
+        sample_weights: Array | None = None,
         chunk: int | None = None,
     ) -> Evaluation:
         """Fitness of every member: minus its mean loss over the batch; higher is better.
@@ -108,17 +123,25 @@ class Population:
             loss: "cross_entropy", in natural units; or a function that gives *fitness*: loss(outputs, y) of outputs
                 float32 [size, batch, classes] is float32 or float64 [size], or [size, batch], higher is better.
             per_sample: don't average over the batch. A function decides by what it gives.
+            sample_weights: float32 as y, finite: times the loss of each sample, before the mean is taken. For OneUnit
+                only; elsewhere per_sample gives what it takes to weight by oneself.
             chunk: how many members to evaluate at a time, an even number; chosen for you unless told. It bounds the
                 memory in use and changes no bits.
 
         Returns:
             an Evaluation, which is used as the array that it holds, float32 [size], or [size, batch] where per_sample;
-            and which tell() and gradient() take. For node perturbation it holds a copy of x.
+            and which tell() and gradient() take. For node perturbation and OneUnit it holds a copy of x.
 
         Raises:
             TypeError: x isn't float32, y not integer; a function's result no array of float32 or float64.
-            ValueError: wrong shapes, an empty batch, labels outside the classes, unknown loss, an odd chunk.
+            ValueError: wrong shapes, an empty batch, labels outside the classes, unknown loss, an odd chunk; groups
+                that cut blocks of OneUnit in two, or fewer samples in a minibatch than it has draws.
         """
+        if sample_weights is not None and self._unit_members is None:
+            raise ValueError(
+                f"sample_weights are for OneUnit only, and perturbation is {self.perturbation!r}: take per_sample=True "
+                "and weight the losses"
+            )
         if callable(loss):
             return self._evaluated_by(loss, x, y, chunk)
         if loss != "cross_entropy":
@@ -126,6 +149,10 @@ class Population:
         self._check_device(x=x, y=y)
         batch = self._checked_batch(x)
         labels = batch.labels(y, self.net.classes)
+        if self._unit_members is not None:
+            return self._evaluated_units(
+                self._unit_members, batch, labels, sample_weights, per_sample=per_sample, chunk=chunk
+            )
         calls = self._calls(batch, chunk)
         seen = self._seen(batch)
         fitness = self._backend.empty((self.size,))
@@ -142,12 +169,37 @@ class Population:
             )
         return Evaluation(self._backend, self.origin, seen, fitness if losses is None else negated(losses), fitness)
 
+    def _evaluated_units(
+        self,
+        members: UnitMembers,
+        batch: Minibatch,
+        labels: Array,
+        sample_weights: Array | None,
+        *,
+        per_sample: bool,
+        chunk: int | None,
+    ) -> Evaluation:
+        """As evaluate(), of OneUnit."""
+        weights = None
+        if sample_weights is not None:
+            weights = self._backend.finite("sample_weights", sample_weights, labels.shape)
+        seen = members.prepared(batch, labelled=True)
+        losses = self._backend.empty((self.size, batch.size)) if per_sample else None
+        fitness = members.evaluate(seen, labels, weights, losses, _checked_chunk(chunk))
+        return Evaluation(
+            self._backend,
+            self.origin,
+            Seen(batch.groups, batch.size, None, None, seen),
+            fitness if losses is None else negated(losses),
+            fitness,
+        )
+
     def _evaluated_by(self, fitness: Callable[[Array, Any], Any], x: Array, y: Any, chunk: int | None) -> Evaluation:
         """As evaluate(), by a fitness of the caller's own."""
         self._check_device(x=x)
         batch = self._checked_batch(x)
         seen = self._seen(batch)
-        given = fitness(self._outputs(seen.inputs or batch, seen.sums, chunk), y)
+        given = fitness(self._outputs(batch, seen, chunk), y)
         values = checked_fitness("what the fitness function gives", given, self._backend, self.size, batch.size)
         return Evaluation(self._backend, self.origin, seen, values)
 
@@ -166,33 +218,46 @@ class Population:
             ValueError: wrong shape, an empty batch, an odd chunk.
         """
         self._check_device(x=x)
-        return self._outputs(self._checked_batch(x), None, chunk)
+        batch = self._checked_batch(x)
+        return self._outputs(batch, self._seen(batch), chunk)
 
-    def _outputs(self, batch: Minibatch, sums: Array | None, chunk: int | None) -> Array:
-        calls = self._calls(batch, chunk)
+    def _outputs(self, batch: Minibatch, seen: Seen, chunk: int | None) -> Array:
+        if self._unit_members is not None and seen.units is not None:
+            return self._unit_members.outputs(seen.units, _checked_chunk(chunk))
+        batch, calls = seen.inputs or batch, self._calls(batch, chunk)
         outputs = self._backend.empty((self.size, batch.size, self.net.classes))
         for begin, end in calls:
-            self._backend.outputs(self._call, (begin, end), batch, sums, outputs[2 * begin : 2 * end])
+            self._backend.outputs(self._call, (begin, end), batch, seen.sums, outputs[2 * begin : 2 * end])
         return outputs
 
-    def member(self, i: int) -> Array:
+    def member(self, i: int, evaluation: Evaluation | None = None) -> Array:
         """Parameters of member i.
 
         Full rank: evaluating them gives the same bits as the population gives. Low rank: it doesn't quite, for the
         population adds the perturbation to the product and not to the weights, so the two round differently; biases
         have the same bits. (In flush mode "always" even a small difference of rounding can decide what is flushed.)
+        OneUnit is like low rank in this; its members depend on the batch.
+
+        Args:
+            i: from 0 to below size.
+            evaluation: of this population, for OneUnit.
 
         Returns:
             float32 [parameters].
 
         Raises:
-            ValueError: i outside the population; node perturbation, whose members differ by noise on each sample.
+            ValueError: i outside the population; the evaluation of another population, or none for OneUnit; node
+                perturbation, whose members differ by noise on each sample.
         """
         index = _checks.integer("i", i, 0, self.size - 1)
         if isinstance(self.perturbation, NodePerturbation):
             raise ValueError(
                 "a member of node perturbation has no parameters of its own: its noise differs for each sample"
             )
+        if evaluation is not None:
+            evaluation.check_belongs_to(self.origin)
+        if self._unit_members is not None:
+            return self._unit_members.member(_seen_by_units(evaluation, "members of OneUnit depend"), index)
         theta = self._backend.empty((self.net.parameters,))
         self._backend.member(self._call, index, theta)
         return theta
@@ -212,11 +277,14 @@ class Population:
         perturbs one layer, the noise of a unit that is zero in both members is left out: the loss doesn't depend on it,
         so it adds nothing to the expectation, only variance.
 
+        OneUnit: for each layer the mean over its draws of half the difference of a pair's weights, over its factor,
+        times its direction, in the column of its unit; biases have gradient zero.
+
         Args:
             weights: [size], int32 or float32. For node perturbation float32 [size], or [size, batch] to weight each
                 sample by itself, as evaluate(per_sample=True) gives it: much the better estimate. An Evaluation may
                 stand for both arguments.
-            evaluation: what the weights were made from. Node perturbation needs it, for the batch.
+            evaluation: what the weights were made from. Node perturbation and OneUnit need it, for the batch.
 
         Returns:
             float32 [parameters].
@@ -224,7 +292,7 @@ class Population:
         Raises:
             TypeError: weights neither integer nor float32.
             ValueError: wrong shape, NaN or infinity, integers too large, the evaluation of another population, node
-                perturbation without an evaluation.
+                perturbation or OneUnit without an evaluation.
         """
         if evaluation is None and isinstance(weights, Evaluation):
             evaluation = weights
@@ -234,6 +302,8 @@ class Population:
         self._check_device(weights=values)
         if isinstance(self.perturbation, NodePerturbation):
             return self._node_gradient(values, evaluation)
+        if self._unit_members is not None:
+            return self._unit_members.gradient(_seen_by_units(evaluation, "the gradient of OneUnit depends"), values)
         checked = self._checked_weights(values)
         result = self._backend.empty((self.net.parameters,))
         self._backend.gradient(self._call, checked, result)
@@ -275,6 +345,8 @@ class Population:
 
     def _seen(self, batch: Minibatch) -> Seen:
         """What an evaluation keeps of its batch, sums to be filled in."""
+        if self._unit_members is not None:
+            return Seen(batch.groups, batch.size, None, None, self._unit_members.prepared(batch, labelled=False))
         needed = isinstance(self.perturbation, NodePerturbation)
         sums = None
         if self._family == "one_layer":
@@ -296,13 +368,28 @@ class Population:
             size=self.size,
             family=self._family,
             rank=self.perturbation.rank if isinstance(self.perturbation, LowRank) else 1,
-            noise=self.perturbation.noise,
+            noise="rademacher" if isinstance(self.perturbation, OneUnit) else self.perturbation.noise,
             seed=self.seed,
             generation=self.generation,
             sigma=self.sigma,
             units=self._units,
             draws=self._draws,
         )
+
+
+def _seen_by_units(evaluation: Evaluation | None, what: str) -> SeenByUnits:
+    """What a OneUnit population made of the batch of its evaluation."""
+    units = None if evaluation is None else evaluation.seen.units
+    if units is None:
+        raise ValueError(
+            f"{what} on the batch: give the evaluation too, as in population.member(i, evaluation) "
+            "and population.gradient(weights, evaluation)"
+        )
+    return units
+
+
+def _checked_chunk(chunk: int | None) -> int | None:
+    return None if chunk is None else _checked_even("chunk", chunk)
 
 
 def _checked_sigma(value: float) -> float:

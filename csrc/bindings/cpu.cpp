@@ -12,6 +12,7 @@
 #include "../cpu/optimiser.hpp"
 #include "../cpu/population.hpp"
 #include "../cpu/primitives.hpp"
+#include "../cpu/unit.hpp"
 #include "../cpu/warp.hpp"
 #include "types.hpp"
 
@@ -42,6 +43,30 @@ class NetworkCall {
     int threads;
     Engine engine;
     PackedNetwork network;
+};
+
+// A population of one-unit members on a batch, with the arrays that keep what the batch makes of it.
+class UnitCall {
+   public:
+    UnitCall(const Execution& execution, Flush flush, const Sizes& sizes, float scaling, Address theta,
+             const UnitPopulation& population, std::int64_t pairs, Batches batch, const std::array<Address, 4>& state)
+        : call_(execution, flush, sizes, scaling, theta),
+          job{call_.engine,
+              call_.threads,
+              call_.network,
+              pointer<const float>(theta),
+              population,
+              UnitLayout(make_layers(sizes, scaling), population.draws),
+              batch,
+              pairs,
+              {pointer<float>(state[0]), pointer<float>(state[1]), pointer<double>(state[2]),
+               pointer<double>(state[3])}} {}
+
+   private:
+    NetworkCall call_;
+
+   public:
+    UnitJob job;
 };
 
 // Whether this thread is the one in which Python handles signals. Needs the GIL.
@@ -215,6 +240,50 @@ PYBIND11_MODULE(_cpu, m) {
                   incremental_gradient(job, node_weights(weights, per_sample, job.batch), pointer<float>(out));
               });
           });
+
+    m.def("unit_prepare", [](const Execution& execution, Flush flush, const Sizes& sizes, float scaling, Address theta,
+                             const UnitPopulation& population, std::int64_t pairs, Address x, const BatchShape& batch,
+                             const std::array<Address, 4>& state) {
+        without_gil([&] {
+            const UnitCall call(execution, flush, sizes, scaling, theta, population, pairs, batches_at(x, 0, batch),
+                                state);
+            unit_prepare(call.job);
+        });
+    });
+    m.def("unit_evaluate", [](const Execution& execution, Flush flush, const Sizes& sizes, float scaling, Address theta,
+                              const UnitPopulation& population, std::int64_t pairs, Address x, const BatchShape& batch,
+                              const std::array<Address, 4>& state, std::int64_t first_pair, std::int64_t end_pair,
+                              Address labels, const std::array<Address, 5>& results) {
+        without_gil([&] {
+            const UnitCall call(execution, flush, sizes, scaling, theta, population, pairs,
+                                batches_at(x, labels, batch), state);
+            unit_evaluate(call.job, {first_pair, end_pair},
+                          {pointer<const float>(results[0]), pointer<float>(results[1]), pointer<float>(results[2]),
+                           pointer<float>(results[3]), pointer<float>(results[4])});
+        });
+    });
+    m.def("unit_gradient", [](const Execution& execution, Flush flush, const Sizes& sizes, float scaling, Address theta,
+                              const UnitPopulation& population, std::int64_t pairs, Address x, const BatchShape& batch,
+                              const std::array<Address, 4>& state, Address weights, bool integers, Address out) {
+        without_gil([&] {
+            const UnitCall call(execution, flush, sizes, scaling, theta, population, pairs, batches_at(x, 0, batch),
+                                state);
+            if (integers) {
+                unit_gradient(call.job, pointer<const std::int64_t>(weights), pointer<float>(out));
+            } else {
+                unit_gradient(call.job, pointer<const float>(weights), pointer<float>(out));
+            }
+        });
+    });
+    m.def("unit_member", [](const Execution& execution, Flush flush, const Sizes& sizes, float scaling, Address theta,
+                            const UnitPopulation& population, std::int64_t pairs, Address x, const BatchShape& batch,
+                            const std::array<Address, 4>& state, std::int64_t index, Address out) {
+        without_gil([&] {
+            const UnitCall call(execution, flush, sizes, scaling, theta, population, pairs, batches_at(x, 0, batch),
+                                state);
+            unit_member(call.job, index, pointer<float>(out));
+        });
+    });
 
     m.def("adam", [](const Execution& execution, const std::array<float, 6>& step, Address gradient,
                      const std::array<Address, 3>& before, std::int64_t count, const std::array<Address, 3>& after) {

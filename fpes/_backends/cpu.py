@@ -9,7 +9,7 @@ import numpy as np
 
 from fpes import _checks, _cpu, _settings
 from fpes._backends.base import Backend, Shape
-from fpes._backends.description import Array, PopulationCall
+from fpes._backends.description import Array, PopulationCall, UnitCall
 
 if TYPE_CHECKING:
     from fpes.minibatch import Minibatch
@@ -43,7 +43,7 @@ class CpuBackend(Backend):
     def labels(self, name: str, value: Any, shape: Shape, classes: int) -> Array:
         return _checks.labels(name, value, shape, classes)
 
-    def integer_weights(self, name: str, value: Array, population: PopulationCall) -> Array:
+    def integer_weights(self, name: str, value: Array, population: PopulationCall | UnitCall) -> Array:
         _checks.check_shape(name, value.shape, (population.size,))
         largest = max(abs(int(value.max())), abs(int(value.min())))
         if largest > _LARGEST_WEIGHT:

@@ -19,7 +19,7 @@ from fpes._backends import cuda_modules
 from fpes._backends.base import Backend, Shape
 from fpes._backends.cuda_arrays import as_cupy, import_cupy
 from fpes._backends.cuda_errors import out_of_memory, translated
-from fpes._backends.description import Array, PopulationCall
+from fpes._backends.description import Array, PopulationCall, UnitCall
 
 if TYPE_CHECKING:
     from fpes.minibatch import Minibatch
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 _WORKSPACE_BYTES = 2**30
 
 
-def _largest_weight(population: PopulationCall) -> int:
+def _largest_weight(population: PopulationCall | UnitCall) -> int:
     """Magnitude of integer weights up to which kernels sum exactly: in 64 bits, and low rank's terms fit 32 bits."""
+    if isinstance(population, UnitCall):
+        return 2**31 - 1  # each becomes a double
     fits = 2**30 if population.family == "full" else 2**26
     return min(fits, 2**62 // (population.size * population.rank * 64))
 
@@ -95,7 +97,7 @@ class CudaBackend(Backend):
         _checks.check_shape(name, array.shape, shape)
         return self._as_int32(array, -1, classes)
 
-    def integer_weights(self, name: str, value: Array, population: PopulationCall) -> Array:
+    def integer_weights(self, name: str, value: Array, population: PopulationCall | UnitCall) -> Array:
         _checks.check_shape(name, value.shape, (population.size,))
         limit = _largest_weight(population)
         return self._as_int32(value, -limit - 1, limit + 1)

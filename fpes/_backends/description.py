@@ -59,3 +59,48 @@ class PopulationCall:
     def pairs(self) -> int:
         """Antithetic pairs."""
         return self.size // 2
+
+
+@dataclass(frozen=True)
+class UnitCall:
+    """A population whose members differ from a network in one unit's weights.
+
+    Args:
+        network: its centre.
+        size: members.
+        span: whether directions lie in the span of a layer's inputs; otherwise they are white.
+        seed: 0 ... 2**64 - 1.
+        generation: 0 ... 2**32 - 1.
+        sigma: root mean square of what a member changes in its unit's pre-activations.
+        draws: of each layer, in a block of members.
+    """
+
+    network: NetworkCall
+    size: int
+    span: bool
+    seed: int
+    generation: int
+    sigma: float
+    draws: Sequence[int]
+
+    @property
+    def pairs(self) -> int:
+        """Antithetic pairs."""
+        return self.size // 2
+
+
+@dataclass(frozen=True)
+class UnitState:
+    """What a batch makes of such a population: arrays that are filled once, and that all later calls read.
+
+    Args:
+        sums: of the unperturbed network, float32: for each layer [groups * batch, fan_out].
+        changes: float32 [blocks, draws, batch], of the pre-activations by a draw's + member.
+        solutions: float64, likewise: the coefficients of the inputs in a draw's direction. Empty for white ones.
+        factors: float64 [groups, layers], times a direction: the change of the weights.
+    """
+
+    sums: Array
+    changes: Array
+    solutions: Array
+    factors: Array
