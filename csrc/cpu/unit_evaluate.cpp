@@ -132,7 +132,10 @@ class UnitWorker {
     void run_centre(std::int64_t block, float* losses) {
         start(block);
         std::vector<float> own(stride_);
-        for (int b = 0; b < stride_; b += lanes_) add_output(b, own.data() + b, -1);
+        for (int b = 0; b < stride_; b += lanes_) {
+            add_output(b, own.data() + b, -1);
+            finish_outputs_if_full();
+        }
         finish_outputs();
         std::copy_n(own.data(), samples_, losses + row_);
     }
