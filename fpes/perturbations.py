@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import SupportsIndex
 
 from fpes import _checks
 from fpes.noise import check_kind
@@ -134,7 +136,7 @@ class OneUnit:
         if self.directions not in ("span", "white"):
             raise ValueError(f"directions is {self.directions!r}, expected 'span' or 'white'")
         if self.draws is not None:
-            object.__setattr__(self, "draws", tuple(self.draws))
+            object.__setattr__(self, "draws", _numbers("draws", self.draws))
 
     def members(self, sizes: Sequence[int]) -> int:
         """Members of a block, for a network with these sizes: a population's size is a multiple of it.
@@ -149,13 +151,18 @@ Perturbation = FullRank | LowRank | NodePerturbation | OneUnit
 
 
 def _freeze(perturbation: LowRank | NodePerturbation) -> None:
-    """Lists as tuples, so that equal perturbations are equal and can be hashed."""
-    if isinstance(perturbation.units, Sequence):
-        object.__setattr__(perturbation, "units", tuple(perturbation.units))
+    """Lists and arrays as tuples of Python's numbers, so that equal perturbations are equal and can be hashed."""
+    if isinstance(perturbation.units, Iterable):
+        object.__setattr__(perturbation, "units", _numbers("units", perturbation.units))
     if perturbation.draws is not None:
-        if not isinstance(perturbation.draws, Sequence):
-            raise TypeError(f"draws is {perturbation.draws!r}, expected a sequence with one number for each layer")
-        object.__setattr__(perturbation, "draws", tuple(perturbation.draws))
+        object.__setattr__(perturbation, "draws", _numbers("draws", perturbation.draws))
+
+
+def _numbers(name: str, values: Iterable[int | None]) -> tuple[int | None, ...]:
+    """One for each layer. What is no integer is left to the checks of who knows the layers."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} is {values!r}, expected a sequence with one number for each layer")
+    return tuple(operator.index(value) if isinstance(value, SupportsIndex) else value for value in values)
 
 
 def units_of(perturbation: LowRank | NodePerturbation, sizes: Sequence[int]) -> list[int]:

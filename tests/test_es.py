@@ -211,7 +211,7 @@ class TestRefusals:
             ({"optimiser": type("Lion", (fpes.SGD,), {})()}, TypeError, "optimiser is Lion.*expected an SGD"),
             ({"learning_rate": type("Steps", (fpes.Cosine,), {})(0.1)}, TypeError, "learning_rate is Steps.*a number"),
             ({"learning_rate": lambda step: 0.1}, TypeError, "learning_rate is <function.*a number"),
-            ({"sigma": 10**400}, ValueError, "sigma is too large"),
+            ({"sigma": 10**400}, ValueError, "sigma is beyond what a float can hold"),
         ],
     )
     def test_settings(self, settings, error, words):
