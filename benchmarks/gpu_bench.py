@@ -29,7 +29,7 @@ from fpes._backends.cuda import cuda_backend
 
 ROUNDS = 9
 ROUND_SECONDS = 0.03  # of each variant in a round
-PEAK_STEPS = 20_000
+PEAK_STEPS = 5_000
 MEMBERS_AT_A_TIME = 64  # whose weights a peer materialises: 170 MB for 784-512-512-10
 GEMM_SHAPES = [(4096, 4096, 4096), (8192, 512, 512), (1024, 1024, 1024)]
 MNIST = "784-512-512-10"
@@ -127,29 +127,29 @@ def _shared_weights(cupy: Any, family: str, size: int, batch: int) -> list[Varia
     return [inference, *variants]
 
 
-def _population(cupy: Any, case: Case, flush: str = "boundary", noise: str = "binomial") -> tuple[Any, Any, Any]:
+def population(cupy: Any, case: Case, flush: str = "boundary", noise: str = "binomial") -> tuple[Any, Any, Any]:
     """A population on the GPU, x and labels."""
     net = case.net.with_flush(flush)
     perturbation = PERTURBATIONS[case.family] if noise == "binomial" else fpes.FullRank(noise)
     theta = net.init(0, device="cuda")
-    population = fpes.Population(net, theta, size=case.size, sigma=SIGMA, perturbation=perturbation)
-    return population, *(cupy.asarray(array) for array in case.data())
+    members = fpes.Population(net, theta, size=case.size, sigma=SIGMA, perturbation=perturbation)
+    return members, *(cupy.asarray(array) for array in case.data())
 
 
 def _evaluate(cupy: Any, case: Case, flush: str, noise: str = "binomial") -> Variant:
-    population, x, y = _population(cupy, case, flush, noise)
+    members, x, y = population(cupy, case, flush, noise)
     name = f'fpes, {case.family}, {noise}, "{flush}"'
-    return Variant(name, lambda: population.evaluate(x, y), case.flops, member_samples=case.member_samples)
+    return Variant(name, lambda: members.evaluate(x, y), case.flops, member_samples=case.member_samples)
 
 
 def _gradient(cupy: Any, case: Case) -> Variant:
-    population, x, y = _population(cupy, case)
+    members, x, y = population(cupy, case)
     if case.family == "node":
-        weights = population.evaluate(x, y, per_sample=True)
+        weights = members.evaluate(x, y, per_sample=True)
     else:
-        weights = cupy.asarray(fpes.centred_ranks(cupy.asnumpy(population.evaluate(x, y))))
+        weights = cupy.asarray(fpes.centred_ranks(cupy.asnumpy(members.evaluate(x, y))))
     flops = 2.0 * case.net.parameters * (case.member_samples if case.family == "node" else case.size / 2)
-    return Variant("fpes, gradient", lambda: population.gradient(weights), flops)
+    return Variant("fpes, gradient", lambda: members.gradient(weights), flops)
 
 
 def _training_step(cupy: Any) -> list[Variant]:

@@ -1,6 +1,6 @@
-"""Everything that a GPU can tell about fpes, in three steps of a few minutes: build, test, bench.
+"""Everything that a GPU can tell about fpes, in four steps of a few minutes: build, test, bench, profile.
 
-    make gpu-check OUT=folder            all three
+    make gpu-check OUT=folder            all four
     make gpu-check-build OUT=folder      and so on: one at a time
 
 Nothing is fetched and nothing is installed: the package is built with the Python packages that are there into
@@ -8,12 +8,13 @@ build/gpu-check, and used from there. Each step writes its part of OUT/gpu-check
 made: what a step found stays there whatever becomes of the next.
 
 Needs Python 3.11 or newer with cupy, numpy, pybind11, scikit-build-core, cmake, ninja, pytest, pytest-benchmark,
-pytest-timeout; PyTorch, JAX and compute-sanitizer are used where they are. Exit status 0 means that everything passed.
+pytest-timeout; PyTorch, JAX, compute-sanitizer and ncu are used where they are. Exit status 0: everything passed.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import platform
@@ -22,6 +23,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -31,8 +33,11 @@ INSTALLED = ROOT / "build" / "gpu-check"
 TEST_SECONDS = 300  # of the test step's GPU tests
 SANITIZER_SECONDS = 100  # of each tool
 BENCH_SECONDS = 400
-# What compute-sanitizer runs: every kernel on small sizes. It makes a kernel some hundred times slower.
-SANITIZED = "test_gpu_bits and (odd or everything or edges_of or noise) and binomial and boundary and not MNIST"
+SANITIZERS = ("memcheck", "synccheck", "initcheck", "racecheck")
+STALL, STALL_END = "smsp__average_warps_issue_stalled_", "_per_issue_active.ratio"
+PROFILE_SECONDS = 120
+# What a profile is of: the first launch of each.
+PROFILED = "gemm_kernel|full_rank_kernel|shared_weights_kernel|terms_kernel|low_rank_kernel"
 
 
 class StepError(Exception):
@@ -42,7 +47,7 @@ class StepError(Exception):
 def main() -> int:
     """Run the steps that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("steps", nargs="+", choices=["build", "test", "bench"])
+    parser.add_argument("steps", nargs="+", choices=list(STEPS))
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -51,7 +56,7 @@ def main() -> int:
         began = time.monotonic()
         say(f"--- {step}")
         try:
-            found = {"build": build, "test": test, "bench": bench}[step](out)
+            found = STEPS[step](out)
         except StepError as error:
             say(f"gpu-check {step}: {error}")
             record(out, step, {"failed": str(error), "seconds": time.monotonic() - began})
@@ -71,7 +76,8 @@ def say(words: str) -> None:
 
 def environment() -> dict[str, str]:
     """In which Python imports the package that was built here, and not the sources beside it."""
-    return {**os.environ, "PYTHONPATH": str(INSTALLED), "PYTHONSAFEPATH": "1"}
+    path = os.pathsep.join(filter(None, [str(INSTALLED), str(ROOT / "tests" / "gpu"), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
 
 def run(command: list[str], log: Path, seconds: float) -> int:
@@ -98,6 +104,7 @@ def last_lines(log: Path, count: int = 15) -> str:
 
 def build(out: Path) -> dict[str, Any]:
     """Both CUDA builds, without fetching anything."""
+    check_versions()
     shutil.rmtree(INSTALLED, ignore_errors=True)
     log = out / "build.log"
     pip = [sys.executable, "-m", "pip", "install", "--verbose", "--no-build-isolation", "--no-deps", "--no-index"]
@@ -119,6 +126,22 @@ def build(out: Path) -> dict[str, Any]:
     return {"config": config, "python": platform.python_version(), "machine": machine()}
 
 
+def check_versions() -> None:
+    """What the build and the tests can't do without, before any time is spent."""
+    least = {"cupy-cuda13x": 13, "numpy": 1, "pybind11": 2, "scikit-build-core": 1, "pytest": 8}
+    found = {}
+    for name in least:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "missing"
+    say(", ".join(f"{name} {version}" for name, version in found.items()))
+    bad = [name for name in least if found[name] == "missing" or int(found[name].partition(".")[0]) < least[name]]
+    if bad:
+        wanted = ", ".join(f"{name} {found[name]}, expected {least[name]} or newer" for name in bad)
+        raise StepError(f"{wanted}: for {sys.executable} (a folder of packages can be named by PYTHONPATH)")
+
+
 def machine() -> dict[str, str]:
     """What nvidia-smi says of the GPU and its clocks, where it is."""
     if shutil.which("nvidia-smi") is None:
@@ -135,7 +158,8 @@ def test(out: Path) -> dict[str, Any]:
     """The GPU tests, the flush rule among them, then the small ones under compute-sanitizer."""
     need_build()
     log, results = out / "tests.log", out / "tests.xml"
-    pytest = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/gpu", "--require-gpu"]
+    # Warnings of other packages, whose versions nobody here chose, are no failures.
+    pytest = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-W", "default", "tests/gpu", "--require-gpu"]
     status = run([*pytest, "-q", "--maxfail=50", f"--junitxml={results}"], log, TEST_SECONDS)
     if status == 124:
         raise StepError(f"the tests took longer than {TEST_SECONDS} s; the end of {log}:\n{last_lines(log)}")
@@ -146,7 +170,7 @@ def test(out: Path) -> dict[str, Any]:
     if found["failures"]:
         reason = next(iter(found["reasons"]), "")
         return {**found, "failed": f"{found['failures']} GPU tests failed, the first with: {reason} (see {log})"}
-    found["sanitizer"] = {tool: sanitize(tool, pytest, out) for tool in ("memcheck", "racecheck")}
+    found["sanitizer"] = {tool: sanitize(tool, pytest, out) for tool in SANITIZERS}
     bad = [tool for tool, verdict in found["sanitizer"].items() if verdict == "errors"]
     return {**found, "failed": f"compute-sanitizer found errors: {', '.join(bad)}"} if bad else found
 
@@ -170,12 +194,12 @@ def read_tests(results: Path) -> dict[str, Any]:
 
 
 def sanitize(tool: str, pytest: list[str], out: Path) -> str:
-    """One tool of compute-sanitizer on the small sizes: "clean", "errors", or why it says nothing."""
+    """One tool of compute-sanitizer on every kernel: "clean", "errors", or why it says nothing."""
     sanitizer = shutil.which("compute-sanitizer")
     if sanitizer is None:
         return "compute-sanitizer is not installed"
     log = out / f"sanitizer-{tool}.log"
-    command = [sanitizer, "--tool", tool, "--error-exitcode", "77", *pytest, "-q", "-k", SANITIZED]
+    command = [sanitizer, "--tool", tool, "--error-exitcode", "77", *pytest, "-q", "-p", "no_pool", "-m", "sanitizer"]
     status = run(command, log, SANITIZER_SECONDS)
     verdict = {0: "clean", 77: "errors", 124: f"not finished after {SANITIZER_SECONDS} s"}.get(
         status, f"status {status}"
@@ -201,6 +225,61 @@ def bench(out: Path) -> dict[str, Any]:
     return dict(json.loads(results.read_text()))
 
 
+def profile(out: Path) -> dict[str, Any]:
+    """What bounds the main kernels, by Nsight Compute; nothing where it isn't installed."""
+    need_build()
+    ncu = shutil.which("ncu")
+    if ncu is None:
+        return {"skipped": "ncu is not installed"}
+    report, log = out / "profile.ncu-rep", out / "profile.log"
+    script = [sys.executable, str(ROOT / "benchmarks" / "gpu_profile.py")]
+    options = [
+        "--set",
+        "full",
+        "--clock-control",
+        "none",
+        "-k",
+        f"regex:{PROFILED}",
+        "-c",
+        "12",
+        "-f",
+        "-o",
+        str(report),
+    ]
+    status = run([ncu, *options, *script], log, PROFILE_SECONDS)
+    if status != 0 or not report.exists():
+        raise StepError(f"ncu ended with status {status}; the end of {log}:\n{last_lines(log, 4)}")
+    table = out / "profile.csv"
+    if run([ncu, "--import", str(report), "--page", "raw", "--csv"], table, PROFILE_SECONDS) != 0:
+        raise StepError(f"ncu can't read its report: {last_lines(table, 4)}")
+    return {"kernels": read_profile(table.read_text(errors="replace"))}
+
+
+def read_profile(table: str) -> list[dict[str, Any]]:
+    """The kernels of ncu's table: time, busy parts in percent, why warps waited (warps for an issued instruction)."""
+    rows = list(csv.reader(line for line in table.splitlines() if line.startswith('"')))
+    names, kernels = rows[0], []
+    for row in rows[2:]:  # the second has units
+        values = dict(zip(names, row, strict=True))
+        stalls = {
+            name.removeprefix(STALL).removesuffix(STALL_END): float(value.replace(",", ""))
+            for name, value in values.items()
+            if name.startswith(STALL) and name.endswith(STALL_END) and value
+        }
+        stalls.pop("selected", None)
+        kernels.append(
+            {
+                "kernel": values["Kernel Name"],
+                "milliseconds": float(values["gpu__time_duration.sum"].replace(",", "")),
+                "issue": float(values["smsp__issue_active.avg.pct_of_peak_sustained_active"]),
+                "fma": float(values["sm__inst_executed_pipe_fma.avg.pct_of_peak_sustained_active"]),
+                "registers": values["launch__registers_per_thread"],
+                "stalls": dict(sorted(stalls.items(), key=lambda item: -item[1])[:4]),
+            }
+        )
+    return kernels
+
+
 def need_build() -> None:
     """Later steps use what the first one made."""
     if not (INSTALLED / "fpes").is_dir():
@@ -224,7 +303,7 @@ def record(out: Path, step: str, found: dict[str, Any]) -> None:
 def markdown(everything: dict[str, Any]) -> str:
     """The results as a page."""
     lines = ["# fpes on a GPU", ""]
-    for step in ("build", "test", "bench"):
+    for step in STEPS:
         found = everything.get(step)
         if found is None:
             lines += [f"Step `{step}` has not been run.", ""]
@@ -232,7 +311,7 @@ def markdown(everything: dict[str, Any]) -> str:
         lines += [f"## {step} ({found['seconds']:.0f} s)", ""]
         if "failed" in found:
             lines += ["**Failed:**", "", "```", found["failed"], "```", ""]
-        lines += {"build": build_lines, "test": test_lines, "bench": bench_lines}[step](found)
+        lines += {"build": build_lines, "test": test_lines, "bench": bench_lines, "profile": profile_lines}[step](found)
     return "\n".join(lines) + "\n"
 
 
@@ -283,6 +362,25 @@ def bench_row(row: dict[str, Any]) -> str:
         f"| {row['fraction_of_peak']:.0%} | {relative} |"
     )
 
+
+def profile_lines(found: dict[str, Any]) -> list[str]:
+    if "kernels" not in found:
+        return [found.get("skipped", ""), ""]
+    lines = [
+        "| kernel | ms | multiply-add units busy, % | instructions issued, % | registers | waits |",
+        "|---|---|---|---|---|---|",
+    ]
+    for kernel in found["kernels"]:
+        waits = ", ".join(f"{name} {value:.2f}" for name, value in kernel["stalls"].items())
+        name = kernel["kernel"].partition("(")[0].rpartition("::")[2]
+        lines.append(
+            f"| {name} | {kernel['milliseconds']:.3f} | {kernel['fma']:.0f} | {kernel['issue']:.0f} "
+            f"| {kernel['registers']} | {waits} |"
+        )
+    return [*lines, ""]
+
+
+STEPS = {"build": build, "test": test, "bench": bench, "profile": profile}
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -32,6 +32,8 @@ class State:
         self.room = math.inf  # bytes that an allocation may ask for
         self.allocations = []  # sizes of scratch memory
         self.no_device = None  # an error of getDeviceCount
+        self.capturing = set()  # streams
+        self.default_stream_blocked = False  # by a capture of another stream
 
 
 class OutOfMemoryError(MemoryError):
@@ -239,6 +241,14 @@ def _device_count():
     return state.devices
 
 
+def _is_capturing(stream):
+    if stream == 0 and state.default_stream_blocked:
+        raise CUDARuntimeError(
+            "cudaErrorStreamCaptureImplicit: operation would make the legacy stream depend on a capture"
+        )
+    return stream in state.capturing
+
+
 @contextmanager
 def on_stream(ptr):
     """Makes a stream CuPy's current one."""
@@ -261,6 +271,7 @@ cuda = SimpleNamespace(
         getDevice=lambda: state.current_device,
         getDeviceCount=_device_count,
         memGetInfo=lambda: (3 << 30, 80 << 30),
+        streamIsCapturing=_is_capturing,
         pointerGetAttributes=lambda ptr: SimpleNamespace(device=state.current_device),
     ),
 )

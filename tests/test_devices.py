@@ -133,6 +133,22 @@ def test_device_and_stream_of_a_call(modules, device):
     assert fake_cupy.state.current_device == 0
 
 
+def test_a_capture_that_needs_scratch_memory_is_refused(modules):
+    """A graph keeps addresses, and scratch memory goes back to the pool."""
+    members, x, y = population(on_gpu(network().init(0))), on_gpu(X), on_gpu(Y)
+    fake_cupy.state.capturing.add(0x77)
+    with fake_cupy.on_stream(0x77), pytest.raises(RuntimeError, match="cuda:0: CuPy's current stream is capturing"):
+        members.evaluate(x, y)
+    assert not modules["ftz"].calls
+    assert not fake_cupy.state.allocations
+    fake_cupy.state.default_stream_blocked = True
+    with pytest.raises(RuntimeError, match="call it outside the capture"):
+        members.evaluate(x, y)
+    fake_cupy.state.default_stream_blocked = False
+    with fake_cupy.on_stream(0x78):
+        members.evaluate(x, y)
+
+
 def test_members_are_split_where_scratch_memory_grows(modules, monkeypatch):
     theta, x, y = on_gpu(network().init(0)), on_gpu(X), on_gpu(Y)
     whole = host(population(theta).evaluate(x, y))

@@ -41,7 +41,7 @@ double expected_time(const Device& device, const Candidate& candidate, int cost_
 // candidate(tile) says what a tile would mean.
 template <class CandidateOf>
 Choice choose(const Device& device, const Network& network, int begin, int cost_of_column, CandidateOf candidate) {
-    Choice best{false, layer_tile};
+    Choice best = layer_at_a_time;
     double best_time = std::numeric_limits<double>::infinity();
     if (network.layers.size() - static_cast<std::size_t>(begin) > static_cast<std::size_t>(most_layers)) return best;
     const std::int64_t widest = widest_output(network, begin);

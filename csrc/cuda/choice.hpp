@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <type_traits>
 
 #include "../common/population.hpp"
 #include "backend.hpp"
@@ -11,8 +12,8 @@
 FPES_NAMESPACE_BEGIN
 
 struct Choice {
-    bool fused;
-    TileName tile;  // layer_tile where not fused
+    bool fused;  // all layers in one launch
+    TileName tile;
 };
 
 // For full rank: `batch` samples of `pairs` pairs, two members each.
@@ -21,6 +22,17 @@ Choice choose_full_rank(const Device& device, const Network& network, std::int64
 // else 0.
 Choice choose_shared_weights(const Device& device, const Network& network, int begin, std::int64_t rows,
                              std::int64_t batch, int rank);
+
+// The tile of launches that take a layer at a time, whatever the network.
+constexpr Choice layer_at_a_time{false, TileName::narrow};
+using LayerTile = NarrowTile;
+
+// Calls body(tile, fused), the latter a constant.
+template <class Body>
+void with_choice(const Choice& choice, Body body) {
+    if (!choice.fused) return body(LayerTile(), std::false_type());
+    with_tile(choice.tile, [&](auto tile) { body(tile, std::true_type()); });
+}
 
 // The choice in words.
 std::string in_words(const Choice& choice, bool full_rank);

@@ -48,7 +48,6 @@ struct FullRankJob {
     std::int64_t pairs_each;  // that see the same batch
     const float* inputs;      // x[batches, batch, fan_in], or activations[pairs, 2, batch, fan_in]
     bool inputs_of_members;   // the latter
-    bool fused;               // all layers in one launch, activations on the chip
     float* outputs;           // [pairs, 2, batch, fan_out], or null
     LossSink sink;
 };
@@ -58,12 +57,12 @@ template <class T>
 struct FullRankTile {
     static constexpr int depth = 8;  // k's of a block of weights
     static constexpr int samples = T::rows / 2;
-    static constexpr int activation_stride = padded_stride(T::columns);
-    static constexpr int stage_stride = padded_stride(depth);
-    static constexpr int activation_floats = T::rows * activation_stride;
+    static constexpr int k_stride = padded_rows(T::rows);
+    static constexpr int activation_floats = T::columns * k_stride;
     static constexpr int matrix_floats = depth * T::columns;     // a block of one member's weights
     static constexpr int weight_floats = 2 * 2 * matrix_floats;  // [buffer][sign]
-    static constexpr int stage_floats = 2 * T::rows * stage_stride;
+    static constexpr int stage_block = depth * k_stride;
+    static constexpr int stage_floats = 2 * stage_block;
     static constexpr int bias_floats = 2 * T::columns;
     static constexpr int shared_bytes(bool fused) {
         return static_cast<int>(sizeof(float)) *
@@ -73,10 +72,10 @@ struct FullRankTile {
     static_assert(T::warps_m % 2 == 0, "a warp works for one member");
     static_assert(T::columns % 8 == 0, "weights are drawn eight at a time");
     static_assert(2 * narrow_columns * T::columns <= weight_floats, "a narrow layer's weights fit where blocks do");
-    static_assert(narrow_stride <= 2 * stage_stride, "a narrow layer's outputs fit where inputs are staged");
+    static_assert(narrow_columns <= 2 * depth, "a narrow layer's outputs fit where inputs are staged");
 };
 
-template <class T, class Mode, NoiseKind kind>
+template <class T, class Mode, NoiseKind kind, bool fused>
 class FullRankBlock {
     using Shape = FullRankTile<T>;
     static constexpr int depth = Shape::depth;
@@ -91,7 +90,7 @@ class FullRankBlock {
     FPES_DEVICE FullRankBlock(const FullRankJob& job)
         : job_(job),
           activations_(dynamic_shared<float>()),
-          weights_(activations_ + (job.fused ? Shape::activation_floats : 0)),
+          weights_(activations_ + (fused ? Shape::activation_floats : 0)),
           stage_(weights_ + Shape::weight_floats),
           bias_(stage_ + Shape::stage_floats) {
         const int tiles = static_cast<int>(parts(job.batch, Shape::samples));
@@ -106,14 +105,13 @@ class FullRankBlock {
         const int last = job_.layers.count - 1;
         for (int l = 0; l <= last; ++l) {
             const DeviceLayer& layer = job_.layers.layer[l];
-            if (job_.fused && l == last && l > 0 && layer.fan_out <= narrow_columns) {
+            if (fused && l == last && l > 0 && layer.fan_out <= narrow_columns) {
                 narrow_layer(layer);
-                finish(stage_, narrow_stride, layer.fan_out);
-                return;
+                return finish(stage_, layer.fan_out);
             }
             wide_layer(layer, l == 0);
         }
-        if (job_.fused) finish(activations_, Shape::activation_stride, job_.layers.layer[last].fan_out);
+        if (fused) finish(activations_, job_.layers.layer[last].fan_out);
     }
 
    private:
@@ -127,83 +125,43 @@ class FullRankBlock {
 
     FPES_DEVICE void wide_layer(const DeviceLayer& layer, bool staged) {
         const int first_column = block_index_y() * T::columns;
-        const int columns = layer.fan_out - first_column;
         Accumulators<T> acc;
-        acc.clear();
-        WeightWalk walk(layer, first_column);
-        const PhiloxCounters counters = job_.noise.counters(noise_tensor(layer.index, NoiseRole::weight), pair_);
-        float w[passes][8];
-        load_weights(layer, walk, w);
-        perturb(layer, counters, walk, w, weights_);
-        perturb_bias(layer, first_column);
-        if (staged) copy_inputs(layer.fan_in, 0, stage_);
-        wait_for_copies<0>();
-        __syncthreads();
-
-        const int blocks = static_cast<int>(parts(layer.fan_in, depth));
-        const bool works = T::first_column() - T::lane() % T::lanes_n * 4 < columns;  // the warp has columns at all
-        FPES_ROLLED
-        for (int block = 0; block < blocks; ++block) {
-            const int k = block * depth, next = k + depth;
-            float* const next_weights = weights_ + (block + 1) % 2 * (2 * Shape::matrix_floats);
-            if (next < layer.fan_in) {
-                if (staged) copy_inputs(layer.fan_in, next, stage_ + (block + 1) % 2 * (T::rows * Shape::stage_stride));
-                walk.next(layer);
-                load_weights(layer, walk, w);
-            }
-            if (works) {
-                const float* b = weights_ + (block % 2 * 2 + sign()) * Shape::matrix_floats;
-                const int stride = staged ? Shape::stage_stride : Shape::activation_stride;
-                const float* a = staged ? stage_ + block % 2 * (T::rows * Shape::stage_stride) : activations_ + k;
-                // Both members see the same inputs of the first layer, so only one copy of them is there.
-                if (staged && !job_.inputs_of_members) a -= sign() * Shape::samples * Shape::stage_stride;
-                if (next <= layer.fan_in) {
-                    multiply_block<T, Mode, depth>(a, stride, b, acc);
-                } else {
-                    multiply_rest<T, Mode>(a, stride, b, layer.fan_in - k, acc);
-                }
-            }
-            if (next < layer.fan_in) perturb(layer, counters, walk, w, next_weights);
-            wait_for_copies<0>();
+        multiply(layer, first_column, staged, acc);
+        cross(layer, acc);
+        if constexpr (fused) {
+            store_as_operand<T>(acc, activations_);
             __syncthreads();
-        }
-
-        Result result{activations_, Shape::activation_stride, T::rows, smaller(T::columns, columns)};
-        if (!job_.fused) {
+        } else {
             // Rows of both signs are `batch` rows apart in memory, and `samples` rows here.
             const std::int64_t gap = sign() * (job_.batch - Shape::samples);
-            result.data = job_.outputs + (place_of(0) + gap) * layer.fan_out + first_column;
-            result.stride = layer.fan_out;
-            result.rows = sign() * Shape::samples + samples_;
+            float* const to = job_.outputs + (place_of(0) + gap) * layer.fan_out + first_column;
+            store_rows<T>(acc, {to, layer.fan_out, sign() * Shape::samples + samples_, layer.fan_out - first_column});
         }
-        store_sums<T>(acc, result);
-        __syncthreads();
-        for (int i = thread_index(); i < T::rows * result.columns; i += T::threads) {
-            const int row = i / result.columns, column = i % result.columns;
-            if (!job_.fused && !inside(row)) continue;
-            float* const sums = job_.fused ? activations_ + row * Shape::activation_stride
-                                           : job_.outputs + place_of(row) * layer.fan_out + first_column;
-            sums[column] = layer.cross(sums[column], bias_[sign_of(row) * T::columns + column]);
-        }
-        __syncthreads();
     }
 
-    // Rows of inputs, columns k ... k + depth - 1, to a stage.
-    FPES_DEVICE void copy_inputs(int fan_in, int k, float* stage) const {
-        const std::int64_t batch = job_.batch;
-        for (int half = 0; half <= static_cast<int>(job_.inputs_of_members); ++half) {
-            const std::int64_t matrix = job_.inputs_of_members ? 2 * place_ + half : pair_ / job_.pairs_each;
-            const float* inputs = job_.inputs + matrix * batch * fan_in;
-            float* to = stage + half * Shape::samples * Shape::stage_stride;
-            if (fan_in % 4 == 0 && reinterpret_cast<std::uintptr_t>(job_.inputs) % 16 == 0) {
-                WindowCopy<T::threads, Shape::samples, depth, 4>(inputs, batch, fan_in, first_sample_, k)
-                    .start(to, Shape::stage_stride);
-            } else {
-                WindowCopy<T::threads, Shape::samples, depth, 1>(inputs, batch, fan_in, first_sample_, k)
-                    .start(to, Shape::stage_stride);
+    // Ends with all threads done with the activations.
+    FPES_DEVICE void multiply(const DeviceLayer& layer, int first_column, bool staged, Accumulators<T>& acc) const {
+        acc.clear();
+        Operands operands(*this, layer, first_column, staged);
+        operands.copy_inputs(0);
+        operands.draw(0);
+        perturb_bias(layer, first_column);
+        operands.turn();
+        multiply_blocks<T, Mode, depth>(operands, layer.fan_in, T::warp_column() < layer.fan_out - first_column, acc);
+    }
+
+    FPES_DEVICE void cross(const DeviceLayer& layer, Accumulators<T>& acc) const {
+        const float* const bias = bias_ + sign() * T::columns + T::first_column();
+        FPES_UNROLL
+        for (int j = 0; j < T::tn; j += 4) {
+            float four[4];
+            load4(bias + j * T::lanes_n, four);
+            FPES_UNROLL
+            for (int i = 0; i < T::tm; ++i) {
+                FPES_UNROLL
+                for (int c = 0; c < 4; ++c) acc.sum[i][j + c] = layer.cross(acc.sum[i][j + c], four[c]);
             }
         }
-        commit_copies();
     }
 
     // Where a thread's part of a block of weights is in the layer: its first eight columns, and how many rows are left
@@ -253,6 +211,78 @@ class FullRankBlock {
             }
         }
     }
+
+    // The inputs of the first layer walk through the stage as the weights do.
+    using InputCopy = TurningCopy<T::threads, Shape::samples, depth>;
+    FPES_DEVICE InputCopy inputs_of(const DeviceLayer& layer) const {
+        const std::int64_t matrix = job_.inputs_of_members ? 2 * place_ : pair_ / job_.pairs_each;
+        return {job_.inputs + matrix * job_.batch * layer.fan_in, job_.batch, layer.fan_in, first_sample_, 0};
+    }
+
+    // The blocks of inputs and weights that are multiplied (multiply_blocks): weights are drawn into two buffers,
+    // inputs are there already, or come from memory through a stage.
+    class Operands {
+       public:
+        FPES_DEVICE Operands(const FullRankBlock& block, const DeviceLayer& layer, int first_column, bool staged)
+            : block_(block),
+              layer_(layer),
+              counters_(block.job_.noise.counters(noise_tensor(layer.index, NoiseRole::weight), block.pair_)),
+              walk_(layer, first_column),
+              inputs_(staged ? block.inputs_of(layer) : InputCopy()),
+              staged_(staged) {
+            load_weights(layer, walk_, w_);
+        }
+        FPES_DEVICE const float* left(int number) const {
+            if (!staged_) return block_.activations_ + number * (depth * Shape::k_stride);
+            // Both members see the same inputs of the first layer, so only one copy of them is there.
+            return stage(number) - (block_.job_.inputs_of_members ? 0 : sign() * Shape::samples);
+        }
+        FPES_DEVICE const float* right(int number) const { return weights(number) + sign() * Shape::matrix_floats; }
+        // Half of a scheduler's warps draw while the other half multiplies, and then the other way round.
+        FPES_DEVICE void start(int number) {
+            copy_inputs(number);
+            if (draws_first()) draw(number);
+        }
+        FPES_DEVICE void finish(int number) {
+            if (!draws_first()) draw(number);
+        }
+        FPES_DEVICE void turn() const {
+            wait_for_copies<0>();
+            __syncthreads();
+        }
+
+        FPES_DEVICE void copy_inputs(int number) {
+            if (!staged_) return;
+            inputs_.start(stage(number), Shape::k_stride);
+            if (block_.job_.inputs_of_members) {
+                inputs_.start(stage(number) + Shape::samples, Shape::k_stride, block_.job_.batch * layer_.fan_in);
+            }
+            inputs_.move_right();
+            commit_copies();
+        }
+        // From registers to shared memory; and into registers what is perturbed next.
+        FPES_DEVICE void draw(int number) {
+            if (number * depth >= layer_.fan_in) return;
+            block_.perturb(layer_, counters_, walk_, w_, weights(number));
+            walk_.next(layer_);
+            load_weights(layer_, walk_, w_);
+        }
+
+       private:
+        static FPES_DEVICE bool draws_first() { return T::warp() < T::threads / 64; }
+        FPES_DEVICE float* weights(int number) const {
+            return block_.weights_ + number % 2 * (2 * Shape::matrix_floats);
+        }
+        FPES_DEVICE float* stage(int number) const { return block_.stage_ + number % 2 * Shape::stage_block; }
+
+        const FullRankBlock& block_;
+        const DeviceLayer& layer_;
+        PhiloxCounters counters_;
+        WeightWalk walk_;
+        InputCopy inputs_;
+        bool staged_;
+        float w_[passes][8];
+    };
 
     // The weights of both members, from registers to shared memory.
     FPES_DEVICE void perturb(const DeviceLayer& layer, const PhiloxCounters& counters, const WeightWalk& walk,
@@ -327,12 +357,12 @@ class FullRankBlock {
         for (int task = thread_index(); task < T::rows * (stride / 4); task += T::threads) {
             const int row = task % T::rows, column = task / T::rows * 4;
             float sum[4];
-            multiply_narrow<Mode>(activations_ + row * Shape::activation_stride, (sign_of(row) ? minus : plus) + column,
-                                  stride, layer.fan_in, sum);
+            multiply_narrow<Mode, Shape::k_stride>(activations_ + row, (sign_of(row) ? minus : plus) + column, stride,
+                                                   layer.fan_in, sum);
             FPES_UNROLL
             for (int i = 0; i < 4; ++i) {
                 if (column + i >= n) continue;
-                stage_[row * narrow_stride + column + i] =
+                stage_[(column + i) * Shape::k_stride + row] =
                     layer.cross(sum[i], bias_[sign_of(row) * T::columns + column + i]);
             }
         }
@@ -340,18 +370,20 @@ class FullRankBlock {
     }
 
     // The logits, in shared memory, to where they are wanted.
-    FPES_DEVICE void finish(const float* logits, int stride, int classes) const {
+    FPES_DEVICE void finish(const float* logits, int classes) const {
         if (job_.outputs) {
             for (int i = thread_index(); i < T::rows * classes; i += T::threads) {
                 const int row = i / classes, column = i % classes;
-                if (inside(row)) job_.outputs[place_of(row) * classes + column] = logits[row * stride + column];
+                if (inside(row))
+                    job_.outputs[place_of(row) * classes + column] = logits[column * Shape::k_stride + row];
             }
         }
         if (!job_.sink.labels) return;
         for (int row = thread_index(); row < T::rows; row += T::threads) {
             if (!inside(row)) continue;
             const std::int64_t label = pair_ / job_.pairs_each * job_.batch + first_sample_ + row % Shape::samples;
-            job_.sink.losses[place_of(row)] = cross_entropy(logits + row * stride, classes, job_.sink.labels[label]);
+            job_.sink.losses[place_of(row)] =
+                cross_entropy(logits + row, Shape::k_stride, classes, job_.sink.labels[label]);
         }
         __syncthreads();
         if (thread_index() == 0) job_.sink.finish(place_, 2u * static_cast<unsigned>(samples_));
@@ -368,9 +400,10 @@ class FullRankBlock {
     int samples_;
 };
 
-template <class T, class Mode, NoiseKind kind>
+// fused: all layers in one launch, activations on the chip; else one layer.
+template <class T, class Mode, NoiseKind kind, bool fused>
 __global__ __launch_bounds__(T::threads, 1) void full_rank_kernel(const FPES_CONSTANT FullRankJob job) {
-    FullRankBlock<T, Mode, kind>(job).run();
+    FullRankBlock<T, Mode, kind, fused>(job).run();
 }
 
 FPES_NAMESPACE_END

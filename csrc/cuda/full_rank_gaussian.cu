@@ -3,6 +3,7 @@
 
 FPES_NAMESPACE_BEGIN
 
-template void launch_full_rank<NoiseKind::gaussian>(const Context&, Flush, TileName, std::int64_t, const FullRankJob&);
+template void launch_full_rank<NoiseKind::gaussian>(const Context&, Flush, const Choice&, std::int64_t,
+                                                    const FullRankJob&);
 
 FPES_NAMESPACE_END

@@ -3,7 +3,7 @@
 
 FPES_NAMESPACE_BEGIN
 
-template void launch_full_rank<NoiseKind::rademacher>(const Context&, Flush, TileName, std::int64_t,
+template void launch_full_rank<NoiseKind::rademacher>(const Context&, Flush, const Choice&, std::int64_t,
                                                       const FullRankJob&);
 
 FPES_NAMESPACE_END

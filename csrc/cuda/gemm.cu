@@ -13,6 +13,8 @@
 //                                                  what it can.
 //
 // Where the result is so small that such tiles would leave multiprocessors idle, they are 64 x 64.
+#include <type_traits>
+
 #include "backend.hpp"
 #include "extents.hpp"
 #include "modes.hpp"
@@ -25,11 +27,9 @@ using LargeTile = Tile<4, 1, 4, 8, 8, 16>;
 using SmallTile = Tile<2, 2, 4, 8, 8, 4>;
 
 constexpr int depth = 16;  // k's in a buffer
-constexpr int a_stride = padded_stride(depth);
-static_assert(a_stride / 4 % 2 == 1, "rows of a lie an odd number of 16-byte units apart");
 
 template <class T>
-constexpr int buffer_floats = T::rows * a_stride + depth * T::columns;
+constexpr int buffer_floats = depth * (padded_rows(T::rows) + T::columns);
 
 // Tiles are numbered down strips of this many rows of tiles, so that blocks that run together share rows of a and
 // columns of b in the second-level cache.
@@ -49,53 +49,53 @@ FPES_DEVICE Place place_of(int number, std::int64_t m, std::int64_t n) {
             static_cast<std::int64_t>(within / height) * T::columns};
 }
 
+// The blocks of a and b that a tile multiplies, in two buffers (multiply_blocks).
+template <class T, int vector>
+class Operands {
+   public:
+    FPES_DEVICE Operands(const Place& at, const float* a, const float* b, std::int64_t m, std::int64_t n,
+                         std::int64_t k)
+        : a_(a, m, k, at.row, 0), b_(b, k, n, 0, at.column) {}
+    FPES_DEVICE const float* left(int block) const { return buffer(block); }
+    FPES_DEVICE const float* right(int block) const { return buffer(block) + depth * padded_rows(T::rows); }
+    FPES_DEVICE void start(int block) {
+        b_.start(buffer(block) + depth * padded_rows(T::rows));
+        if constexpr (vector == 4) {
+            a_.load();
+        } else {
+            a_.start(buffer(block), padded_rows(T::rows));
+            a_.move_right();
+        }
+        commit_copies();
+    }
+    FPES_DEVICE void finish(int block) const {
+        if constexpr (vector == 4) a_.store(buffer(block), padded_rows(T::rows));
+    }
+    FPES_DEVICE void turn() const {
+        wait_for_copies<0>();
+        __syncthreads();
+    }
+
+   private:
+    static FPES_DEVICE float* buffer(int block) { return dynamic_shared<float>() + block % 2 * buffer_floats<T>; }
+
+    std::conditional_t<vector == 4, TurningLoad<T::threads, T::rows, depth>, TurningCopy<T::threads, T::rows, depth>>
+        a_;
+    WindowCopy<T::threads, depth, T::columns, vector> b_;
+};
+
 template <class T, class Mode, int vector>
 __global__ __launch_bounds__(T::threads, 2) void gemm_kernel(const float* a, const float* b, float* c, std::int64_t m,
                                                              std::int64_t n, std::int64_t k) {
     const Place at = place_of<T>(block_index(), m, n);
-    WindowCopy<T::threads, T::rows, depth, vector> window_of_a(a, m, k, at.row, 0);
-    WindowCopy<T::threads, depth, T::columns, vector> window_of_b(b, k, n, 0, at.column);
-    const auto buffer = [](int block) { return dynamic_shared<float>() + block % 2 * buffer_floats<T>; };
-    const auto copy = [&](int block) {
-        window_of_a.start(buffer(block), a_stride);
-        window_of_b.start(buffer(block) + T::rows * a_stride, T::columns);
-        window_of_a.move_right(depth);
-        window_of_b.move_down(depth);
-        commit_copies();
-    };
-
+    Operands<T, vector> operands(at, a, b, m, n, k);
+    operands.start(0);
+    operands.finish(0);
+    operands.turn();
     Accumulators<T> acc;
     acc.clear();
-    const int blocks = static_cast<int>(k / depth), rest = static_cast<int>(k % depth);
-    copy(0);
-    FPES_ROLLED
-    for (int block = 0; block < blocks; ++block) {
-        wait_for_copies<0>();
-        __syncthreads();  // and everybody is done with the other buffer
-        if (block + 1 < blocks || rest) copy(block + 1);
-        multiply_block<T, Mode, depth>(buffer(block), a_stride, buffer(block) + T::rows * a_stride, acc);
-    }
-    if (rest) {
-        wait_for_copies<0>();
-        __syncthreads();
-        multiply_rest<T, Mode>(buffer(blocks), a_stride, buffer(blocks) + T::rows * a_stride, rest, acc);
-    }
-
-    FPES_UNROLL
-    for (int i = 0; i < T::tm; ++i) {
-        const std::int64_t row = at.row + T::row(i);
-        if (row >= m) break;
-        FPES_UNROLL
-        for (int j = 0; j < T::tn; j += vector) {
-            const std::int64_t column = at.column + T::column(j);
-            if (column >= n) continue;
-            if constexpr (vector == 4) {
-                store4(c + row * n + column, &acc.sum[i][j]);
-            } else {
-                c[row * n + column] = acc.sum[i][j];
-            }
-        }
-    }
+    multiply_blocks<T, Mode, depth>(operands, k, true, acc);
+    store_rows(acc, Window{c + at.row * n + at.column, n, within_int(m - at.row), within_int(n - at.column)});
 }
 
 template <class T, class Mode>
@@ -103,8 +103,7 @@ void launch_gemm(const Context& context, const float* a, const float* b, float* 
                  std::int64_t k) {
     const Grid grid{parts(m, T::rows) * parts(n, T::columns)};
     constexpr int bytes = 2 * buffer_floats<T> * static_cast<int>(sizeof(float));
-    const auto addresses =
-        reinterpret_cast<std::uintptr_t>(a) | reinterpret_cast<std::uintptr_t>(b) | reinterpret_cast<std::uintptr_t>(c);
+    const auto addresses = reinterpret_cast<std::uintptr_t>(a) | reinterpret_cast<std::uintptr_t>(b);
     const bool vectors = k % 4 == 0 && n % 4 == 0 && addresses % 16 == 0;
     launch(vectors ? gemm_kernel<T, Mode, 4> : gemm_kernel<T, Mode, 1>, grid, T::threads, bytes, context, a, b, c, m, n,
            k);

@@ -7,15 +7,15 @@
 
 FPES_NAMESPACE_BEGIN
 
-// log(sum_j exp(logits[j])) - logits[label], classes in order. Plain operations: they flush. A label that isn't a
-// class, which nobody can refuse without waiting for its value, gives NaN.
-FPES_DEVICE float cross_entropy(const float* logits, int classes, int label) {
+// log(sum_j exp(logits[j * stride])) - logits[label], classes in order. Plain operations: they flush. A label that
+// isn't a class, which nobody can refuse without waiting for its value, gives NaN. Logits are `stride` floats apart.
+FPES_DEVICE float cross_entropy(const float* logits, int stride, int classes, int label) {
     if (static_cast<unsigned>(label) >= static_cast<unsigned>(classes)) return as_f32(0x7fc00000u);
     float largest = logits[0];
-    for (int j = 1; j < classes; ++j) largest = select(less(largest, logits[j]), logits[j], largest);
+    for (int j = 1; j < classes; ++j) largest = select(less(largest, logits[j * stride]), logits[j * stride], largest);
     float sum = 0.0f;
-    for (int j = 0; j < classes; ++j) sum = add(sum, exp(sub(logits[j], largest)));
-    return add(log(sum), sub(largest, logits[label]));
+    for (int j = 0; j < classes; ++j) sum = add(sum, exp(sub(logits[j * stride], largest)));
+    return add(log(sum), sub(largest, logits[label * stride]));
 }
 
 // Minus the mean of losses[batch], which other blocks may have written: sums of loss_block samples, then their sum.

@@ -1,5 +1,5 @@
-// The gradients of node perturbation: sums of outer products (outer_sum.hpp) of inputs and weighted noise, an outer
-// product for each term, in order. One more row, of ones, makes the gradient of the bias.
+// The gradients of node perturbation: sums of outer products of inputs and weighted noise, an outer product for each
+// term, in order: a matrix product whose k's are the terms. One more row, of ones, makes the gradient of the bias.
 //
 //     every pair perturbs all layers     terms (pair, sample): mean of the pair's inputs (x) weight * noise.
 //                                        Some pairs at a time are carried forward once more, their activations kept,
@@ -9,10 +9,11 @@
 //                                        Noise that leaves a unit at zero in both members has not reached the network,
 //                                        and is left out (cpu/incremental_gradient.cpp).
 #include <algorithm>
+#include <vector>
 
 #include "incremental.hpp"
 #include "modes.hpp"
-#include "outer_sum.hpp"
+#include "tile.hpp"
 
 FPES_NAMESPACE_BEGIN
 namespace {
@@ -28,65 +29,72 @@ struct MemberWeights {
     }
 };
 
-// Four inputs of a layer from row i on, and the 1 of the bias where i reaches fan_in.
-template <class Input>
-FPES_DEVICE void four_inputs(int fan_in, std::int64_t i, Input input, float* to) {
-    FPES_UNROLL
-    for (int c = 0; c < 4; ++c) to[c] = i + c < fan_in ? input(i + c) : 1.0f;
+// --- Factors of the terms, in memory ---------------------------------------------------------------------------------
+// left [terms, left_stride(fan_in)]: a layer's inputs, and the 1 of the bias. right [terms, right_stride(fan_out)]:
+// weighted noise. Rows are whole groups of four floats, filled up with zeros. So each factor is made once, and not
+// again by every tile of the gradient.
+
+FPES_INLINE constexpr std::int64_t left_stride(std::int64_t fan_in) { return (fan_in + 1 + 3) / 4 * 4; }
+FPES_INLINE constexpr std::int64_t right_stride(std::int64_t fan_out) { return (fan_out + 3) / 4 * 4; }
+
+// Means of the inputs of both members of a pair, brought back from the scaled domain; or the inputs themselves.
+struct LeftJob {
+    Rows rows;  // of the pairs that are kept; of no use where there are no members
+    bool members;
+    bool by_sample;  // the members' inputs: by sample in the first layer, else by row
+    int fan_in;
+    const float* inputs;
+    float half_unit;
+    std::int64_t terms;
+    float* left;
+};
+
+__global__ __launch_bounds__(elementwise_threads) void left_kernel(LeftJob job) {
+    const std::int64_t t = block_index(), stride = left_stride(job.fan_in);
+    const float *plus = job.inputs + t * job.fan_in, *minus = plus;
+    if (job.members) {
+        const std::int64_t number = t / job.rows.batch * 2 * job.rows.batch + t % job.rows.batch;
+        const Row row = row_of(job.rows, 0, number);
+        plus = job.inputs + (job.by_sample ? row.input : number) * job.fan_in;
+        minus = job.by_sample ? plus : plus + job.rows.batch * job.fan_in;
+    }
+    for (int i = thread_index(); i < stride; i += elementwise_threads) {
+        float value = i == job.fan_in ? 1.0f : 0.0f;
+        if (i < job.fan_in) value = job.members ? Ieee::mul(Ieee::add(plus[i], minus[i]), job.half_unit) : plus[i];
+        job.left[t * stride + i] = value;
+    }
 }
 
-struct NodeTerms {
+struct RightJob {
     NoiseSource noise;
-    Rows rows;  // of the pairs that are kept
+    Rows rows;
     MemberWeights weights;
     int layer;
-    int fan_in;
     int fan_out;
-    const float* inputs;  // by sample in the first layer, else by row
-    float half_unit;      // brings them back from the scaled domain, and makes a mean of a sum
-
-    FPES_DEVICE void left(std::int64_t t, std::int64_t i, float* to) const {
-        const Row row = row_of_term(t);
-        const std::int64_t plus = layer == 0 ? row.input : row_number(t);
-        const std::int64_t minus = layer == 0 ? row.input : row_number(t) + rows.batch;
-        four_inputs(
-            fan_in, i,
-            [&](std::int64_t k) {
-                return Ieee::mul(Ieee::add(inputs[plus * fan_in + k], inputs[minus * fan_in + k]), half_unit);
-            },
-            to);
-    }
-    FPES_DEVICE void right(std::int64_t t, std::int64_t j, float* to) const {
-        const Row row = row_of_term(t);
-        draw<4>(noise.kind, noise.counters(noise_tensor(layer, NoiseRole::node), row.pair),
-                static_cast<std::uint64_t>(row.sample * std::int64_t{fan_out} + j), to);
-        const float weight = weights.difference(row.pair - rows.begin, row.sample);
-        FPES_UNROLL
-        for (int c = 0; c < 4; ++c) to[c] = Ieee::mul(to[c], weight);
-    }
-
-   private:
-    // Of the + member.
-    FPES_DEVICE std::int64_t row_number(std::int64_t t) const {
-        return t / rows.batch * 2 * rows.batch + t % rows.batch;
-    }
-    FPES_DEVICE Row row_of_term(std::int64_t t) const { return row_of(rows, 0, row_number(t)); }
+    float* right;
 };
 
-struct SampleTerms {
-    int fan_in;
-    int fan_out;
-    const float* inputs;  // [samples, fan_in]
-    const float* noise;   // [samples, fan_out]
+constexpr int per_thread = 8;
 
-    FPES_DEVICE void left(std::int64_t t, std::int64_t i, float* to) const {
-        four_inputs(fan_in, i, [&](std::int64_t k) { return inputs[t * fan_in + k]; }, to);
-    }
-    FPES_DEVICE void right(std::int64_t t, std::int64_t j, float* to) const {
+__global__ __launch_bounds__(elementwise_threads) void right_kernel(RightJob job) {
+    const std::int64_t t = block_index(), stride = right_stride(job.fan_out);
+    const Row row = row_of(job.rows, 0, t / job.rows.batch * 2 * job.rows.batch + t % job.rows.batch);
+    const float weight = job.weights.difference(row.pair - job.rows.begin, row.sample);
+    const PhiloxCounters counters = job.noise.counters(noise_tensor(job.layer, NoiseRole::node), row.pair);
+    for (int first = thread_index() * per_thread; first < stride; first += elementwise_threads * per_thread) {
+        float z[per_thread];
+        draw<per_thread>(job.noise.kind, counters,
+                         static_cast<std::uint64_t>(row.sample * std::int64_t{job.fan_out} + first), z);
         FPES_UNROLL
-        for (int c = 0; c < 4; ++c) to[c] = j + c < fan_out ? noise[t * fan_out + j + c] : 0.0f;
+        for (int i = 0; i < per_thread; ++i) {
+            if (first + i < stride) {
+                job.right[t * stride + first + i] = first + i < job.fan_out ? Ieee::mul(z[i], weight) : 0.0f;
+            }
+        }
     }
-};
+}
+
+// --- Their product ---------------------------------------------------------------------------------------------------
 
 // What becomes of the sums of a layer, [fan_in + 1, fan_out].
 struct SumsOut {
@@ -101,47 +109,112 @@ struct SumsOut {
     bool dead_biases;  // whether there may be any
 };
 
-template <class Terms>
-__global__ __launch_bounds__(SumTile::threads) void terms_kernel(Terms terms, std::int64_t count, SumsOut out) {
-    using T = SumTile;
-    const int wide = static_cast<int>(parts(terms.fan_out, T::columns));
-    const int first_row = block_index() / wide * T::rows, first_column = block_index() % wide * T::columns;
+struct TermsLayer {
+    const float* left;
+    const float* right;
+    int fan_in;
+    int fan_out;
+    int first_block;
+    SumsOut out;
+};
+// Layers of one launch: each alone has too few tiles to keep a device busy, for terms have an order and can't be split.
+struct TermsJob {
+    std::int64_t terms;
+    int count;
+    TermsLayer layer[most_layers];
+};
+static_assert(sizeof(TermsJob) <= most_argument_bytes, "a job travels with the launch");
+
+using TermsTile = Tile<2, 2, 4, 8, 8, 4>;  // 64 x 64
+constexpr int terms_depth = 16;
+
+// The blocks of both factors (multiply_blocks).
+class TermsOperands {
+    using T = TermsTile;
+    static constexpr int left_floats = terms_depth * padded_rows(T::rows);
+
+   public:
+    static constexpr int shared_bytes = 2 * (left_floats + terms_depth * T::columns) * static_cast<int>(sizeof(float));
+
+    FPES_DEVICE TermsOperands(const TermsLayer& layer, std::int64_t terms, int first_row, int first_column)
+        : left_(layer.left, terms, left_stride(layer.fan_in), 0, first_row),
+          right_(layer.right, terms, right_stride(layer.fan_out), 0, first_column) {}
+    FPES_DEVICE float* left(int block) const { return dynamic_shared<float>() + block % 2 * left_floats; }
+    FPES_DEVICE float* right(int block) const {
+        return dynamic_shared<float>() + 2 * left_floats + block % 2 * (terms_depth * T::columns);
+    }
+    FPES_DEVICE void start(int block) {
+        left_.start(left(block), padded_rows(T::rows));
+        right_.start(right(block), T::columns);
+        commit_copies();
+    }
+    FPES_DEVICE void finish(int) const {}
+    FPES_DEVICE void turn() const {
+        wait_for_copies<0>();
+        __syncthreads();
+    }
+
+   private:
+    WindowCopy<T::threads, terms_depth, T::rows, 4> left_;
+    WindowCopy<T::threads, terms_depth, T::columns, 4> right_;
+};
+
+__global__ __launch_bounds__(TermsTile::threads) void terms_kernel(const FPES_CONSTANT TermsJob job) {
+    using T = TermsTile;
+    int number = 0;
+    while (number + 1 < job.count && block_index() >= job.layer[number + 1].first_block) ++number;
+    const TermsLayer& layer = job.layer[number];
+    const SumsOut& out = layer.out;
+    const int block = block_index() - layer.first_block, wide = static_cast<int>(parts(layer.fan_out, T::columns));
+    const int first_row = block / wide * T::rows, first_column = block % wide * T::columns;
     const auto place = [&](int i, int j) {
-        return static_cast<std::int64_t>(first_row + T::row(i)) * terms.fan_out + first_column + T::column(j);
+        return static_cast<std::int64_t>(first_row + T::row(i)) * layer.fan_out + first_column + T::column(j);
     };
     const auto inside = [&](int i, int j) {
-        return first_row + T::row(i) <= terms.fan_in && first_column + T::column(j) < terms.fan_out;
+        return first_row + T::row(i) <= layer.fan_in && first_column + T::column(j) < layer.fan_out;
     };
-    float sums[T::tm][T::tn] = {};
+    Accumulators<T> acc;
+    acc.clear();
     if (out.started) {
         FPES_UNROLL
         for (int i = 0; i < T::tm; ++i) {
             FPES_UNROLL
-            for (int j = 0; j < T::tn; ++j) sums[i][j] = inside(i, j) ? out.sums[place(i, j)] : 0.0f;
+            for (int j = 0; j < T::tn; ++j) acc.sum[i][j] = inside(i, j) ? out.sums[place(i, j)] : 0.0f;
         }
     }
-    sum_outer_products<FloatSums>(terms, 0, count, first_row, first_column, sums);
+    TermsOperands operands(layer, job.terms, first_row, first_column);
+    operands.start(0);
+    operands.turn();
+    multiply_blocks<T, Ieee, terms_depth>(operands, job.terms, true, acc);
     FPES_UNROLL
     for (int i = 0; i < T::tm; ++i) {
         FPES_UNROLL
         for (int j = 0; j < T::tn; ++j) {
             if (!inside(i, j)) continue;
             if (!out.finished) {
-                out.sums[place(i, j)] = sums[i][j];
+                out.sums[place(i, j)] = acc.sum[i][j];
                 continue;
             }
-            const bool of_bias = first_row + T::row(i) == terms.fan_in;
+            const bool of_bias = first_row + T::row(i) == layer.fan_in;
             const bool dead =
                 of_bias && out.dead_biases && is_zero(out.bias[first_column + T::column(j)] * out.bias_factor);
-            out.gradient[place(i, j)] = dead ? 0.0f : to_float(to_double(sums[i][j]) * out.scale);
+            out.gradient[place(i, j)] = dead ? 0.0f : to_float(to_double(acc.sum[i][j]) * out.scale);
         }
     }
 }
 
-template <class Terms>
-void launch_terms(const Context& context, const Terms& terms, std::int64_t count, const SumsOut& out) {
-    const Grid grid{parts(terms.fan_in + 1, SumTile::rows) * parts(terms.fan_out, SumTile::columns)};
-    launch(terms_kernel<Terms>, grid, SumTile::threads, sum_shared_bytes, context, terms, count, out);
+void launch_terms(const Context& context, std::int64_t terms, const std::vector<TermsLayer>& layers) {
+    using T = TermsTile;
+    for (std::size_t first = 0; first < layers.size(); first += most_layers) {
+        TermsJob job{terms, 0, {}};
+        std::int64_t blocks = 0;
+        for (std::size_t l = first; l < layers.size() && job.count < most_layers; ++l) {
+            TermsLayer& layer = job.layer[job.count++] = layers[l];
+            layer.first_block = static_cast<int>(blocks);
+            blocks += parts(layer.fan_in + 1, T::rows) * parts(layer.fan_out, T::columns);
+        }
+        launch(terms_kernel, Grid{blocks}, T::threads, TermsOperands::shared_bytes, context, job);
+    }
 }
 
 SumsOut sums_out(const Network& network, const Layer& layer, double scale, float* gradient) {
@@ -163,15 +236,20 @@ class NodeGradientRun {
           pairs_(pairs),
           batch_(batch),
           first_sums_(context, network, pairs, batch) {
-        std::int64_t widths = 1;
-        for (int l = 0; l + 1 < depth(); ++l) widths += network.layers[l].fan_out;
+        std::int64_t floats = 0;  // of a pair and sample
+        for (const Layer& layer : network.layers) {
+            floats += 2 * layer.fan_out + left_stride(layer.fan_in) + right_stride(layer.fan_out);
+        }
         const std::int64_t most = context.device.floats_at_a_time;
-        pairs_at_a_time_ = std::clamp<std::int64_t>(most / (2 * batch.size * widths), 1, pairs.count());
+        pairs_at_a_time_ = std::clamp<std::int64_t>(most / (batch.size * floats), 1, pairs.count());
+        const std::int64_t terms = pairs_at_a_time_ * batch.size;
         for (const Layer& layer : network.layers) {
             sums_.push_back(context.arena.take<float>((layer.fan_in + 1) * layer.fan_out));
+            left_.push_back(context.arena.take<float>(terms * left_stride(layer.fan_in)));
+            right_.push_back(context.arena.take<float>(terms * right_stride(layer.fan_out)));
         }
         for (int l = 0; l + 1 < depth(); ++l) {
-            kept_.push_back(context.arena.take<float>(pairs_at_a_time_ * 2 * batch.size * network.layers[l].fan_out));
+            kept_.push_back(context.arena.take<float>(2 * terms * network.layers[l].fan_out));
         }
     }
 
@@ -199,7 +277,7 @@ class NodeGradientRun {
             job.sums = l == 0 ? sums : nullptr;
             job.sums_by_sample = true;
             job.outputs = kept_[l];
-            launch_shared_weights(context, network_.flush, layer_tile, job);
+            launch_shared_weights(context, network_.flush, layer_at_a_time, job);
         }
     }
 
@@ -208,22 +286,24 @@ class NodeGradientRun {
         const double members = 2.0 * static_cast<double>(pairs_.count());
         const double samples = weights.per_sample ? static_cast<double>(batch_.size) : 1.0;
         const double scale = noise_unit(population_.noise) / (members * samples * population_.sigma);
+        const std::int64_t terms = some.count() * batch_.size;
+        std::vector<TermsLayer> layers;
         for (const Layer& layer : network_.layers) {
-            NodeTerms terms{};
-            terms.noise = noise_source(population_);
-            terms.rows = rows;
-            terms.weights = weights;
-            terms.layer = layer.index;
-            terms.fan_in = static_cast<int>(layer.fan_in);
-            terms.fan_out = static_cast<int>(layer.fan_out);
-            terms.inputs = layer.index == 0 ? batch_.x : kept_[layer.index - 1];
-            terms.half_unit = static_cast<float>(0.5 / static_cast<double>(layer.bias_factor));
+            const int l = layer.index, fan_in = static_cast<int>(layer.fan_in),
+                      fan_out = static_cast<int>(layer.fan_out);
+            // Half of both members' sum is their mean; and back from the scaled domain.
+            const auto half_unit = static_cast<float>(0.5 / static_cast<double>(layer.bias_factor));
+            launch(left_kernel, Grid{terms}, elementwise_threads, 0, context,
+                   LeftJob{rows, true, l == 0, fan_in, l == 0 ? batch_.x : kept_[l - 1], half_unit, terms, left_[l]});
+            launch(right_kernel, Grid{terms}, elementwise_threads, 0, context,
+                   RightJob{noise_source(population_), rows, weights, l, fan_out, right_[l]});
             SumsOut out = sums_out(network_, layer, scale, gradient);
-            out.sums = sums_[layer.index];
+            out.sums = sums_[l];
             out.started = some.begin > pairs_.begin;
             out.finished = some.end == pairs_.end;
-            launch_terms(context, terms, some.count() * batch_.size, out);
+            layers.push_back({left_[l], right_[l], fan_in, fan_out, 0, out});
         }
+        launch_terms(context, terms, layers);
     }
 
     const Network& network_;
@@ -233,7 +313,9 @@ class NodeGradientRun {
     FirstSums first_sums_;
     std::int64_t pairs_at_a_time_;
     std::vector<float*> sums_;
-    std::vector<float*> kept_;
+    std::vector<float*> kept_;  // activations of hidden layers
+    std::vector<float*> left_;  // factors of the terms
+    std::vector<float*> right_;
 };
 
 // --- A pair perturbs one layer ---------------------------------------------------------------------------------------
@@ -248,7 +330,7 @@ struct NoiseSumJob {
     DeviceLayer layer;
     int units;
     const float* sums;  // of the unperturbed network, [batches * batch, fan_out]
-    float* out;         // likewise; zeros where units are few
+    float* out;         // [batches * batch, right_stride(fan_out)], zeros at first
 
     // sum + weight z, where the noise has reached the network through this unit.
     template <class Mode>
@@ -265,8 +347,6 @@ FPES_DEVICE void pairs_of_sample(const NoiseSumJob& job, std::int64_t sample, st
     begin = sample / job.batch * job.pairs_each;
     end = begin + job.pairs_each < job.pairs ? begin + job.pairs_each : job.pairs;
 }
-
-constexpr int per_thread = 8;
 
 // All units: a thread eight of a sample's.
 template <class Mode>
@@ -292,7 +372,7 @@ __global__ __launch_bounds__(elementwise_threads) void dense_noise_kernel(NoiseS
     }
     FPES_UNROLL
     for (int i = 0; i < per_thread; ++i) {
-        if (column + i < units) job.out[sample * units + column + i] = sum[i];
+        if (column + i < units) job.out[sample * right_stride(units) + column + i] = sum[i];
     }
 }
 
@@ -302,7 +382,7 @@ constexpr int sparse_threads = 64;
 template <class Mode>
 __global__ __launch_bounds__(sparse_threads) void sparse_noise_kernel(NoiseSumJob job) {
     const std::int64_t sample = block_index(), within = sample % job.batch;
-    float* const sums = job.out + sample * job.layer.fan_out;
+    float* const sums = job.out + sample * right_stride(job.layer.fan_out);
     std::int64_t begin, end;
     pairs_of_sample(job, sample, begin, end);
     for (std::int64_t pair = begin; pair < end; ++pair) {
@@ -323,20 +403,26 @@ class IncrementalGradientRun {
     IncrementalGradientRun(Context& context, const Network& network, const Population& population, PairRange pairs,
                            const Batches& batch)
         : network_(network), population_(population), pairs_(pairs), batch_(batch), samples_(batch.count * batch.size) {
-        std::int64_t widest = 0;
-        for (const Layer& layer : network.layers) widest = std::max(widest, layer.fan_out);
-        noise_ = context.arena.take<float>(samples_ * widest);
+        std::int64_t widest = 0, left = 0;
+        for (const Layer& layer : network.layers) {
+            widest = std::max(widest, layer.fan_out);
+            left = std::max(left, left_stride(layer.fan_in));
+        }
+        noise_ = context.arena.take<float>(samples_ * right_stride(widest));
         activations_ = context.arena.take<float>(samples_ * widest);
+        left_ = context.arena.take<float>(samples_ * left);
     }
 
     void run(Context& context, const MemberWeights& weights, const float* sums, float* gradient) const {
         const float* inputs = batch_.x;
         for (const Layer& layer : network_.layers) {
             sum_noise(context, weights, layer, sums);
-            const SampleTerms terms{static_cast<int>(layer.fan_in), static_cast<int>(layer.fan_out), inputs, noise_};
+            const int fan_in = static_cast<int>(layer.fan_in), fan_out = static_cast<int>(layer.fan_out);
+            launch(left_kernel, Grid{samples_}, elementwise_threads, 0, context,
+                   LeftJob{Rows{}, false, false, fan_in, inputs, 1.0f, samples_, left_});
             SumsOut out = sums_out(network_, layer, scale(layer, weights.per_sample), gradient);
             out.finished = true;
-            launch_terms(context, terms, samples_, out);
+            launch_terms(context, samples_, {{left_, noise_, fan_in, fan_out, 0, out}});
             if (layer.index + 1 == static_cast<int>(network_.layers.size())) break;
             // Back from the scaled domain, exactly.
             const float factor = 1.0f / network_.layers[layer.index + 1].bias_factor;
@@ -361,8 +447,9 @@ class IncrementalGradientRun {
                               noise_};
         in_product_mode(network_.flush, [&](auto mode) {
             using Mode = decltype(mode);
+            const auto bytes = static_cast<std::size_t>(samples_ * right_stride(layer.fan_out)) * sizeof(float);
+            fill_with_zeros(noise_, bytes, context);
             if (job.units > 0) {
-                fill_with_zeros(noise_, static_cast<std::size_t>(samples_ * layer.fan_out) * sizeof(float), context);
                 launch(sparse_noise_kernel<Mode>, Grid{samples_}, sparse_threads, 0, context, job);
             } else {
                 const std::int64_t threads = samples_ * parts(layer.fan_out, per_thread);
@@ -390,8 +477,9 @@ class IncrementalGradientRun {
     PairRange pairs_;
     const Batches& batch_;
     std::int64_t samples_;  // of all batches, one after another
-    float* noise_;
-    float* activations_;  // inputs of a layer
+    float* noise_;          // the right factors of a layer's terms
+    float* activations_;    // inputs of a layer
+    float* left_;           // the left factors
 };
 
 }  // namespace

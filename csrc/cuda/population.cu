@@ -20,7 +20,7 @@ __global__ __launch_bounds__(elementwise_threads) void finish_rows_kernel(Rows r
         for (int j = 0; j < classes; ++j) outputs[row.output * classes + j] = from[j];
     }
     if (!sink.labels) return;
-    sink.losses[row.output] = cross_entropy(from, classes, sink.labels[row.input]);
+    sink.losses[row.output] = cross_entropy(from, 1, classes, sink.labels[row.input]);
     sink.finish(row.pair - rows.begin, 1);
 }
 
@@ -42,7 +42,6 @@ class FullRankRun {
         job.inputs = batch.x;
         if (choice_.fused) {
             job.layers = device_layers(network_, &population, 0, static_cast<int>(network_.layers.size()));
-            job.fused = true;
             job.outputs = outputs;
             job.sink = sink;
             launch_one(context, population, pairs.count(), job);
@@ -77,7 +76,7 @@ class FullRankRun {
         const auto launch_kind = population.noise == NoiseKind::binomial     ? launch_full_rank<NoiseKind::binomial>
                                  : population.noise == NoiseKind::rademacher ? launch_full_rank<NoiseKind::rademacher>
                                                                              : launch_full_rank<NoiseKind::gaussian>;
-        launch_kind(context, network_.flush, choice_.tile, pairs, job);
+        launch_kind(context, network_.flush, choice_, pairs, job);
     }
 
     const Network& network_;
@@ -156,9 +155,8 @@ SharedWeightsRun::SharedWeightsRun(Context& context, const Network& network, con
                rows.signs * rows.batch) {}
 
 void SharedWeightsRun::run(Context& context, SharedWeightsJob job) const {
-    job.fused = choice_.fused;
     if (choice_.fused) {
-        launch_shared_weights(context, network_.flush, choice_.tile, job);
+        launch_shared_weights(context, network_.flush, choice_, job);
     } else {
         run_layers(context, job);
     }
@@ -184,7 +182,7 @@ void SharedWeightsRun::run_layers(Context& context, const SharedWeightsJob& job)
             part.corrected_layers = job.corrected_layers - (l - begin_);
             part.outputs = buffers_.buffer(l);
             part.sink = LossSink{};
-            launch_shared_weights(context, network_.flush, layer_tile, part);
+            launch_shared_weights(context, network_.flush, layer_at_a_time, part);
             part.inputs = part.outputs;
             part.inputs_by_sample = false;
             part.sums = nullptr;

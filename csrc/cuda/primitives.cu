@@ -44,8 +44,9 @@ __global__ __launch_bounds__(elementwise_threads) void elementary_kernel(const f
     }
 }
 
-// As many independent chains as the accumulators of a product, so that nothing but multiply-adds is measured.
-constexpr int chains = 64;
+// Enough independent chains to hide how long a multiply-add takes, and enough of them in a turn of the loop that
+// nothing else counts: 256 for three other instructions.
+constexpr int chains = 32, per_step = 8;
 
 __global__ __launch_bounds__(elementwise_threads, 2) void chains_kernel(std::int64_t steps, float* out) {
     float sum[chains];
@@ -53,9 +54,13 @@ __global__ __launch_bounds__(elementwise_threads, 2) void chains_kernel(std::int
     const float factor = 1.0f - 0x1p-20f * static_cast<float>(thread_index() + 1);
     FPES_UNROLL
     for (int i = 0; i < chains; ++i) sum[i] = factor + static_cast<float>(i);
+    FPES_ROLLED
     for (std::int64_t step = 0; step < steps; ++step) {
         FPES_UNROLL
-        for (int i = 0; i < chains; ++i) sum[i] = Plain::fma(sum[i], factor, 1.0f);
+        for (int turn = 0; turn < per_step; ++turn) {
+            FPES_UNROLL
+            for (int i = 0; i < chains; ++i) sum[i] = Plain::fma(sum[i], factor, 1.0f);
+        }
     }
     float total = 0.0f;
     FPES_UNROLL
@@ -95,7 +100,7 @@ void elementary(Context& context, bool logarithm, const float* x, std::int64_t c
 std::int64_t multiply_add_chains(Context& context, std::int64_t steps, float* out) {
     const std::int64_t blocks = 2 * context.device.multiprocessors;
     launch(chains_kernel, Grid{blocks}, elementwise_threads, 0, context, steps, out);
-    return blocks * elementwise_threads * chains * steps;
+    return blocks * elementwise_threads * chains * per_step * steps;
 }
 
 FPES_NAMESPACE_END

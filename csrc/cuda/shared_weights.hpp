@@ -20,8 +20,8 @@
 // Where all members see the same samples, the first layer's sums are the same for all, too. They are computed once, by
 // a plain product before the launch, and a tile starts from them.
 //
-// The corrections, and the boundary, are applied to the sums in memory: drawn by the whole block into the buffers that
-// held weights, some rows of them at a time, each number once, and then added.
+// The corrections, and the boundary, are applied to the sums in shared memory, by threads that each take four rows of
+// eight columns at a time, draw what these need, and put them back.
 //
 // The same kernel serves networks that don't fit: it is launched a layer at a time, for some of the columns.
 #pragma once
@@ -51,21 +51,21 @@ struct SharedWeightsJob {
     bool inputs_by_sample;
     const float* sums;
     bool sums_by_sample;
-    bool fused;      // all layers in one launch, activations on the chip
-    float* outputs;  // [rows, fan_out] of the whole call (Row::output) where fused, else of the launch; or null
+    float* outputs;  // [rows, fan_out]; fused: of the whole call (Row::output), or null
     LossSink sink;
 };
 static_assert(sizeof(SharedWeightsJob) <= most_argument_bytes, "a job travels with the launch");
 
 template <class T>
 struct SharedWeightsTile {
-    static constexpr int depth = 8;  // k's of a block of weights
-    static constexpr int activation_stride = padded_stride(T::columns);
-    static constexpr int stage_stride = padded_stride(depth);
-    static constexpr int activation_floats = T::rows * activation_stride;
+    // k's of a block of weights: more where only a multiprocessor with much shared memory holds the tile anyway.
+    static constexpr int depth = T::rows >= 64 && T::columns >= 256 ? 16 : 8;
+    static constexpr int k_stride = padded_rows(T::rows);
+    static constexpr int activation_floats = T::columns * k_stride;
     static constexpr int matrix_floats = depth * T::columns;
     static constexpr int buffer_floats = 2 * matrix_floats;
-    static constexpr int stage_floats = 2 * T::rows * stage_stride;
+    static constexpr int stage_block = depth * k_stride;
+    static constexpr int stage_floats = 2 * stage_block;
     static constexpr int most_ranks = 16;  // of q, at a time
     static constexpr int coefficient_floats = T::rows * most_ranks;
     static constexpr int shared_bytes(bool fused) {
@@ -73,16 +73,14 @@ struct SharedWeightsTile {
                    ((fused ? activation_floats : 0) + buffer_floats + stage_floats + coefficient_floats) +
                T::rows * static_cast<int>(sizeof(Row));
     }
-    // Rows of drawn numbers, a number for each column, that the buffers hold.
-    static constexpr int drawn_rows = buffer_floats / T::columns;
 
     static_assert(T::columns % 8 == 0, "numbers are drawn eight at a time");
     static_assert(narrow_columns * T::columns <= buffer_floats, "a narrow layer's weights fit where blocks do");
-    static_assert(narrow_stride <= 2 * stage_stride, "a narrow layer's outputs fit where inputs are staged");
+    static_assert(narrow_columns <= 2 * depth, "a narrow layer's outputs fit where inputs are staged");
     static_assert((T::rows / 2 + 1) * 8 <= buffer_floats, "eight k's of one rank's A of every pair of a tile fit");
 };
 
-template <class T, class Mode>
+template <class T, class Mode, bool fused>
 class SharedWeightsBlock {
     using Shape = SharedWeightsTile<T>;
     static constexpr int depth = Shape::depth;
@@ -92,7 +90,7 @@ class SharedWeightsBlock {
         : job_(job),
           rows_(dynamic_shared<Row>()),
           activations_(reinterpret_cast<float*>(rows_ + T::rows)),
-          buffers_(activations_ + (job.fused ? Shape::activation_floats : 0)),
+          buffers_(activations_ + (fused ? Shape::activation_floats : 0)),
           stage_(buffers_ + Shape::buffer_floats),
           coefficients_(stage_ + Shape::stage_floats),
           first_row_(static_cast<std::int64_t>(block_index()) * T::rows) {}
@@ -105,14 +103,13 @@ class SharedWeightsBlock {
         const int last = job_.layers.count - 1;
         for (int l = 0; l <= last; ++l) {
             const DeviceLayer& layer = job_.layers.layer[l];
-            if (job_.fused && l == last && l > 0 && layer.fan_out <= narrow_columns) {
+            if (fused && l == last && l > 0 && layer.fan_out <= narrow_columns) {
                 narrow_layer(layer, l);
-                finish(stage_, narrow_stride, layer.fan_out);
-                return;
+                return finish(stage_, layer.fan_out);
             }
             wide_layer(layer, l);
         }
-        if (job_.fused) finish(activations_, Shape::activation_stride, job_.layers.layer[last].fan_out);
+        if (fused) finish(activations_, job_.layers.layer[last].fan_out);
     }
 
    private:
@@ -127,73 +124,96 @@ class SharedWeightsBlock {
     FPES_DEVICE std::int64_t pair_at(int place) const {
         return pair_of_place(job_.rows, place_of_row(job_.rows, first_row_) + place);
     }
-    FPES_DEVICE float signed_scale(int row, float scale) const { return rows_[row].sign ? opposite(scale) : scale; }
+    FPES_DEVICE float signed_scale(const Row& row, float scale) const { return row.sign ? opposite(scale) : scale; }
+
+    // Where a layer's sums are, and its activations will be: in shared memory as the next product's left operand, or
+    // rows in global memory.
+    struct Values {
+        bool shared;
+        float* operand;  // [columns][k_stride]
+        Window window;
+    };
 
     FPES_DEVICE void wide_layer(const DeviceLayer& layer, int l) {
         const int first_column = block_index_y() * T::columns;
         const int columns = smaller(T::columns, layer.fan_out - first_column);
-        Result result{activations_, Shape::activation_stride, T::rows, columns};
-        if (!job_.fused) {
-            const std::int64_t left = job_.rows.count - first_row_;
-            result = {job_.outputs + first_row_ * layer.fan_out + first_column, layer.fan_out,
-                      left < T::rows ? static_cast<int>(left) : T::rows, columns};
+        Values values{fused, activations_, {nullptr, 0, T::rows, columns}};
+        if constexpr (!fused) {
+            values.window = {job_.outputs + first_row_ * layer.fan_out + first_column, layer.fan_out,
+                             smaller(T::rows, within_int(job_.rows.count - first_row_)), columns};
         }
         // What a correction needs of the layer's inputs, before the sums take their place.
         if (correction(l) == Correction::low_rank) multiply_by_factors(layer, l, 0);
-        if (l == 0 && job_.sums) {
-            for_each_column(result, 0, result.rows, [&](int row, int column, float* sum) {
-                *sum = job_.sums[sums_row(row) * layer.fan_out + first_column + column];
-            });
-        } else {
+        const bool started = l == 0 && job_.sums;
+        if (!started) {
             Accumulators<T> acc;
             multiply(layer, first_column, l == 0, acc);
-            store_sums<T>(acc, result);
-        }
-        __syncthreads();
-        finish_layer(layer, l, first_column, result);
-    }
-    FPES_DEVICE std::int64_t sums_row(int row) const {
-        if (job_.sums_by_sample) return rows_[row].input;
-        return first_row_ + row < job_.rows.count ? first_row_ + row : 0;
-    }
-
-    FPES_DEVICE void multiply(const DeviceLayer& layer, int first_column, bool staged, Accumulators<T>& acc) {
-        acc.clear();
-        const auto copy = [&](int block) {
-            copy_weights(layer, block * depth, first_column, buffers_ + block % 2 * Shape::matrix_floats);
-            if (staged) copy_inputs(layer.fan_in, block * depth, stage_ + block % 2 * (T::rows * Shape::stage_stride));
-            commit_copies();
-        };
-        copy(0);
-        const int blocks = static_cast<int>(parts(layer.fan_in, depth));
-        const bool works = T::first_column() - T::lane() % T::lanes_n * 4 < layer.fan_out - first_column;
-        FPES_ROLLED
-        for (int block = 0; block < blocks; ++block) {
-            wait_for_copies<0>();
-            __syncthreads();  // and everybody is done with the other buffer
-            if (block + 1 < blocks) copy(block + 1);
-            if (!works) continue;
-            const int k = block * depth;
-            const int stride = staged ? Shape::stage_stride : Shape::activation_stride;
-            const float* a = staged ? stage_ + block % 2 * (T::rows * Shape::stage_stride) : activations_ + k;
-            const float* b = buffers_ + block % 2 * Shape::matrix_floats;
-            if (k + depth <= layer.fan_in) {
-                multiply_block<T, Mode, depth>(a, stride, b, acc);
+            if constexpr (fused) {
+                store_as_operand<T>(acc, activations_);
             } else {
-                multiply_rest<T, Mode>(a, stride, b, layer.fan_in - k, acc);
+                store_rows<T>(acc, values.window);
             }
+            __syncthreads();
         }
-        __syncthreads();
+        finish_layer(layer, l, first_column, started, values);
     }
 
-    static FPES_DEVICE void copy_weights(const DeviceLayer& layer, int k, int first_column, float* to) {
-        if (layer.has_vectors()) {
-            WindowCopy<T::threads, depth, T::columns, 4>(layer.weight, layer.fan_in, layer.fan_out, k, first_column)
-                .start(to, T::columns);
-        } else {
-            copy_scalars(layer, k, first_column, to);
-        }
+    // Ends with all threads done with the activations.
+    FPES_DEVICE void multiply(const DeviceLayer& layer, int first_column, bool staged, Accumulators<T>& acc) const {
+        acc.clear();
+        Operands operands(*this, layer, first_column, staged);
+        operands.start(0);
+        operands.turn();
+        multiply_blocks<T, Mode, depth>(operands, layer.fan_in, T::warp_column() < layer.fan_out - first_column, acc);
     }
+
+    // The blocks of inputs and weights that are multiplied (multiply_blocks): weights are copied into two buffers,
+    // inputs are there already, or come from memory through a stage.
+    class Operands {
+       public:
+        FPES_DEVICE Operands(const SharedWeightsBlock& block, const DeviceLayer& layer, int first_column, bool staged)
+            : block_(block),
+              layer_(layer),
+              first_column_(first_column),
+              vectors_(layer.has_vectors()),
+              staged_(staged),
+              weights_(layer.weight, layer.fan_in, layer.fan_out, 0, first_column),
+              inputs_(block.job_.inputs, block.job_.rows.count, layer.fan_in, block.first_row_, 0) {}
+        FPES_DEVICE const float* left(int number) const {
+            return staged_ ? stage(number) : block_.activations_ + number * (depth * Shape::k_stride);
+        }
+        FPES_DEVICE const float* right(int number) const { return buffer(number); }
+        FPES_DEVICE void start(int number) {
+            if (vectors_) {
+                weights_.start(buffer(number));
+            } else {
+                copy_scalars(layer_, number * depth, first_column_, buffer(number));
+            }
+            if (staged_) {
+                inputs_.start(stage(number), Shape::k_stride);
+                inputs_.move_right();
+            }
+            commit_copies();
+        }
+        FPES_DEVICE void finish(int) const {}
+        FPES_DEVICE void turn() const {
+            wait_for_copies<0>();
+            __syncthreads();
+        }
+
+       private:
+        FPES_DEVICE float* buffer(int number) const { return block_.buffers_ + number % 2 * Shape::matrix_floats; }
+        FPES_DEVICE float* stage(int number) const { return block_.stage_ + number % 2 * Shape::stage_block; }
+
+        const SharedWeightsBlock& block_;
+        const DeviceLayer& layer_;
+        int first_column_;
+        bool vectors_;
+        bool staged_;
+        WindowCopy<T::threads, depth, T::columns, 4> weights_;
+        TurningCopy<T::threads, T::rows, depth> inputs_;
+    };
+
     // A tile's row may be longer than the block has threads, so a thread's columns change from pass to pass.
     static FPES_DEVICE void copy_scalars(const DeviceLayer& layer, int k, int first_column, float* to) {
         FPES_ROLLED
@@ -205,18 +225,7 @@ class SharedWeightsBlock {
         }
     }
 
-    FPES_DEVICE void copy_inputs(int fan_in, int k, float* to) const {
-        const std::int64_t count = job_.rows.count;
-        if (fan_in % 4 == 0 && reinterpret_cast<std::uintptr_t>(job_.inputs) % 16 == 0) {
-            WindowCopy<T::threads, T::rows, depth, 4>(job_.inputs, count, fan_in, first_row_, k)
-                .start(to, Shape::stage_stride);
-        } else {
-            WindowCopy<T::threads, T::rows, depth, 1>(job_.inputs, count, fan_in, first_row_, k)
-                .start(to, Shape::stage_stride);
-        }
-    }
-
-    FPES_DEVICE void narrow_layer(const DeviceLayer& layer, int l) {
+    FPES_DEVICE void narrow_layer(const DeviceLayer& layer, int l) const {
         if (correction(l) == Correction::low_rank) multiply_by_factors(layer, l, 0);
         const int n = layer.fan_out, stride = narrow_padded(n), weights = layer.fan_in * n;
         for (int i = thread_index(); i < weights; i += T::threads) buffers_[i / n * stride + i % n] = layer.weight[i];
@@ -224,76 +233,170 @@ class SharedWeightsBlock {
         for (int task = thread_index(); task < T::rows * (stride / 4); task += T::threads) {
             const int row = task % T::rows, column = task / T::rows * 4;
             float sum[4];
-            multiply_narrow<Mode>(activations_ + row * Shape::activation_stride, buffers_ + column, stride,
-                                  layer.fan_in, sum);
-            store4(stage_ + row * narrow_stride + column, sum);
+            multiply_narrow<Mode, Shape::k_stride>(activations_ + row, buffers_ + column, stride, layer.fan_in, sum);
+            FPES_UNROLL
+            for (int i = 0; i < 4; ++i) stage_[(column + i) * Shape::k_stride + row] = sum[i];
         }
         __syncthreads();
-        finish_layer(layer, l, 0, {stage_, narrow_stride, T::rows, n});
+        finish_layer(layer, l, 0, false, {true, stage_, {nullptr, 0, T::rows, n}});
     }
 
-    // Corrections and the boundary: from sums to activations, in place.
-    FPES_DEVICE void finish_layer(const DeviceLayer& layer, int l, int first_column, const Result& result) {
-        switch (correction(l)) {
-            case Correction::node: add_noise(layer, NoiseRole::node, 0, first_column, result); break;
-            case Correction::low_rank:
-                for (int r = 0; r < job_.rank; ++r) {
-                    if (r > 0 && r % ranks_at_a_time() == 0) multiply_by_factors(layer, l, r);
-                    add_noise(layer, NoiseRole::factor_b, r, first_column, result);
-                }
-                return add_noise(layer, NoiseRole::bias, 0, first_column, result);
-            case Correction::none: break;
-        }
-        for_each_column(result, 0, result.rows, [&](int, int column, float* sum) {
-            *sum = layer.cross(*sum, layer.scaled_bias(layer.bias[first_column + column]));
-        });
-        __syncthreads();
-    }
-
-    // Calls use(row, column, sum) for rows begin ... end - 1 of the result.
-    template <class Use>
-    FPES_DEVICE void for_each_column(const Result& result, int begin, int end, Use use) const {
-        for (int i = thread_index(); i < (end - begin) * result.columns; i += T::threads) {
-            const int row = begin + i / result.columns, column = i % result.columns;
-            use(row, column, result.row(row) + column);
-        }
-    }
-
-    // One step of a correction. Its numbers, a row of them for each place or, of node noise, for each row of the tile,
-    // are drawn by as many rows at a time as the buffers hold.
-    FPES_DEVICE void add_noise(const DeviceLayer& layer, NoiseRole role, int rank, int first_column,
-                               const Result& result) {
-        const bool by_row = role == NoiseRole::node;
-        const int count = by_row ? result.rows : places(), groups = (result.columns + 7) / 8;
-        FPES_ROLLED
-        for (int begin = 0; begin < count; begin += Shape::drawn_rows) {
-            const int end = smaller(count, begin + Shape::drawn_rows);
+    // Corrections and the boundary: from sums to activations, in place, or from the first layer's sums where the layer
+    // is started by them. A thread takes four rows of eight columns at a time: what a Philox block is for.
+    FPES_DEVICE void finish_layer(const DeviceLayer& layer, int l, int first_column, bool started,
+                                  const Values& values) const {
+        constexpr int groups = T::rows / 4;
+        const int tasks = static_cast<int>(parts(values.window.columns, 8)) * groups;
+        const Correction correction = this->correction(l);
+        const NoiseRole role = correction == Correction::node ? NoiseRole::node : NoiseRole::factor_b;
+        // A step for each rank, or one.
+        const int steps = correction == Correction::low_rank ? job_.rank : correction == Correction::node ? 1 : 0;
+        int first_rank = 0;
+        do {
+            if (first_rank > 0) multiply_by_factors(layer, l, first_rank);
+            const int end = correction == Correction::low_rank ? smaller(steps, first_rank + ranks_at_a_time()) : steps;
             FPES_ROLLED
-            for (int i = thread_index(); i < (end - begin) * groups; i += T::threads) {
-                const int id = begin + i / groups, column = i % groups * 8;
-                const int row_of_tensor = by_row ? rows_[id].sample : rank;
-                const std::uint64_t first = static_cast<std::uint64_t>(row_of_tensor) * layer.fan_out +
-                                            static_cast<std::uint64_t>(first_column + column);
-                draw_to(buffers_ + (id - begin) * T::columns + column, job_.noise.kind,
-                        counters(layer, role, by_row ? rows_[id].pair : pair_at(id)), first);
-            }
-            __syncthreads();
-            for_each_column(
-                result, by_row ? begin : 0, by_row ? end : result.rows, [&](int row, int column, float* sum) {
-                    const int id = by_row ? row : rows_[row].place;
-                    if (id < begin || id >= end) return;
-                    const float z = buffers_[(id - begin) * T::columns + column];
-                    if (role == NoiseRole::bias) {
-                        const float bias =
-                            Mode::fma(z, signed_scale(row, job_.weight_scale), layer.bias[first_column + column]);
-                        *sum = layer.cross(*sum, layer.scaled_bias(bias));
-                    } else if (role == NoiseRole::factor_b) {
-                        *sum = Mode::fma(z, coefficients_[row * Shape::most_ranks + rank % ranks_at_a_time()], *sum);
+            for (int task = thread_index(); task < tasks; task += T::threads) {
+                const int row = task % groups * 4, column = task / groups * 8;
+                float sum[4][8];
+                if (started && first_rank == 0) {
+                    read_first_sums(layer, values.window, row, first_column, column, sum);
+                } else {
+                    read(values, row, column, sum);
+                }
+                float bias[8];
+                FPES_UNROLL
+                for (int c = 0; c < 8; ++c) {
+                    bias[c] = column + c < values.window.columns ? layer.bias[first_column + column + c] : 0.0f;
+                }
+                FPES_ROLLED
+                for (int step = first_rank; step < end; ++step) {
+                    add_noise(layer, role, step, row, first_column + column, [&](int i, int c, float z, float factor) {
+                        sum[i][c] = Mode::fma(z, factor, sum[i][c]);
+                    });
+                }
+                if (end == steps) {
+                    if (correction == Correction::low_rank) {
+                        add_noise(layer, NoiseRole::bias, 0, row, first_column + column,
+                                  [&](int i, int c, float z, float factor) {
+                                      const float moved = Mode::fma(z, factor, bias[c]);
+                                      sum[i][c] = layer.cross(sum[i][c], layer.scaled_bias(moved));
+                                  });
                     } else {
-                        *sum = Mode::fma(z, signed_scale(row, layer.node_scale), *sum);
+                        FPES_UNROLL
+                        for (int c = 0; c < 8; ++c) {
+                            const float scaled = layer.scaled_bias(bias[c]);
+                            FPES_UNROLL
+                            for (int i = 0; i < 4; ++i) sum[i][c] = layer.cross(sum[i][c], scaled);
+                        }
                     }
-                });
+                }
+                write(values, row, column, sum);
+            }
+            first_rank = end;
             __syncthreads();
+        } while (first_rank < steps);
+    }
+
+    // Noise of four rows and eight columns: calls use(row, column, z, factor), rows counted from first_row.
+    template <class Use>
+    FPES_DEVICE void add_noise(const DeviceLayer& layer, NoiseRole role, int rank, int first_row, int column,
+                               Use use) const {
+        const bool by_row = role == NoiseRole::node;
+        float z[8];
+        FPES_ROLLED
+        for (int i = 0; i < 4; ++i) {
+            const Row& row = rows_[first_row + i];
+            if (i == 0 || by_row || row.place != rows_[first_row + i - 1].place) {
+                const int row_of_tensor = by_row ? row.sample : rank;
+                draw<8>(job_.noise.kind, counters(layer, role, row.pair),
+                        static_cast<std::uint64_t>(row_of_tensor) * layer.fan_out + static_cast<std::uint64_t>(column),
+                        z);
+            }
+            float factor;
+            switch (role) {
+                case NoiseRole::node: factor = signed_scale(row, layer.node_scale); break;
+                case NoiseRole::bias: factor = signed_scale(row, job_.weight_scale); break;
+                default: factor = coefficients_[rank % ranks_at_a_time() * T::rows + first_row + i];
+            }
+            // Registers have no index that is known at run time only.
+            FPES_UNROLL
+            for (int same = 0; same < 4; ++same) {
+                if (same != i) continue;
+                FPES_UNROLL
+                for (int c = 0; c < 8; ++c) use(same, c, z[c], factor);
+            }
+        }
+    }
+
+    // Four rows of eight sums. Of columns that the layer doesn't have, anything.
+    static FPES_DEVICE void read_rows(const Window& window, const float* const (&from)[4], int column,
+                                      float (&sum)[4][8]) {
+        const bool vectors = window.vectors() && column + 8 <= window.columns;
+        FPES_UNROLL
+        for (int i = 0; i < 4; ++i) {
+            if (vectors) {
+                load4(from[i] + column, sum[i]);
+                load4(from[i] + column + 4, sum[i] + 4);
+            } else {
+                FPES_UNROLL
+                for (int c = 0; c < 8; ++c) sum[i][c] = column + c < window.columns ? from[i][column + c] : 0.0f;
+            }
+        }
+    }
+    FPES_DEVICE void read_first_sums(const DeviceLayer& layer, const Window& window, int row, int first_column,
+                                     int column, float (&sum)[4][8]) const {
+        const float* from[4];
+        FPES_UNROLL
+        for (int i = 0; i < 4; ++i) from[i] = job_.sums + sums_row(row + i) * layer.fan_out + first_column;
+        const Window sums{const_cast<float*>(job_.sums + first_column), layer.fan_out, window.rows, window.columns};
+        read_rows(sums, from, column, sum);
+    }
+    FPES_DEVICE std::int64_t sums_row(int row) const {
+        if (job_.sums_by_sample) return rows_[row].input;
+        return first_row_ + row < job_.rows.count ? first_row_ + row : 0;
+    }
+    static FPES_DEVICE void read(const Values& values, int row, int column, float (&sum)[4][8]) {
+        const Window& window = values.window;
+        if (values.shared) {
+            FPES_UNROLL
+            for (int c = 0; c < 8; ++c) {
+                float four[4];
+                load4(values.operand + (column + c) * Shape::k_stride + row, four);
+                FPES_UNROLL
+                for (int i = 0; i < 4; ++i) sum[i][c] = four[i];
+            }
+            return;
+        }
+        const float* from[4];
+        FPES_UNROLL
+        for (int i = 0; i < 4; ++i) from[i] = window.data + (row + i < window.rows ? row + i : 0) * window.stride;
+        read_rows(window, from, column, sum);
+    }
+    static FPES_DEVICE void write(const Values& values, int row, int column, const float (&sum)[4][8]) {
+        const Window& window = values.window;
+        if (values.shared) {
+            FPES_UNROLL
+            for (int c = 0; c < 8; ++c) {
+                const float four[4] = {sum[0][c], sum[1][c], sum[2][c], sum[3][c]};
+                store4(values.operand + (column + c) * Shape::k_stride + row, four);
+            }
+            return;
+        }
+        const bool vectors = window.vectors() && column + 8 <= window.columns;
+        FPES_UNROLL
+        for (int i = 0; i < 4; ++i) {
+            if (row + i >= window.rows) continue;
+            float* const to = window.data + (row + i) * window.stride + column;
+            if (vectors) {
+                store4(to, sum[i]);
+                store4(to + 4, sum[i] + 4);
+            } else {
+                FPES_UNROLL
+                for (int c = 0; c < 8; ++c) {
+                    if (column + c < window.columns) to[c] = sum[i][c];
+                }
+            }
         }
     }
 
@@ -302,13 +405,16 @@ class SharedWeightsBlock {
         return smaller(smaller(job_.rank, Shape::most_ranks), Shape::buffer_floats / (8 * places()));
     }
 
-    // coefficients_[row][r] = (h A_r) * +-scale, for some ranks from `first` on: a chain each, k in order. A is drawn
-    // some k's at a time, [place][rank][k's].
-    FPES_DEVICE void multiply_by_factors(const DeviceLayer& layer, int l, int first) {
-        const int ranks = smaller(ranks_at_a_time(), job_.rank - first);
-        const int factors = places() * ranks, step = Shape::buffer_floats / factors / 8 * 8;
+    // coefficients_[r][row] = (h A_r) * +-scale, for some ranks from `first` on: a chain each, k in order. A is drawn
+    // some k's at a time, [place][rank][k's]. Inputs from memory are turned into columns first, where there is room.
+    FPES_DEVICE void multiply_by_factors(const DeviceLayer& layer, int l, int first) const {
+        const int ranks = smaller(ranks_at_a_time(), job_.rank - first), factors = places() * ranks;
+        const bool gather = l == 0 && fused;
+        const int room = Shape::buffer_floats / factors / 8 * 8;
+        const int step = gather ? smaller(room, T::columns) : room;
         for (int k = 0; k < layer.fan_in; k += step) {
             const int width = smaller(step, layer.fan_in - k), groups = (width + 7) / 8;
+            if (gather) gather_inputs(layer, k, width);
             for (int i = thread_index(); i < factors * groups; i += T::threads) {
                 const int factor = i / groups, column = i % groups * 8;
                 const auto element = static_cast<std::uint64_t>(first + factor % ranks) * layer.fan_in +
@@ -316,42 +422,77 @@ class SharedWeightsBlock {
                 draw_to(buffers_ + factor * step + column, job_.noise.kind,
                         counters(layer, NoiseRole::factor_a, pair_at(factor / ranks)), element);
             }
+            wait_for_copies<0>();
             __syncthreads();
             for (int task = thread_index(); task < T::rows * ranks; task += T::threads) {
                 const int row = task % T::rows, r = task / T::rows;
-                float& q = coefficients_[row * Shape::most_ranks + r];
+                float& q = coefficients_[r * T::rows + row];
                 const float* a = buffers_ + (rows_[row].place * ranks + r) * step;
-                q = chain(inputs_of(layer, l, row) + k, a, width, k ? q : 0.0f);
-                if (k + step >= layer.fan_in) q = Mode::mul(q, signed_scale(row, job_.rank_scale));
+                const float before = k ? q : 0.0f;
+                float sum;
+                if (gather || l > 0) {
+                    sum = chain<Shape::k_stride>(activations_ + (gather ? 0 : k) * Shape::k_stride + row, a, width,
+                                                 before);
+                } else {
+                    sum = chain<1>(inputs_of(layer, row) + k, a, width, before);
+                }
+                q = k + step >= layer.fan_in ? Mode::mul(sum, signed_scale(rows_[row], job_.rank_scale)) : sum;
             }
             __syncthreads();
         }
     }
-    FPES_DEVICE const float* inputs_of(const DeviceLayer& layer, int l, int row) const {
-        if (l > 0) return activations_ + row * Shape::activation_stride;
+    // Columns k ... k + width - 1 of the inputs, to where activations will be: eight k's of four rows a warp.
+    FPES_DEVICE void gather_inputs(const DeviceLayer& layer, int k, int width) const {
+        const int mine = thread_index() % 8;
+        for (int row = thread_index() / 8; row < T::rows; row += T::threads / 8) {
+            const float* const from = inputs_of(layer, row) + k;
+            for (int c = mine; c < width; c += 8)
+                copy_async<1>(activations_ + c * Shape::k_stride + row, from + c, true);
+        }
+        commit_copies();
+    }
+    FPES_DEVICE const float* inputs_of(const DeviceLayer& layer, int row) const {
         // A row beyond the last has no inputs, and nobody asks for its outputs.
         const std::int64_t by_row = first_row_ + row < job_.rows.count ? first_row_ + row : 0;
         return job_.inputs + (job_.inputs_by_sample ? rows_[row].input : by_row) * layer.fan_in;
     }
+    // sum + a b, k in order; a's elements are `stride` floats apart. What many k's need is loaded before they are
+    // added: one element's chain can't hide how long a load takes.
+    template <int stride>
     static FPES_DEVICE float chain(const float* a, const float* b, int count, float sum) {
-        for (int k = 0; k < count; ++k) sum = Mode::fma(a[k], b[k], sum);
+        constexpr int ahead = 16;
+        int k = 0;
+        FPES_ROLLED
+        for (; k + ahead <= count; k += ahead) {
+            float left[ahead], right[ahead];
+            FPES_UNROLL
+            for (int i = 0; i < ahead; ++i) left[i] = a[(k + i) * stride];
+            FPES_UNROLL
+            for (int i = 0; i < ahead; i += 4) load4(b + k + i, right + i);
+            FPES_UNROLL
+            for (int i = 0; i < ahead; ++i) sum = Mode::fma(left[i], right[i], sum);
+        }
+        for (; k < count; ++k) sum = Mode::fma(a[k * stride], b[k], sum);
         return sum;
     }
 
     // The logits, in shared memory, to where they are wanted.
-    FPES_DEVICE void finish(const float* logits, int stride, int classes) const {
+    FPES_DEVICE void finish(const float* logits, int classes) const {
         if (job_.outputs) {
             for (int i = thread_index(); i < T::rows * classes; i += T::threads) {
                 const Row& row = rows_[i / classes];
                 const int column = i % classes;
-                if (row.inside) job_.outputs[row.output * classes + column] = logits[i / classes * stride + column];
+                if (row.inside) {
+                    job_.outputs[row.output * classes + column] = logits[column * Shape::k_stride + i / classes];
+                }
             }
         }
         if (!job_.sink.labels) return;
         for (int i = thread_index(); i < T::rows; i += T::threads) {
             const Row& row = rows_[i];
             if (!row.inside) continue;
-            job_.sink.losses[row.output] = cross_entropy(logits + i * stride, classes, job_.sink.labels[row.input]);
+            job_.sink.losses[row.output] =
+                cross_entropy(logits + i, Shape::k_stride, classes, job_.sink.labels[row.input]);
         }
         __syncthreads();
         for (int place = thread_index(); place < places(); place += T::threads) {
@@ -370,9 +511,10 @@ class SharedWeightsBlock {
     std::int64_t first_row_;
 };
 
-template <class T, class Mode>
+// fused: all layers in one launch, activations on the chip; else one layer.
+template <class T, class Mode, bool fused>
 __global__ __launch_bounds__(T::threads, 1) void shared_weights_kernel(const FPES_CONSTANT SharedWeightsJob job) {
-    SharedWeightsBlock<T, Mode>(job).run();
+    SharedWeightsBlock<T, Mode, fused>(job).run();
 }
 
 FPES_NAMESPACE_END

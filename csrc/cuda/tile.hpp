@@ -4,22 +4,26 @@
 //                               +--------+--------+--------+--------+
 //                             k |  warp column 0  |  warp column 1  |
 //      a, in shared memory:     +--------+--------+--------+--------+
-//      [rows][depth + pad]
-//      +----------+             +--------+--------+--------+--------+
-//      | warp     |             | lanes_m x lanes_n |                |    A lane's accumulators are `tm` rows, lanes_m
-//      | row 0    |             | lanes, each       |                |    apart, times `tn` columns, four side by side
-//      |          |             | tm x tn           |                |    and the next four lanes_n * 4 further on:
+//      [depth][rows + pad]
+//           k                   +--------+--------+--------+--------+
+//      +----------+             | lanes_m x lanes_n |                |    A lane's accumulators are `tm` rows times
+//      `tn` | warp     |             | lanes, each       |                |    columns: four side by side, and the next
+//      four | row 0    |             | tm x tn           |                |    lanes_m * 4 rows or lanes_n * 4 columns
+//      on:
 //      +----------+             +-------------------+----------------+
 //      | warp     |             |                   |                |         c c c c . . . . c c c c . . . .
-//      | row 1    |             |                   |                |         . . . . . . . . . . . . . . . .
-//      +----------+             +-------------------+----------------+         c c c c . . . . c c c c . . . .
+//      | row 1    |             |                   |                |         c c c c . . . . c c c c . . . .
+//      +----------+             +-------------------+----------------+         ...
 //
 // Why this shape. The contract gives each element one chain of multiply-adds along k, so a lane needs many elements to
 // hide the latency of a chain, and tm x tn of them use each value read from shared memory tn or tm times: 8 x 16 is 128
-// multiply-adds for 6 loads of 16 bytes. Both operands are read by vectors of four without a bank conflict. b: the
-// lanes of a warp row read 16 bytes each, side by side, and all warp rows' lanes the same ones. a: a lane reads four
-// k's of a row, and lanes_m rows lie an odd number of 16-byte units apart, so that up to eight of them are in different
-// banks. So the left operand needs no transposition, and both can be filled by 16-byte copies.
+// multiply-adds for 6 loads of 16 bytes.
+//
+// Both operands lie with a k's values side by side, so that a k's fragment, tm + tn values, is read by 16-byte loads
+// and the next k's fragment into other registers while this one is multiplied.
+//
+// Lanes are interleaved: neighbours n, n ^ 1 have the same columns, and of four lanes n, n ^ 1, n ^ 2, n ^ 3 there are
+// no more than two different addresses in either operand: then a 16-byte load of a warp is two accesses, else four.
 #pragma once
 
 #include "intrinsics.hpp"
@@ -35,22 +39,28 @@ struct Tile {
     static constexpr int columns = warps_n * lanes_n * tn;
 
     static_assert(lanes_m * lanes_n == 32, "a warp's lanes are lanes_m x lanes_n");
-    static_assert(tn % 4 == 0, "columns are read four at a time");
-    static_assert(lanes_m <= 8, "nine rows of 16 bytes can't lie in different banks");
-    static_assert(tm * tn <= 128, "accumulators, operands and addresses of a lane must fit 255 registers");
+    static_assert(lanes_m == 1 || lanes_m == 2 || lanes_m == 4, "the lowest bit of a lane's row is that of the lane");
+    static_assert(tm % 4 == 0 && tn % 4 == 0, "rows and columns are read four at a time");
+    static_assert(tm * tn <= 128, "accumulators, fragments and addresses of a lane must fit 255 registers");
 
     static FPES_DEVICE int warp() { return thread_index() / 32; }
     static FPES_DEVICE int lane() { return thread_index() % 32; }
-    // The first of the lane's rows and columns.
-    static FPES_DEVICE int first_row() { return warp() / warps_n * (lanes_m * tm) + lane() / lanes_n; }
-    static FPES_DEVICE int first_column() { return warp() % warps_n * (lanes_n * tn) + lane() % lanes_n * 4; }
+    static FPES_DEVICE int lane_row() {
+        return lanes_m == 1 ? 0 : lanes_m == 2 ? lane() % 2 : lane() % 2 + lane() / 16 * 2;
+    }
+    static FPES_DEVICE int lane_column() { return (lanes_m == 1 ? lane() : lane() / 2) % lanes_n; }
+    // The first of the lane's rows and columns, and of its warp's columns.
+    static FPES_DEVICE int first_row() { return warp() / warps_n * (lanes_m * tm) + lane_row() * 4; }
+    static FPES_DEVICE int warp_column() { return warp() % warps_n * (lanes_n * tn); }
+    static FPES_DEVICE int first_column() { return warp_column() + lane_column() * 4; }
     // The i-th row and the j-th column.
-    static FPES_DEVICE int row(int i) { return first_row() + i * lanes_m; }
+    static FPES_DEVICE int row(int i) { return first_row() + i / 4 * (lanes_m * 4) + i % 4; }
     static FPES_DEVICE int column(int j) { return first_column() + j / 4 * (lanes_n * 4) + j % 4; }
 };
 
-// Floats from one row of a left operand to the next, so that rows lie an odd number of 16-byte units apart.
-FPES_INLINE constexpr int padded_stride(int columns) { return (columns + 7) / 8 * 8 + 4; }
+// Floats from one k of a left operand to the next. With four more than there are rows, eight k's of four rows, which
+// are written together where rows are turned into columns, lie in 32 different banks.
+FPES_INLINE constexpr int padded_rows(int rows) { return rows + 4; }
 
 template <class T>
 struct Accumulators {
@@ -65,144 +75,286 @@ struct Accumulators {
     }
 };
 
-// sum += a b for `depth` k's, a multiple of 4, in order. a: row 0 of the tile, the first k. b: [depth][T::columns].
-//
-// Four k's are 4 tm tn multiply-adds, 512 for the largest tile: so much code fits the instruction cache next to a
-// scheduler, more doesn't, so the loop over fours stays a loop. In its last quarter, where a row's four values have all
-// been used, the next four take their registers; after the last k they come from the padding, and nobody uses them.
-template <class T, class Mode, int depth>
-FPES_DEVICE void multiply_block(const float* a, int a_stride, const float* b, Accumulators<T>& acc) {
-    static_assert(depth % 4 == 0, "the left operand is read four k's at a time");
-    a += T::first_row() * a_stride;
-    b += T::first_column();
-    float left[T::tm][4];
-    FPES_UNROLL
-    for (int i = 0; i < T::tm; ++i) load4(a + i * T::lanes_m * a_stride, left[i]);
-    FPES_ROLLED
-    for (int k = 0; k < depth; k += 4) {
+// What a lane multiplies for one k: values of its rows and of its columns.
+template <class T>
+struct Fragment {
+    float left[T::tm], right[T::tn];
+
+    // a, b: of the lane's first row and column.
+    FPES_DEVICE void load(const float* a, const float* b) {
         FPES_UNROLL
-        for (int step = 0; step < 4; ++step) {
-            float right[T::tn];
+        for (int i = 0; i < T::tm; i += 4) load4(a + i * T::lanes_m, left + i);
+        FPES_UNROLL
+        for (int j = 0; j < T::tn; j += 4) load4(b + j * T::lanes_n, right + j);
+    }
+    // Column by column, down and up in turn: so each multiply-add has an operand in common with the one before, which
+    // the register file then need not deliver again.
+    template <class Mode>
+    FPES_DEVICE void multiply(Accumulators<T>& acc) const {
+        FPES_UNROLL
+        for (int j = 0; j < T::tn; ++j) {
             FPES_UNROLL
-            for (int j = 0; j < T::tn; j += 4) load4(b + (k + step) * T::columns + j * T::lanes_n, right + j);
-            FPES_UNROLL
-            for (int i = 0; i < T::tm; ++i) {
-                FPES_UNROLL
-                for (int j = 0; j < T::tn; ++j) acc.sum[i][j] = Mode::fma(left[i][step], right[j], acc.sum[i][j]);
-                if (step == 3) load4(a + i * T::lanes_m * a_stride + k + 4, left[i]);
+            for (int step = 0; step < T::tm; ++step) {
+                const int i = j % 2 ? T::tm - 1 - step : step;
+                acc.sum[i][j] = Mode::fma(left[i], right[j], acc.sum[i][j]);
             }
         }
     }
-}
+};
 
-// The same for the last few k's. They can't be rounded up with zeros, for -0 + 0 is +0.
+// sum += a b for the last few k's. They can't be rounded up with zeros, for -0 + 0 is +0.
 template <class T, class Mode>
-FPES_DEVICE void multiply_rest(const float* a, int a_stride, const float* b, int depth, Accumulators<T>& acc) {
-    a += T::first_row() * a_stride;
+FPES_DEVICE void multiply_rest(const float* a, const float* b, int depth, Accumulators<T>& acc) {
+    a += T::first_row();
     b += T::first_column();
     FPES_ROLLED
     for (int k = 0; k < depth; ++k) {
-        float right[T::tn];
+        Fragment<T> one;
+        one.load(a + k * padded_rows(T::rows), b + k * T::columns);
+        one.template multiply<Mode>(acc);
+    }
+}
+
+// sum += a b, k in order: the main loop of a product, over blocks of `depth` k's of which the next is made ready while
+// one is multiplied. Operands has
+//
+//     left(block), right(block)   where a block is: [depth][padded_rows(T::rows)], [depth][T::columns]
+//     start(block)                begins to make a block ready, finish(block) ends; copies may still be under way.
+//                                 What is beyond the last block is nobody's interest
+//     turn()                      waits until what this thread has made ready is there, and for all other threads
+//
+// Block 0 is ready. A warp that doesn't work has no columns, but makes blocks ready.
+//
+// Two fragments take turns: one is loaded while the other is multiplied. So the threads meet before they multiply a
+// block's last k, not after: whoever has its fragment is done with the block, and finds work on the other side. When
+// the function returns, everybody is done with the operands.
+//
+// The loop over two k's, and the last two of a block, are 512 multiply-adds for the largest tile: they fit the
+// instruction cache next to a scheduler.
+template <class T, class Mode, int depth, class Operands>
+FPES_DEVICE void multiply_blocks(Operands& operands, std::int64_t k_count, bool works, Accumulators<T>& acc) {
+    static_assert(depth % 2 == 0, "two fragments take turns");
+    constexpr int stride = padded_rows(T::rows);
+    const int whole = static_cast<int>(k_count / depth), rest = static_cast<int>(k_count % depth);
+    const auto left = [&](int block) { return operands.left(block) + T::first_row(); };
+    const auto right = [&](int block) { return operands.right(block) + T::first_column(); };
+    Fragment<T> even, odd;
+    even.load(left(0), right(0));
+    FPES_ROLLED
+    for (int block = 0; block < whole; ++block) {
+        const float* a = left(block);
+        const float* b = right(block);
+        operands.start(block + 1);
+        if (works) {
+            FPES_ROLLED
+            for (int k = 2; k < depth; k += 2) {
+                odd.load(a + stride, b + T::columns);
+                even.template multiply<Mode>(acc);
+                a += 2 * stride;
+                b += 2 * T::columns;
+                even.load(a, b);
+                odd.template multiply<Mode>(acc);
+            }
+        }
+        operands.finish(block + 1);
+        if (works) {
+            odd.load(a + stride, b + T::columns);
+            even.template multiply<Mode>(acc);
+        }
+        operands.turn();
+        if (works) {
+            even.load(left(block + 1), right(block + 1));
+            odd.template multiply<Mode>(acc);
+        }
+    }
+    if (rest == 0) return;
+    if (works) multiply_rest<T, Mode>(operands.left(whole), operands.right(whole), rest, acc);
+    operands.turn();
+}
+
+// The tile, to shared memory, as the left operand of another product: [column][padded_rows(T::rows)].
+template <class T>
+FPES_DEVICE void store_as_operand(const Accumulators<T>& acc, float* to) {
+    to += T::first_column() * padded_rows(T::rows) + T::first_row();
+    FPES_UNROLL
+    for (int j = 0; j < T::tn; ++j) {
         FPES_UNROLL
-        for (int j = 0; j < T::tn; j += 4) load4(b + k * T::columns + j * T::lanes_n, right + j);
-        FPES_UNROLL
-        for (int i = 0; i < T::tm; ++i) {
-            const float left = a[i * T::lanes_m * a_stride + k];
-            FPES_UNROLL
-            for (int j = 0; j < T::tn; ++j) acc.sum[i][j] = Mode::fma(left, right[j], acc.sum[i][j]);
+        for (int i = 0; i < T::tm; i += 4) {
+            const float four[4] = {acc.sum[i][j], acc.sum[i + 1][j], acc.sum[i + 2][j], acc.sum[i + 3][j]};
+            store4(to + (j / 4 * (T::lanes_n * 4) + j % 4) * padded_rows(T::rows) + i * T::lanes_m, four);
         }
     }
 }
 
-// Where a tile of sums goes before it becomes activations: shared memory, or global where it doesn't fit. Some of its
-// columns and rows may lie outside the matrix: then they aren't written.
-struct Result {
-    float* data;
+// The tile, to rows of a matrix in global memory, of which some rows and columns may lie outside: those aren't written.
+struct Window {
+    float* data;  // of the tile's first row and column
     std::int64_t stride;
     int rows;
     int columns;
-    FPES_DEVICE float* row(int i) const { return data + i * stride; }
+    // Whole groups of four columns lie at multiples of 16 bytes.
+    FPES_DEVICE bool vectors() const { return stride % 4 == 0 && reinterpret_cast<std::uintptr_t>(data) % 16 == 0; }
 };
 
 template <class T>
-FPES_DEVICE void store_sums(const Accumulators<T>& acc, const Result& result) {
-    float* const to = result.row(T::first_row()) + T::first_column();
-    // Whole groups of columns, each at a multiple of 16 bytes: always in shared memory, often in global memory.
-    const bool vectors = result.stride % 4 == 0 && reinterpret_cast<std::uintptr_t>(result.data) % 16 == 0;
+FPES_DEVICE void store_rows(const Accumulators<T>& acc, const Window& window) {
+    const bool vectors = window.vectors();
     FPES_UNROLL
     for (int i = 0; i < T::tm; ++i) {
-        if (T::row(i) >= result.rows) break;
+        if (T::row(i) >= window.rows) continue;
+        float* const to = window.data + T::row(i) * window.stride;
         FPES_UNROLL
         for (int j = 0; j < T::tn; j += 4) {
-            float* const four = to + i * T::lanes_m * result.stride + j * T::lanes_n;
-            const int left = result.columns - T::column(j);
+            const int left = window.columns - T::column(j);
             if (vectors && left >= 4) {
-                store4(four, acc.sum[i] + j);
+                store4(to + T::column(j), acc.sum[i] + j);
             } else {
                 FPES_UNROLL
                 for (int c = 0; c < 4; ++c) {
-                    if (c < left) four[c] = acc.sum[i][j + c];
+                    if (c < left) to[T::column(j) + c] = acc.sum[i][j + c];
                 }
             }
         }
     }
 }
 
-// Copies a walking window [tile_rows][tile_columns] of a row-major matrix to shared memory, `vector` floats at a time:
-// 4 where rows of the matrix start at multiples of 16 bytes, else 1. What lies outside the matrix becomes 0.
+// Further than any window walks is far enough.
+FPES_DEVICE int within_int(std::int64_t left) { return static_cast<int>(left < 0x7fffffff ? left : 0x7fffffff); }
+
+// A window of a row-major matrix that walks, on its way to shared memory. What lies outside the matrix becomes 0.
 //
-// A thread copies the same columns of every rows_per_pass-th row. It keeps one address and how far the matrix reaches
-// beyond it, so that a window's place costs few registers where accumulators need most of them.
-template <int threads, int tile_rows, int tile_columns, int vector>
-class WindowCopy {
-   public:
-    // The matrix has `rows` rows of `columns`, and the window starts at first_row, first_column.
-    FPES_DEVICE WindowCopy(const float* matrix, std::int64_t rows, std::int64_t columns, std::int64_t first_row,
-                           std::int64_t first_column)
-        : matrix_(matrix),
-          from_(matrix + (first_row + my_row()) * columns + first_column + my_column()),
-          ld_(columns),
-          rows_left_(clamped(rows - first_row) - my_row()),
-          columns_left_(clamped(columns - first_column) - my_column()) {}
-
-    FPES_DEVICE void start(float* shared, int stride) const {
-        shared += my_row() * stride + my_column();
-        FPES_UNROLL
-        for (int pass = 0; pass < passes; ++pass) {
-            const bool inside = pass * rows_per_pass < rows_left_ && columns_left_ > 0;
-            if (tile_rows % rows_per_pass != 0 && pass * rows_per_pass + my_row() >= tile_rows) break;
-            copy_async<vector>(shared + pass * rows_per_pass * stride,
-                               inside ? from_ + pass * rows_per_pass * ld_ : matrix_, inside);
-        }
-    }
-    FPES_DEVICE void move_right(int columns) {
-        from_ += columns;
-        columns_left_ -= columns;
-    }
-    FPES_DEVICE void move_down(int rows) {
-        from_ += rows * ld_;
-        rows_left_ -= rows;
-    }
-
-   private:
-    static constexpr int per_row = tile_columns / vector;
+// A thread takes a piece of every rows_per_pass-th row. It keeps one address and how far the matrix reaches beyond it,
+// so that a window's place costs few registers where accumulators need most of them.
+template <int threads, int tile_rows, int per_row>
+class Passes {
+   protected:
     static constexpr int rows_per_pass = threads / per_row;
     static constexpr int passes = (tile_rows + rows_per_pass - 1) / rows_per_pass;
-    static_assert(tile_columns % vector == 0, "a row of the window is a whole number of vectors");
     static_assert(threads % per_row == 0, "a thread stays in its columns from pass to pass");
+    static_assert(tile_rows % rows_per_pass == 0 || passes == 1, "passes are equal");
 
-    // Further than any window walks is far enough.
-    static FPES_DEVICE int clamped(std::int64_t left) {
-        return static_cast<int>(left < 0x7fffffff ? left : 0x7fffffff);
-    }
+    Passes() = default;
+    FPES_DEVICE Passes(const float* matrix, std::int64_t rows, std::int64_t columns, std::int64_t first_row,
+                       std::int64_t first_column, int column)
+        : from_(matrix + (first_row + my_row()) * columns + first_column + column),
+          ld_(columns),
+          rows_left_(within_int(rows - first_row) - my_row()),
+          columns_left_(within_int(columns - first_column) - column) {}
+
     static FPES_DEVICE int my_row() { return thread_index() / per_row; }
-    static FPES_DEVICE int my_column() { return thread_index() % per_row * vector; }
 
-    const float* matrix_;
+    // Calls use(pass, from, row, there) for every pass: row counts from my_row(), and there is whether the matrix has
+    // it.
+    template <class Use>
+    FPES_DEVICE void each(Use use) const {
+        const float* from = from_;
+        FPES_UNROLL
+        for (int pass = 0; pass < passes; ++pass) {
+            const int row = pass * rows_per_pass;
+            if (tile_rows >= rows_per_pass || my_row() < tile_rows) use(pass, from, row, row < rows_left_);
+            from += rows_per_pass * ld_;
+        }
+    }
+
     const float* from_;
     std::int64_t ld_;
     int rows_left_;
     int columns_left_;
+};
+
+// A right operand: a window [tile_rows][tile_columns] that walks down, `vector` floats at a time: 4 where rows of the
+// matrix start at multiples of 16 bytes, else 1.
+template <int threads, int tile_rows, int tile_columns, int vector>
+class WindowCopy : Passes<threads, tile_rows, tile_columns / vector> {
+    using Base = Passes<threads, tile_rows, tile_columns / vector>;
+    static_assert(tile_columns % vector == 0, "a row of the window is a whole number of vectors");
+
+   public:
+    // The matrix has `rows` rows of `columns`, and the window starts at first_row, first_column.
+    FPES_DEVICE WindowCopy(const float* matrix, std::int64_t rows, std::int64_t columns, std::int64_t first_row,
+                           std::int64_t first_column)
+        : Base(matrix, rows, columns, first_row, first_column, my_column()) {}
+
+    // Starts to copy to rows that are `stride` floats apart, and moves down.
+    FPES_DEVICE void start(float* shared, int stride = tile_columns) {
+        shared += this->my_row() * stride + my_column();
+        this->each([&](int, const float* from, int row, bool there) {
+            copy_async<vector>(shared + row * stride, from, there && this->columns_left_ > 0);
+        });
+        this->from_ += tile_rows * this->ld_;
+        this->rows_left_ -= tile_rows;
+    }
+
+   private:
+    static FPES_DEVICE int my_column() { return thread_index() % (tile_columns / vector) * vector; }
+};
+
+// A left operand: a window [tile_rows][depth] that walks to the right, turned into [depth][stride], a float at a time.
+// A warp copies eight k's of four rows: 32 bytes of each in global memory, 32 banks in shared memory.
+template <int threads, int tile_rows, int depth>
+class TurningCopy : Passes<threads, tile_rows, 8> {
+    using Base = Passes<threads, tile_rows, 8>;
+    static_assert(depth % 8 == 0, "a warp copies eight k's");
+
+   public:
+    TurningCopy() = default;
+    // The matrix has `rows` rows of `columns`, and the window starts at first_row, first_column.
+    FPES_DEVICE TurningCopy(const float* matrix, std::int64_t rows, std::int64_t columns, std::int64_t first_row,
+                            std::int64_t first_column)
+        : Base(matrix, rows, columns, first_row, first_column, my_k()) {}
+
+    // Starts to copy; `further` floats on: from another matrix of the same shape.
+    FPES_DEVICE void start(float* shared, int stride, std::int64_t further = 0) const {
+        shared += my_k() * stride + this->my_row();
+        this->each([&](int, const float* from, int row, bool there) {
+            FPES_UNROLL
+            for (int k = 0; k < depth; k += 8) {
+                copy_async<1>(shared + k * stride + row, from + further + k, there && k < this->columns_left_);
+            }
+        });
+    }
+    FPES_DEVICE void move_right() {
+        this->from_ += depth;
+        this->columns_left_ -= depth;
+    }
+
+   private:
+    static FPES_DEVICE int my_k() { return thread_index() % 8; }
+};
+
+// The same by way of registers, four floats at a time, where rows of the matrix start at multiples of 16 bytes: fewer
+// instructions, if there are registers for it.
+template <int threads, int tile_rows, int depth>
+class TurningLoad : Passes<threads, tile_rows, depth / 4> {
+    using Base = Passes<threads, tile_rows, depth / 4>;
+
+   public:
+    FPES_DEVICE TurningLoad(const float* matrix, std::int64_t rows, std::int64_t columns, std::int64_t first_row,
+                            std::int64_t first_column)
+        : Base(matrix, rows, columns, first_row, first_column, my_k()) {}
+
+    // Loads, and moves to the right.
+    FPES_DEVICE void load() {
+        this->each([&](int pass, const float* from, int, bool there) {
+            FPES_UNROLL
+            for (int i = 0; i < 4; ++i) four_[pass][i] = 0.0f;
+            if (there && this->columns_left_ > 0) load4(from, four_[pass]);
+        });
+        this->from_ += depth;
+        this->columns_left_ -= depth;
+    }
+    FPES_DEVICE void store(float* shared, int stride) const {
+        shared += my_k() * stride + this->my_row();
+        this->each([&](int pass, const float*, int row, bool) {
+            FPES_UNROLL
+            for (int i = 0; i < 4; ++i) shared[i * stride + row] = four_[pass][i];
+        });
+    }
+
+   private:
+    static FPES_DEVICE int my_k() { return thread_index() % (depth / 4) * 4; }
+
+    float four_[Base::passes][4];
 };
 
 FPES_NAMESPACE_END

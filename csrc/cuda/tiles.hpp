@@ -19,9 +19,6 @@ static_assert(WideTile::threads == 256 && MiddleTile::threads == 256 && NarrowTi
                   LowTile::threads == 256 && LowestTile::threads == 256,
               "255 registers a thread, which the largest tiles need, are there for 256 threads of a multiprocessor");
 
-// What a launch uses that takes one layer at a time, whatever the network.
-constexpr TileName layer_tile = TileName::narrow;
-
 // Calls body(tile) with the tile of that name.
 template <class Body>
 auto with_tile(TileName name, Body body) {

@@ -112,6 +112,8 @@ class CudaBackend(Backend):
         with self._current(), translated(module, self._index):
             stream = self._cupy.cuda.get_current_stream().ptr
             size = self._workspace_of(module, function, *arguments)
+            if size:
+                self._refuse_capture(stream)
             with self._room_for(size, "scratch memory: use a smaller chunk or batch"):
                 workspace = self._cupy.cuda.alloc(size)
             # The pool gives this memory to later work on the same stream only, so it may go before the kernels end.
@@ -138,6 +140,22 @@ class CudaBackend(Backend):
             with self._current():
                 inexact = ((weights > limit) | (weights < -limit)).any()
                 self._cupy.copyto(out, math.nan, where=inexact)
+
+    def _refuse_capture(self, stream: int) -> None:
+        """Refuse scratch memory for work that is only recorded, for a graph.
+
+        The graph would keep the address, and the pool would give the memory to somebody else before it is replayed.
+        """
+        runtime = self._cupy.cuda.runtime
+        try:
+            capturing = runtime.streamIsCapturing(stream)
+        except runtime.CUDARuntimeError:  # so it answers of the default stream while any other one is captured
+            capturing = True
+        if capturing:
+            raise RuntimeError(
+                f"{self.device}: CuPy's current stream is capturing a graph, and this call needs scratch memory, which "
+                "a graph can't keep: call it outside the capture"
+            )
 
     def _workspace_of(self, module: ModuleType, function: str, *arguments: Any) -> int:
         """Bytes of scratch memory that a call needs."""
