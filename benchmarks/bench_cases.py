@@ -33,6 +33,13 @@ gradient, low rank 4, n 512            6.1   multiply-adds
   floats                               6.1   multiply-adds                 0.8            0.63 to 0.77   0.73 to 0.81
 gradient, node, n 512, batch 8          12 (5 needed)  multiply-adds and   1.1            0.84 to 1.04   0.7 to 0.9
                                              a second pass, 4 ms
+one unit at a time, on one core; ns of a member-sample (fractions of the peak count multiply-adds only)
+  two layers above                 29 ns     a third of the members     35 to 55 ns    70 ns          84 ns
+                                             reach anything: 64 cycles
+                                             of sums, 256 of product
+  one layer above                  3.1 ns    ten exponentials and a     2.9 ns         5.7 ns         9.1 ns
+                                             logarithm, 185 cycles for
+                                             16 samples
 training step, one layer at a time      40   products 26 ms, changes 9,    60 ms          56 to 65 ms    62 to 77 ms
                                              noise and loss 5
 (*) before terms that are zero were left out.
@@ -70,6 +77,7 @@ import fpes
 GEMM_SHAPES = {"1024x1024x1024": (1024, 1024, 1024), "8192x512x512": (8192, 512, 512)}
 NETWORKS = {
     "784-512-512-10": (784, 512, 512, 10),
+    "784-512-10": (784, 512, 10),
     "2048-2048": (2048, 2048),
     "196-64-64-10": (196, 64, 64, 10),
     "8x256": (256,) * 9,
@@ -129,6 +137,35 @@ class Case:
         return samples(self.batch, self.net.features, self.net.classes)
 
 
+@dataclass(frozen=True)
+class OneUnitCase:
+    """A population of OneUnit, of which nearly all members perturb the first layer."""
+
+    name: str
+    network: str
+    draws: tuple[int, ...]
+    batch: int = 16
+    groups: int = 16
+
+    @property
+    def flops(self) -> float:
+        """Multiply-adds, times two, of what lies above the first layer: a term for each sum, and then products."""
+        _, units, *above = NETWORKS[self.network]
+        terms = above[0] + sum(a * b for a, b in pairwise(above))
+        return 2.0 * self.groups * self.batch * 2 * self.draws[0] * units * terms
+
+    def population(self) -> fpes.Population:
+        net, perturbation = fpes.LinearNetwork(NETWORKS[self.network]), fpes.OneUnit(draws=self.draws)
+        size = self.groups * perturbation.members(net.sizes)
+        return fpes.Population(net, net.init(0), size=size, sigma=0.15, perturbation=perturbation)
+
+    def data(self) -> tuple[np.ndarray, np.ndarray]:
+        """x float32 [groups, batch, features] and labels [groups, batch]."""
+        sizes = NETWORKS[self.network]
+        x, y = samples(self.groups * self.batch, sizes[0], sizes[-1])
+        return x.reshape(self.groups, self.batch, -1), y.reshape(self.groups, self.batch)
+
+
 @lru_cache
 def samples(batch: int, features: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Inputs in [0, 1] of which a fifth are not zero, and labels."""
@@ -149,6 +186,10 @@ SHORT = [
     Case(_MNIST, "full, rademacher", 512, 32),
     Case(_MNIST, "full, gaussian", 512, 32),
     *(Case(_MNIST, family, 512, 8) for family in ("low rank 1", "low rank 4", "node")),
+]
+ONE_UNIT = [
+    OneUnitCase("two layers above", _MNIST, (8, 1, 1)),
+    OneUnitCase("one layer above", "784-512-10", (8, 1)),
 ]
 LONG = [
     Case(network, family, size, 128 if family == "full" else 8)

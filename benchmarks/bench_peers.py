@@ -22,7 +22,7 @@ AT_A_TIME = 16
 def require(name: str) -> None:
     """Skip, and say so, where a peer isn't installed."""
     if importlib.util.find_spec(name) is None:
-        pytest.skip(f"NOT COMPARED: {name} is not installed (pip install 'fpes[peers]')")
+        pytest.skip(f"NOT COMPARED: {name} is not installed (pip install {name})")
 
 
 def gemm(name: str, a: np.ndarray, b: np.ndarray) -> Callable[[], Any]:

@@ -10,8 +10,11 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from importlib.metadata import version
+from importlib.util import find_spec
 
 import pytest
+from bench_load import ProcessorWatch, percent, warn_of_load
 from rich.console import Console
 from rich.table import Table
 
@@ -44,6 +47,18 @@ def pytest_collection_modifyitems(config, items):
     kept = [item for item in items if item.get_closest_marker("long") is None]
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = kept
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_machine_info(config, machine_info):
+    del machine_info["node"]  # the host's name is nobody's business
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_json(config, benchmarks, output_json):
+    """What was compared: the commit that pytest-benchmark notes is that of the current folder, whatever it is."""
+    names = ("fpes", "numpy", "torch", "jax")
+    output_json["packages"] = {name: version(name) for name in names if find_spec(name) is not None}
 
 
 def measure_peak() -> float:
@@ -86,16 +101,20 @@ class Measure:
         """Time `call`, and `ours` before each round, if given; `ratio` says what their quotient is called."""
         peaks: list[float] = []
         our_times: list[float] = []
+        watch = ProcessorWatch()
 
         def before() -> None:
+            watch.stop()
             time.sleep(_SETTLE_SECONDS)
             peaks.append(measure_peak())  # also wakes the processor, for both that come
             if ours is not None:
                 our_times.append(timed(ours))
+            watch.start()
 
         self.benchmark.group = group
         self.benchmark.name = variant
         self.benchmark.pedantic(call, setup=before, rounds=rounds, iterations=1, warmup_rounds=1)
+        watch.stop()
         times = list(self.benchmark.stats.stats.data)
         peaks, our_times = peaks[-len(times) :], our_times[-len(times) :]  # without the warm-up
         fraction = statistics.median(flops / t / peak for t, peak in zip(times, peaks, strict=True))
@@ -108,6 +127,7 @@ class Measure:
             fraction_of_peak_needed=fraction * (needed_flops or flops) / flops,
             isa=fpes.get_isa(),
             threads=fpes.get_threads(),
+            processor_share=watch.share(len(times)),
         )
         if member_samples is not None:
             info["member_samples_per_second"] = member_samples / statistics.median(times)
@@ -137,11 +157,13 @@ def pytest_terminal_summary(terminalreporter, config):
         for b in members:
             table.add_row(*(cell(b) for cell in cells.values()))
         console.print(table)
+    warn_of_load(console, benchmarks)
     info = benchmarks[0].extra_info
     console.print(
         f"{info['isa']}, {info['threads']} threads, peak about {info['peak_gflops']:.0f} GFLOP/s, measured before each "
-        "round. GFLOP/s and % of peak count the operations of the unperturbed network; 'needed' counts once what all "
-        "members share."
+        "round. +- is the interquartile range over the median; CPU is the part of the time that its threads could run "
+        "in which they did. GFLOP/s and % of peak count the operations of the unperturbed network; 'needed' counts "
+        "once what all members share."
     )
 
 
@@ -154,6 +176,8 @@ def _columns(benchmarks) -> list[tuple[str, Callable]]:
     columns = [
         ("", lambda b: b.extra_info["variant"]),
         ("ms", lambda b: f"{1e3 * b.stats.median:.1f}"),
+        ("+-, %", lambda b: f"{100 * b.stats.iqr / b.stats.median:.0f}"),
+        ("CPU, %", lambda b: percent(b.extra_info["processor_share"])),
         ("GFLOP/s", number("gflops", "{:.1f}")),
         ("% of peak", number("fraction_of_peak", "{:.0f}", 100)),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bench_peers
 import pytest
-from bench_cases import LONG, SHORT, Case, case_id
+from bench_cases import LONG, ONE_UNIT, SHORT, Case, case_id
 from conftest import OF_ALL_THREADS
 
 import fpes
@@ -61,6 +61,19 @@ def test_one_thread(measure):
         lambda: evaluate_with(1),
         ours=lambda: evaluate_with(threads),
         ratio=OF_ALL_THREADS,
+    )
+
+
+@pytest.mark.parametrize("case", ONE_UNIT, ids=lambda case: case.name.replace(" ", "_"))
+def test_one_unit(measure, case):
+    population, (x, y) = case.population(), case.data()
+    measure(
+        f"{case.network}, one unit, {case.groups} minibatches of {case.batch}",
+        f"fpes, {case.name}",
+        lambda: population.evaluate(x, y),
+        flops=case.flops,
+        needed_flops=case.flops,
+        member_samples=population.size * case.batch,
     )
 
 

@@ -4,19 +4,21 @@ Many perturbed networks evaluated together, with float32 underflow as the only n
 instruction set and for any number of threads.
 """
 
-from fpes import datasets
+from fpes import _loading, datasets  # noqa: F401  # _loading first, which says why where there is no C++ module
 from fpes._build import build_config
 from fpes._settings import get_isa, get_threads, set_isa, set_threads, supported_isas
 from fpes._version import __version__
 from fpes.checkpoint import CheckpointError
 from fpes.es import ES
+from fpes.evaluation import Evaluation
 from fpes.health import DivergedError, TrainingWarning
 from fpes.network import LinearNetwork
 from fpes.noise import noise
 from fpes.optimisers import SGD, Adam, ClipUp
-from fpes.perturbations import FullRank, LowRank, NodePerturbation
+from fpes.perturbations import FullRank, LowRank, NodePerturbation, OneUnit
 from fpes.population import Population
 from fpes.primitives import bias_add, gemm, multiply
+from fpes.saving import NotSavedError
 from fpes.schedules import Constant, Cosine, Exponential, WarmUp
 from fpes.shaping import centred_ranks
 
@@ -29,11 +31,14 @@ __all__ = [
     "Constant",
     "Cosine",
     "DivergedError",
+    "Evaluation",
     "Exponential",
     "FullRank",
     "LinearNetwork",
     "LowRank",
     "NodePerturbation",
+    "NotSavedError",
+    "OneUnit",
     "Population",
     "TrainingWarning",
     "WarmUp",

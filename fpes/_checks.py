@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,21 +25,58 @@ def flush_mode(flush: str) -> str:
 
 
 def float_array(name: str, value: Any, shape: tuple[int | str, ...] | None = None) -> FloatArray:
-    """`value` as a C-contiguous float32 NumPy array: copied if it has gaps, refused if it has another dtype.
+    """`value` as a C-contiguous, aligned float32 NumPy array: copied if it isn't, refused if it has another dtype.
 
     `shape` holds a number where an extent must be exactly that, and a word where it may be anything from 1 on.
     """
     array = numpy_array(name, value)
     check_floats(name, array, shape)
-    return np.asarray(array, order="C")
+    return contiguous(array)
+
+
+def contiguous(array: np.ndarray) -> np.ndarray:
+    """The array in C order, each element at a multiple of its size: copied only if it isn't."""
+    return np.require(array, requirements=("C_CONTIGUOUS", "ALIGNED"))
+
+
+def result_array(name: str, value: Any, shape: tuple[int, ...], *inputs: np.ndarray) -> FloatArray:
+    """`value`, if a result of this shape can be written to it, and none of the inputs lies there."""
+    if type(value) is not np.ndarray or value.dtype != np.float32 or value.shape != shape:
+        found = f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__
+        raise TypeError(f"{name} is {found}, expected a NumPy array of float32 {list(shape)} to write to")
+    if not (value.flags.carray and value.flags.writeable):
+        raise ValueError(f"{name} has gaps or is read-only, expected an array in C order to write to")
+    if any(np.may_share_memory(value, array) for array in inputs):
+        raise ValueError(f"{name} lies in the memory of an argument, expected an array of its own")
+    return value
+
+
+def indices(name: str, value: Any, count: int | None, limit: int) -> npt.NDArray[np.int64]:
+    """`value` as a copy in int64: integers [count], or of any number from 1 on, each in 0 ... limit - 1."""
+    array = np.asarray(value) if isinstance(value, Sequence) else numpy_array(name, value)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} has dtype {array.dtype}, expected integers")
+    check_shape(name, array.shape, ("count" if count is None else count,))
+    lowest, highest = int(array.min()), int(array.max())
+    if lowest < 0 or highest >= limit:
+        raise ValueError(f"{name} has integers from {lowest} to {highest}, expected 0 to {limit - 1}")
+    return np.array(array, dtype=np.int64, order="C")
 
 
 def numpy_array(name: str, value: Any) -> np.ndarray:
-    """`value`, if it is a NumPy array."""
+    """`value` as a NumPy array, without a copy where it can be: a NumPy array, or what speaks __array__ or DLPack."""
+    if type(value) is np.ndarray:
+        return value
     _refuse_gpu(name, value)
-    if not isinstance(value, np.ndarray):
-        raise TypeError(f"{name} is a {type(value).__name__}, expected a NumPy array of dtype float32")
-    return value
+    try:
+        if hasattr(value, "__array__") and not isinstance(value, np.generic):  # one number is no array
+            return np.asarray(value)
+        if hasattr(value, "__dlpack__"):
+            return np.from_dlpack(value)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        kind = f"{type(value).__module__}.{type(value).__name__}"
+        raise TypeError(f"{name} is a {kind} that NumPy can't read: {error}") from error
+    raise TypeError(f"{name} is a {type(value).__name__}, expected a NumPy array, or another that NumPy can read")
 
 
 def check_floats(name: str, array: Any, shape: tuple[int | str, ...] | None = None) -> None:
@@ -53,6 +91,15 @@ def check_floats(name: str, array: Any, shape: tuple[int | str, ...] | None = No
     for extent in array.shape:
         if extent > LARGEST_INDEX:
             raise ValueError(f"{name} has shape {array.shape}, expected extents of at most {LARGEST_INDEX}")
+
+
+def check_fitness(name: str, array: Any, size: int, samples: int | None) -> None:
+    """Refuse an array that isn't float32 or float64 [size], or [size, samples] where samples isn't None."""
+    if array.dtype not in (np.float32, np.float64):
+        raise TypeError(f"{name} has dtype {array.dtype}, expected float32 or float64")
+    if array.shape != (size,) and (samples is None or array.shape != (size, samples)):
+        expected = f"[{size}]" if samples is None else f"[{size}] or [{size}, {samples}]"
+        raise ValueError(f"{name} has shape {array.shape}, expected {expected}")
 
 
 def check_shape(name: str, actual: tuple[int, ...], expected: tuple[int | str, ...]) -> None:
@@ -80,16 +127,15 @@ def finite_array(name: str, value: Any, shape: tuple[int | str, ...]) -> FloatAr
 
 
 def labels(name: str, value: Any, shape: tuple[int | str, ...], classes: int) -> IntArray:
-    """`value` as int32 class labels of this shape, each in 0 ... classes - 1."""
-    _refuse_gpu(name, value)
-    array = np.asarray(value)
+    """`value`, an array or a list, as a copy in int32: class labels of this shape, each in 0 ... classes - 1."""
+    array = np.asarray(value) if isinstance(value, Sequence) else numpy_array(name, value)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} has dtype {array.dtype}, expected integer labels")
     check_shape(name, array.shape, shape)
     lowest, highest = int(array.min()), int(array.max())
     if lowest < 0 or highest >= classes:
         raise ValueError(f"{name} has labels from {lowest} to {highest}, expected 0 to {classes - 1}")
-    return np.ascontiguousarray(array, dtype=np.int32)
+    return np.array(array, dtype=np.int32, order="C")
 
 
 def integer(name: str, value: Any, lowest: int, highest: int) -> int:
@@ -125,8 +171,18 @@ def real(name: str, value: Any) -> float:
         number = float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name} is {value!r}, expected a number") from None
+    except OverflowError:
+        raise ValueError(f"{name} is beyond what a float can hold, expected a finite number") from None
     if not math.isfinite(number):
         raise ValueError(f"{name} is {number}, expected a finite number")
+    return number
+
+
+def at_most(name: str, value: Any, largest: float) -> float:
+    """`value` as a float from 0 to `largest`."""
+    number = not_negative(name, value)
+    if number > largest:
+        raise ValueError(f"{name} is {number}, expected at most {largest}")
     return number
 
 

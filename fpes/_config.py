@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
+import math
+from dataclasses import fields, is_dataclass, replace
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
+
+import numpy as np
 
 from fpes.datasets import Augmentation, ImportanceSampling
 from fpes.optimisers import SGD, Adam, ClipUp
-from fpes.perturbations import FullRank, LowRank, NodePerturbation
+from fpes.perturbations import FullRank, LowRank, NodePerturbation, OneUnit
 from fpes.schedules import Constant, Cosine, Exponential, WarmUp
 
 _TYPES: dict[str, Any] = {
@@ -23,15 +28,53 @@ _TYPES: dict[str, Any] = {
         ImportanceSampling,
         LowRank,
         NodePerturbation,
+        OneUnit,
         SGD,
         WarmUp,
     )
 }
 
 
+def plain(value: Any) -> Any:
+    """The same description with Python's own numbers in place of NumPy's and others.
+
+    They go on as they come back from a checkpoint: a float32 in a formula would make it float32, and the float that is
+    read wouldn't.
+    """
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
+        return value.item()
+    if isinstance(value, Decimal | Fraction):
+        return float(value)
+    if isinstance(value, tuple | list):
+        return tuple(plain(item) for item in value)
+    if type(value) in _TYPES.values():
+        return replace(value, **{f.name: plain(getattr(value, f.name)) for f in fields(value)})
+    return value
+
+
+def number_to_json(value: float | None) -> float | str | None:
+    """JSON has no infinity and no NaN."""
+    return value if value is None or math.isfinite(value) else str(value)
+
+
+def number_from_json(value: Any) -> float | None:
+    """What number_to_json() was given.
+
+    Raises:
+        TypeError, ValueError: no number.
+    """
+    if value is None:
+        return None
+    if isinstance(value, int | float):
+        return float(value)
+    if value in ("inf", "-inf", "nan"):
+        return float(value)
+    raise ValueError(f"{value!r} is no number")
+
+
 def to_json(value: Any) -> Any:
     """A description as plain JSON values; other values are themselves."""
-    if is_dataclass(value) and type(value).__name__ in _TYPES:
+    if is_dataclass(value) and type(value) in _TYPES.values():
         return {"type": type(value).__name__} | {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, tuple | list):
         return [to_json(item) for item in value]

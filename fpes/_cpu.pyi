@@ -18,6 +18,7 @@ class NoiseRole(Enum):
     factor_b = 3
     node = 4
     positions = 5
+    direction = 6
     init = 7
 
 class Family(Enum):
@@ -43,6 +44,9 @@ class Population:
         units: Sequence[int],
         draws: Sequence[int],
     ) -> None: ...
+
+class UnitPopulation:
+    def __init__(self, *, span: bool, seed: int, generation: int, sigma: float, draws: Sequence[int]) -> None: ...
 
 def supported_isas() -> list[str]: ...
 def lanes(isa: str, /) -> int: ...
@@ -167,6 +171,67 @@ def adam(
     after: tuple[int, int, int],
     /,
 ) -> None: ...
+def unit_prepare(
+    e: Execution,
+    f: Flush,
+    sizes: Sequence[int],
+    scaling: float,
+    theta: int,
+    population: UnitPopulation,
+    pairs: int,
+    x: int,
+    batch: tuple[int, int, int],
+    state: Sequence[int],
+    /,
+) -> None: ...
+def unit_evaluate(
+    e: Execution,
+    f: Flush,
+    sizes: Sequence[int],
+    scaling: float,
+    theta: int,
+    population: UnitPopulation,
+    pairs: int,
+    x: int,
+    batch: tuple[int, int, int],
+    state: Sequence[int],
+    first_pair: int,
+    end_pair: int,
+    labels: int,
+    results: Sequence[int],
+    /,
+) -> None: ...
+def unit_gradient(
+    e: Execution,
+    f: Flush,
+    sizes: Sequence[int],
+    scaling: float,
+    theta: int,
+    population: UnitPopulation,
+    pairs: int,
+    x: int,
+    batch: tuple[int, int, int],
+    state: Sequence[int],
+    weights: int,
+    integers: bool,
+    out: int,
+    /,
+) -> None: ...
+def unit_member(
+    e: Execution,
+    f: Flush,
+    sizes: Sequence[int],
+    scaling: float,
+    theta: int,
+    population: UnitPopulation,
+    pairs: int,
+    x: int,
+    batch: tuple[int, int, int],
+    state: Sequence[int],
+    index: int,
+    out: int,
+    /,
+) -> None: ...
 def weighted_sum(e: Execution, a: float, x: int, b: float, y: int, count: int, out: int, /) -> None: ...
 def sum_of_squares(e: Execution, x: int, count: int, /) -> float: ...
 def warp(
@@ -184,3 +249,5 @@ def elementary(name: str, isa: str, ftz: bool, x: int, out: int, count: int, /) 
 def normal_pair(isa: str, ftz: bool, bits0: int, bits1: int, z0: int, z1: int, count: int, /) -> None: ...
 def set_flush_bits(on: bool, /) -> None: ...
 def flush_bits() -> bool: ...
+def exchange_mode_for_ieee() -> int: ...
+def put_back_mode(mode: int) -> None: ...

@@ -7,19 +7,25 @@ fpes. The entry `description` is JSON text; `sha256` is the digest of that text 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import math
+import stat
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fpes._signals import signals_wait
 from fpes.files import written_whole
 
 FORMAT = "fpes checkpoint"
 VERSION = 1  # of the format: raised when an older fpes couldn't make sense of a newer file
+
+_TEXTS = ("description", "sha256")
+_MOST_ENTRIES = 1000  # a checkpoint has about six
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -31,60 +37,128 @@ class CheckpointError(ValueError):
 def write(path: Path, description: dict[str, Any], arrays: Arrays) -> None:
     """Write a checkpoint aside, and then put it in the place of `path`.
 
+    An interrupt (Ctrl-C, SIGTERM) that comes meanwhile is raised when the file is whole.
+
     Raises:
         OSError: it can't be written: the disk is full, the folder isn't there. What was at `path` is there still.
     """
     text = json.dumps({"format": FORMAT, "format_version": VERSION, **description}, allow_nan=False)
     entries = {"description": np.array(text), "sha256": np.array(_digest(text, arrays)), **arrays}
-    try:
-        with written_whole(path) as aside, aside.open("wb") as stream:
-            np.savez(stream, allow_pickle=False, **entries)
-    except OSError as error:
-        raise OSError(error.errno, f"can't write checkpoint {path}: {error.strerror or error}") from error
+    with signals_wait(), written_whole(path) as aside, aside.open("wb") as stream:
+        np.savez(stream, allow_pickle=False, **entries)
 
 
 def read(path: Path) -> tuple[dict[str, Any], Arrays]:
-    """The description and the arrays of a checkpoint.
+    """The description and the arrays of a checkpoint; arrays are float32 and finite.
 
     Raises:
         FileNotFoundError: there is no such file.
+        PermissionError: it may not be read.
         CheckpointError: it is damaged, truncated, or no checkpoint; the message says which.
     """
     try:
-        with path.open("rb") as stream:
-            archive = np.load(stream, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise CheckpointError(f"{path} is no checkpoint of fpes: it is one NumPy array")
-            with archive:
-                entries = {name: archive[name] for name in archive.files}
+        kind = path.stat().st_mode
+        if stat.S_ISDIR(kind):
+            raise CheckpointError(f"{path} is a folder, expected a checkpoint file in it")
+        if not stat.S_ISREG(kind):  # reading a pipe would wait for somebody to write
+            raise CheckpointError(f"{path} is no regular file, so no checkpoint of fpes")
+        stream = path.open("rb")
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: there is no such checkpoint") from None
-    except IsADirectoryError:
-        raise CheckpointError(f"{path} is a folder, expected a checkpoint file in it") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError, NotImplementedError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{path} is damaged, or no checkpoint of fpes: {error}") from error
-    return _checked(path, entries)
+    with stream:
+        try:
+            entries = _entries(stream)
+            return _checked(entries)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path} {error}") from error
+        # zipfile, zlib, NumPy and json say in many ways that they can't make sense of something.
+        except Exception as error:
+            raise CheckpointError(f"{path} is damaged, or no checkpoint of fpes: {error!r}") from error
 
 
-def _checked(path: Path, entries: Arrays) -> tuple[dict[str, Any], Arrays]:
-    missing = [name for name in ("description", "sha256") if name not in entries]
-    if missing:
-        raise CheckpointError(f"{path} is no checkpoint of fpes: it lacks the entry {' and '.join(missing)}")
+def check_replaceable(path: Path, run: str, generation: int) -> None:
+    """Make sure that nothing is lost where this run's state of this generation takes the place of `path`.
+
+    A file is replaced by a later state of its own run, or where it holds no generation yet.
+
+    Raises:
+        FileExistsError: it holds something else; the message says what, and what can be done.
+    """
+    advice = f"Go on with it by fpes.ES.load({str(path)!r}), save to another path, or move it away"
+    try:
+        if path.stat().st_size == 0:
+            return
+        description, _ = read(path)
+        owner, there = description["run"].get("id"), description["generation"]
+    except FileNotFoundError:
+        return
+    except (CheckpointError, KeyError, TypeError, AttributeError) as error:
+        raise FileExistsError(
+            f"{path} is not replaced, for it is there already and isn't this run's: {error}. Save to another path, or "
+            "move it away"
+        ) from error
+    if there == 0 or (owner == run and there <= generation):
+        return
+    if owner != run:
+        raise FileExistsError(f"{path} is not replaced, for it holds generation {there} of another run. {advice}")
+    raise FileExistsError(
+        f"{path} is not replaced by generation {generation}, for it holds generation {there} of the same run. {advice}"
+    )
+
+
+def _entries(stream: Any) -> Arrays:
+    """The arrays of an archive, none larger than what the file has room for."""
+    start = stream.read(6)
+    if start == b"\x93NUMPY":
+        raise CheckpointError("is no checkpoint of fpes: it is one NumPy array")
+    size = stream.seek(0, io.SEEK_END)
+    with zipfile.ZipFile(stream) as archive:
+        infos = archive.infolist()
+        names = [info.filename.removesuffix(".npy") for info in infos]
+        missing = [name for name in _TEXTS if name not in names]
+        if missing:
+            raise CheckpointError(f"is no checkpoint of fpes: it lacks the entry {' and '.join(missing)}")
+        if len(infos) > _MOST_ENTRIES or len(set(names)) < len(names):
+            raise CheckpointError(f"is damaged: it has {len(infos)} entries, {len(set(names))} of them different")
+        # Entries are stored as they are; so what would unpack to much more than the file has isn't ours.
+        if any(info.compress_type != zipfile.ZIP_STORED for info in infos) or sum(i.file_size for i in infos) > size:
+            raise CheckpointError("is damaged, or no checkpoint of fpes: its entries are compressed, or larger than it")
+        return {name: _array(name, archive.read(info)) for name, info in zip(names, infos, strict=True)}
+
+
+def _array(name: str, content: bytes) -> npt.NDArray[Any]:
+    """An entry in NumPy's format: text, or finite float32 numbers."""
+    stream = io.BytesIO(content)
+    version = np.lib.format.read_magic(stream)
+    if version != (1, 0):
+        raise CheckpointError(f"is damaged: entry {name} has format {version}, expected (1, 0)")
+    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    data = content[stream.tell() :]
+    expected = dtype.kind == "U" and shape == () if name in _TEXTS else dtype == np.dtype("<f4") and len(shape) == 1
+    if not expected or math.prod(shape) * dtype.itemsize != len(data) or min(shape, default=0) < 0:
+        raise CheckpointError(
+            f"is damaged: entry {name} has dtype {dtype}, shape {shape} and {len(data)} bytes of data, expected "
+            + ("a text" if name in _TEXTS else "float32 numbers in one row")
+        )
+    array: npt.NDArray[Any] = np.frombuffer(data, dtype).reshape(shape).copy()
+    if name not in _TEXTS and not np.isfinite(array).all():
+        raise CheckpointError(f"is damaged: entry {name} has numbers that are NaN or infinite")
+    return array
+
+
+def _checked(entries: Arrays) -> tuple[dict[str, Any], Arrays]:
     text, expected = str(entries.pop("description")), str(entries.pop("sha256"))
     found = _digest(text, entries)
     if found != expected:
-        raise CheckpointError(
-            f"{path} is damaged: its contents have SHA-256 {found[:12]}..., expected {expected[:12]}..."
-        )
+        raise CheckpointError(f"is damaged: its contents have SHA-256 {found[:12]}..., expected {expected[:12]}...")
     description = json.loads(text)
-    if description.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is no checkpoint of fpes: it says that it is {description.get('format')!r}")
-    if description["format_version"] > VERSION:
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise CheckpointError("is no checkpoint of fpes: its description says something else")
+    version = description.get("format_version")
+    if not isinstance(version, int) or version > VERSION:
         raise CheckpointError(
-            f"{path} has format version {description['format_version']}, and this fpes knows versions up to {VERSION}: "
-            f"it was written by fpes {description.get('version')}"
+            f"has format version {version}, and this fpes knows versions up to {VERSION}: it was written by fpes "
+            f"{description.get('version')}"
         )
     return description, entries
 

@@ -20,6 +20,8 @@ from fpes.primitives import bias_add, gemm, multiply
 DoubleArray = npt.NDArray[np.float64]
 Logits = npt.NDArray[np.floating]
 
+_SAMPLES_AT_A_TIME = 4096
+
 
 @dataclass(frozen=True)
 class Accuracy:
@@ -37,9 +39,7 @@ def accuracy(logits: Logits, labels: IntArray) -> float:
 
 def evaluate_controls(net: LinearNetwork, theta: FloatArray, data: Dataset) -> list[Accuracy]:
     """Accuracies of theta under flush "never" and "always", in float64, and collapsed into one matrix in float64."""
-    controls = [
-        _measured(f'flush "{flush}"', partial(net.with_flush(flush), theta), data) for flush in ("never", "always")
-    ]
+    controls = [measured(f'flush "{flush}"', net.with_flush(flush), theta, data) for flush in ("never", "always")]
     controls.append(_measured("float64", lambda x: _layer_by_layer(net, theta, x), data))
     matrix, bias = collapse(net, theta)
     controls.append(_measured("one matrix", lambda x: x.astype(np.float64) @ matrix + bias, data))
@@ -95,8 +95,23 @@ def collapse(net: LinearNetwork, theta: FloatArray) -> tuple[DoubleArray, Double
     return matrix, bias
 
 
+def measured(name: str, net: LinearNetwork, theta: FloatArray, data: Dataset) -> Accuracy:
+    """Accuracies of a network with parameters theta on both parts of the data."""
+    return _measured(name, partial(net, theta), data)
+
+
 def _measured(name: str, logits: Callable[[FloatArray], Logits], data: Dataset) -> Accuracy:
-    return Accuracy(name, accuracy(logits(data.x_train), data.y_train), accuracy(logits(data.x_test), data.y_test))
+    train, test = (data.x_train, data.y_train), (data.x_test, data.y_test)
+    return Accuracy(name, _accuracy_of(logits, *train), _accuracy_of(logits, *test))
+
+
+def _accuracy_of(logits: Callable[[FloatArray], Logits], x: FloatArray, labels: IntArray) -> float:
+    """Some samples at a time, so that Ctrl-C is answered soon, and float64 needs little memory."""
+    right = 0
+    for begin in range(0, len(x), _SAMPLES_AT_A_TIME):
+        part = slice(begin, begin + _SAMPLES_AT_A_TIME)
+        right += int(np.count_nonzero(np.argmax(logits(x[part]), axis=1) == labels[part]))
+    return right / len(x)
 
 
 def _layer_by_layer(net: LinearNetwork, theta: FloatArray, x: FloatArray) -> DoubleArray:

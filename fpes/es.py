@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,21 +14,28 @@ import numpy as np
 
 from fpes import _checks, _config, checkpoint, fitting
 from fpes._checks import FloatArray
+from fpes._modes import ieee_mode
 from fpes._version import __version__
 from fpes.checkpoint import CheckpointError
 from fpes.datasets import Augmentation, Dataset, ImportanceSampling
 from fpes.devices import checked_device, to_device, to_host
-from fpes.health import DivergedError, TrainingWarning
+from fpes.evaluation import Evaluation, plain
+from fpes.files import owned, resolved
+from fpes.health import DivergedError, warn
 from fpes.network import LinearNetwork
-from fpes.noise import LARGEST_SEED
+from fpes.noise import LARGEST_SEED, LARGEST_WORD
 from fpes.optimisers import SGD, Adam, ClipUp, Memory, Optimiser, Step, norm, weighted_sum
-from fpes.perturbations import FullRank, NodePerturbation, Perturbation
+from fpes.perturbations import FullRank, NodePerturbation, OneUnit, Perturbation
 from fpes.population import Population
 from fpes.records import Record
 from fpes.schedules import Constant, Cosine, Exponential, Schedule, WarmUp
 from fpes.shaping import SHAPINGS, all_equal
 
 _ADVICE = "lower the learning rate or sigma, or go on from an earlier checkpoint"
+_SCHEDULES = (Constant, Cosine, Exponential, WarmUp)
+_OPTIMISERS = (SGD, Adam, ClipUp)
+_MOST_EVALUATIONS = 2**128
+_SAVING_SECONDS = 10.0  # that save() waits for somebody else who is writing the same file
 # What the constructor takes besides the network and theta, and a checkpoint describes.
 SETTINGS = (
     "size",
@@ -42,6 +50,28 @@ SETTINGS = (
     "steps",
     "seed",
 )
+
+
+class _Number:
+    """A number of ES's that may be a schedule: checked when it is assigned, and kept as Python's own numbers."""
+
+    def __init__(self, checked: Callable[[str, Any], float]) -> None:
+        self.checked = checked
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, es: ES, owner: type) -> float | Schedule:
+        value: float | Schedule = vars(es)[self.name]
+        return value
+
+    def __set__(self, es: ES, value: float | Schedule) -> None:
+        number: Any = _config.plain(value)
+        if type(number) in _SCHEDULES:
+            self.checked(self.name, number.at(0, 1))
+        else:
+            number = self.checked(self.name, number)
+        vars(es)[self.name] = number
 
 
 @dataclass(frozen=True)
@@ -66,8 +96,9 @@ class ES:
         for x, y in batches:
             es.tell(es.ask().evaluate(x, y))
 
-    Fitness may come from anywhere: es.ask().forward(x) gives the outputs of every member. For data sets, fit() does
-    the loop, with checkpoints.
+    Fitness may come from anywhere: es.ask().forward(x) gives the outputs of every member, and
+    es.ask().evaluate(x, y, loss=function) calls a function of them. For data sets, fit() does the loop, with
+    checkpoints.
 
     Node perturbation wants a fitness for each sample, es.ask().evaluate(x, y, per_sample=True), and works with [size]
     too, much less well.
@@ -79,14 +110,14 @@ class ES:
         theta: initial parameters, float32 [net.parameters], finite. Copied.
         size: members of a population, even.
         sigma: standard deviation of the perturbation, above 0; or a schedule.
-        perturbation: FullRank() (default), LowRank(rank) or NodePerturbation().
+        perturbation: FullRank() (default), LowRank(rank), NodePerturbation() or OneUnit().
         optimiser: Adam() (default), SGD() or ClipUp().
         learning_rate: how far a step goes, 0 or above; or a schedule.
         weight_decay: fraction of the weights, not of the biases, that a step takes away, times the learning rate
             (Loshchilov & Hutter 2019, algorithm 2); or a schedule.
         clip: the largest Euclidean norm of the gradient; longer ones are shortened to it.
         shaping: "centred_ranks", "z_score", "sign" or "none" (shaping.py); by default centred ranks, and none for node
-            perturbation, whose gradient needs the differences themselves.
+            perturbation and OneUnit, whose gradients need the differences themselves.
         averaging: factor of the running mean of theta, from 0 (none) to below 1: `solution` is that mean.
         steps: how many generations are planned: schedules need to know.
         seed: of the noise, and of fit()'s minibatches, 0 ... 2**64 - 1.
@@ -94,9 +125,14 @@ class ES:
             it half-way, to the same bits.
 
     Raises:
-        TypeError, ValueError: as Population does; a number out of range; a schedule without steps.
+        TypeError, ValueError: as Population does; a number out of range; an optimiser or a schedule that isn't of this
+            package, for a checkpoint couldn't hold it.
         ImportError: device isn't "cpu", and CuPy is missing.
     """
+
+    sigma = _Number(_checks.positive)
+    learning_rate = _Number(_checks.not_negative)
+    weight_decay = _Number(_checks.not_negative)
 
     def __init__(
         self,
@@ -117,10 +153,10 @@ class ES:
         device: str = "cpu",
     ) -> None:
         self.net = net
-        self.size = size
+        self.size = _checks.integer("size", size, 2, 2 * LARGEST_WORD)
         self.sigma = sigma
-        self.perturbation = FullRank() if perturbation is None else perturbation
-        self.optimiser = Adam() if optimiser is None else optimiser
+        self.perturbation = FullRank() if perturbation is None else _config.plain(perturbation)
+        self.optimiser = Adam() if optimiser is None else _config.plain(optimiser)
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.clip = None if clip is None else _checks.positive("clip", clip)
@@ -130,7 +166,7 @@ class ES:
         self.seed = _checks.integer("seed", seed, 0, LARGEST_SEED)
         self.device = checked_device(device)
         self.run = fitting.Run()
-        if not isinstance(self.optimiser, SGD | Adam | ClipUp):
+        if type(self.optimiser) not in _OPTIMISERS:  # of a subclass a checkpoint would keep the name, at most
             raise TypeError(f"optimiser is {optimiser!r}, expected an SGD, Adam or ClipUp")
         copy = np.array(theta)
         self._scratch = np.empty_like(copy)
@@ -157,7 +193,7 @@ class ES:
 
     @property
     def evaluations(self) -> int:
-        """Of one member on one sample, so far, as far as the populations did them."""
+        """Of one member on one sample, so far, as far as tell() was given evaluations."""
         return self._state.evaluations
 
     @property
@@ -180,11 +216,12 @@ class ES:
         """The points of the training curves that fit() has taken so far."""
         return self.run.records
 
+    @ieee_mode()
     def value(self, name: str, generation: int) -> float:
         """What "sigma", "learning_rate" or "weight_decay" is in a generation, schedules applied."""
         value = getattr(self, name)
-        if not isinstance(value, Constant | Cosine | Exponential | WarmUp):
-            return _checks.not_negative(name, value)
+        if not isinstance(value, _SCHEDULES):
+            return float(value)
         if self.steps is None and not isinstance(value, Constant):
             raise ValueError(
                 f"{name} is {value!r}, which needs to know how many generations there will be: give ES or fit() the "
@@ -196,45 +233,47 @@ class ES:
         """The population of the present generation. Asking again gives the same one."""
         sigma, population = self.value("sigma", self.generation), self._population
         if population is None or (population.generation, population.sigma) != (self.generation, sigma):
-            self._population = population = Population(
-                self.net,
-                to_device(self.theta, self.device),
-                size=self.size,
-                sigma=sigma,
-                perturbation=self.perturbation,
-                seed=self.seed,
-                generation=self.generation,
-            )
+            self._population = population = self._population_at(sigma)
         return population
+
+    def _population_at(self, sigma: float) -> Population:
+        """That of the present generation, with this standard deviation."""
+        return Population(
+            self.net,
+            to_device(self.theta, self.device),
+            size=self.size,
+            sigma=sigma,
+            perturbation=self.perturbation,
+            seed=self.seed,
+            generation=self.generation,
+        )
 
     def tell(self, fitness: Any) -> None:
         """Move theta towards the fitter members, and go on to the next generation.
 
-        Where the population was last evaluated with a minibatch for each group of members, each group is shaped by
-        itself.
-
         Args:
-            fitness: float32 [size], higher is better, a NumPy or CuPy array; or [size, batch], for node perturbation
-                only, of the batch that the population was last evaluated on.
+            fitness: what ask().evaluate() gave, higher is better; [size], or [size, batch] for node perturbation only.
+                Where each group of members saw a minibatch of its own, each is shaped by itself. Without a batch also
+                an array, float32 or float64 [size], which counts as one group; not for node perturbation, whose
+                gradient needs the batch.
 
         Raises:
-            TypeError: fitness isn't float32.
-            ValueError: wrong shape.
+            TypeError: fitness is no such array.
+            ValueError: wrong shape, the evaluation of another population, an array for node perturbation.
             DivergedError: NaN in fitness, or a step that leads to infinity or NaN. Nothing has changed then.
         """
         self.advance(fitness, self._state.residuals)
 
     def advance(self, fitness: Any, residuals: FloatArray | None) -> None:
         """As tell(), and at the same moment replace what fit() remembers of its samples."""
-        state, groups = replace(self._proposal(fitness), residuals=residuals), self.ask().groups
-        if not self._warned and all_equal(to_host(fitness), groups):
+        state = replace(self._proposal(fitness), residuals=residuals)
+        groups = fitness.groups if isinstance(fitness, Evaluation) else 1
+        if not self._warned and all_equal(_checks.numpy_array("fitness", to_host(plain(fitness))), groups):
             self._warned = True
-            warnings.warn(
+            warn(
                 f"all members of generation {self.generation} have the same fitness, so nothing can be learnt from "
                 "them: the network may be dead (fpes.health.active_fractions tells), sigma too small, or the fitness "
-                "too coarse",
-                TrainingWarning,
-                stacklevel=3,
+                "too coarse"
             )
         self._state = state
 
@@ -267,11 +306,14 @@ class ES:
             es = fpes.ES.load("run.npz")  # after a crash, on this machine or another
             es.fit(data, checkpoint="run.npz")  # ends with the same bits as if nothing had happened
 
-        Ctrl-C and SIGTERM end it after a last checkpoint, and are raised again.
+        Whatever ends it, a last checkpoint is saved first, and then the exception is raised again: Ctrl-C, SIGTERM, an
+        error in `fitness` or `after_step`. Only a DivergedError leaves the last periodic one.
 
         Args:
-            data: trains on its training part; accuracy on both parts is measured as it goes, about 50 times.
-            steps: how many generations are planned, in all; what the constructor was told if not given.
+            data: trains on its training part; accuracy on both parts is measured as it goes, about 50 times. Once the
+                planned end is reached, fit() goes on with other data too; importance sampling begins anew with them.
+            steps: how many generations are planned, in all; as before if not given, and what the constructor was told
+                at first. Schedules follow the new number: where 400 are done and 800 wanted, they are half-way.
             batch: samples in a minibatch; as before if not given, and 512, or all that there are, at first.
             groups: minibatches for each generation: one for all members (1), or one for each group; as before if not
                 given, and 1 at first.
@@ -279,14 +321,15 @@ class ES:
             importance: prefers samples that are still wrong; as before if not given, and off at first. For fitness that
                 is a loss, and node perturbation without shaping.
             fitness: fitness(outputs, labels) of outputs float32 [size, batch, classes] and labels int32 [batch] (or
-                [groups, batch]) as float32 [size] or, for node perturbation, [size, batch]; minus the cross-entropy if
-                not given.
+                [groups, batch]) as float32 [size] or, for node perturbation, [size, batch]; higher is better. Minus the
+                cross-entropy if not given. A checkpoint keeps its name only, so it must be given again.
             chunk: as for Population.evaluate().
             max_seconds: a limit to the time. At the very start it is turned into a number of generations, `steps` at
                 most, by timing a few; so schedules come to their end in time. A run that comes to the limit before its
                 plan ends nevertheless stops, and can be resumed.
-            checkpoint: file to save to, at the start, at the end, and every `checkpoint_seconds` in between.
-            checkpoint_seconds: time between checkpoints.
+            checkpoint: file to save to, at the start, at the end, and every `checkpoint_seconds` in between. It is this
+                run's alone until fit() ends. As save() does, it replaces earlier states of this run only.
+            checkpoint_seconds: time between checkpoints. One that fails, on a full disk, is warned of and tried again.
             after_step: called after every generation, for progress bars and the like.
 
         Returns:
@@ -294,37 +337,65 @@ class ES:
 
         Raises:
             TypeError, ValueError: an argument of the wrong type or out of its range; no number of steps and no limit;
-                other data than the half-finished run has seen.
+                other data than the half-finished run has seen; no `fitness` where the run had one.
+            FileExistsError: `checkpoint` holds another run's state, or a later one of this run. Nothing was done then.
+            BlockingIOError: somebody else is writing it. Nothing was done then.
             DivergedError: as tell(); or no member has differed in fitness for some generations.
-            OSError: the checkpoint can't be written.
+            OSError: the first checkpoint can't be written; nothing was done then.
+            NotSavedError: training is done, and the last checkpoint can't be written.
+
+        Warns:
+            TrainingWarning: the planned end is reached already, so there is nothing to do; signs of trouble.
         """
         settings = fitting.Settings(steps, batch, groups, augmentation, importance, fitness, chunk)
         limits = fitting.Limits(max_seconds, None if checkpoint is None else Path(checkpoint), checkpoint_seconds)
         fitting.fit(self, data, settings, limits, after_step)
         return self.records
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def forget_residuals(self) -> None:
+        """What fit() remembers of its samples is of no use for others."""
+        self._state = replace(self._state, residuals=None)
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a checkpoint: all that it takes to go on to the same bits. The file is whole, or the old one is kept.
 
+        A file is replaced where it holds an earlier state, or the same, of this run: of this ES, or of the one that it
+        was loaded from. A checkpoint without any generation is replaced too.
+
+        Args:
+            path: the file. Of a symbolic link, the file that it names.
+            overwrite: replace whatever is there.
+
         Raises:
+            FileExistsError: the file holds something else; the message says what.
+            BlockingIOError: somebody else is writing the file: a fit(), perhaps in another process.
             OSError: it can't be written.
         """
+        target = resolved(Path(path))
+        # fit() owns its own file, and whoever is called by it may save there as well.
+        with nullcontext() if self.run.file == target else owned(target, wait=_SAVING_SECONDS):
+            if not overwrite:
+                checkpoint.check_replaceable(target, self.run.id, self.generation)
+            checkpoint.write(target, *self.described())
+
+    def described(self) -> tuple[dict[str, Any], checkpoint.Arrays]:
+        """What a checkpoint holds: a description, as plain values, and arrays."""
         description = {
             "version": __version__,
             "network": {"sizes": list(self.net.sizes), "scaling": self.net.scaling, "flush": self.net.flush},
-            "settings": {name: _config.to_json(getattr(self, name)) for name in SETTINGS},
+            "settings": {name: _config.to_json(_config.plain(getattr(self, name))) for name in SETTINGS},
             "generation": self.generation,
             "evaluations": self.evaluations,
-            "fitness": self.fitness,
+            "fitness": _config.number_to_json(self.fitness),
             "run": self.run.as_json(),
         }
-        arrays = {"theta": self.theta}
+        arrays: checkpoint.Arrays = {"theta": self.theta}
         arrays |= {f"memory_{name}": array for name, array in self._state.memory.items()}
         for name in ("average", "residuals"):
             array = getattr(self._state, name)
             if array is not None:
                 arrays[name] = array
-        checkpoint.write(Path(path), description, arrays)
+        return description, arrays
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, device: str = "cpu") -> ES:
@@ -333,72 +404,105 @@ class ES:
         Raises:
             FileNotFoundError: there is no such file.
             CheckpointError: it is damaged, truncated, or no checkpoint.
+            ValueError, ImportError, RuntimeError: the device can't be used.
         """
+        checked_device(device)
         description, arrays = checkpoint.read(Path(path))
         try:
-            net = LinearNetwork(**description["network"])
-            settings = {name: _config.from_json(value) for name, value in description["settings"].items()}
-            es = cls(net, arrays["theta"], **settings, device=device)
-            es._memories[0] = {name: arrays[f"memory_{name}"] for name in es._state.memory}
-            es._state = _State(
-                generation=description["generation"],
-                theta=arrays["theta"],
-                memory=es._memories[0],
-                average=arrays.get("average"),
-                residuals=arrays.get("residuals"),
-                evaluations=description["evaluations"],
-                fitness=description["fitness"],
-            )
-            es.run = fitting.Run.from_json(description["run"])
-        except (KeyError, TypeError, ValueError) as error:
+            return cls._restored(description, arrays, device)
+        # Its digest is right, so it isn't damaged; whatever is wrong with it, the reader is to know which file it is.
+        except Exception as error:
             written = description.get("version", "unknown")
             raise CheckpointError(
                 f"{path} was written by fpes {written}, and this is fpes {__version__}, which can't make sense of it: "
                 f"{type(error).__name__}: {error}"
             ) from error
+
+    @classmethod
+    def _restored(cls, description: dict[str, Any], arrays: checkpoint.Arrays, device: str) -> ES:
+        net = LinearNetwork(**description["network"])
+        settings = {name: _config.from_json(value) for name, value in description["settings"].items()}
+        if sorted(settings) != sorted(SETTINGS):
+            raise ValueError(f"its settings are {', '.join(settings)}, expected {', '.join(SETTINGS)}")
+        _checks.check_shape("theta", arrays["theta"].shape, (net.parameters,))
+        es = cls(net, arrays["theta"], **settings, device=device)
+        run = fitting.Run.from_json(description["run"])
+        shapes: dict[str, tuple[int, ...]] = {"theta": (net.parameters,)}
+        shapes |= {f"memory_{name}": array.shape for name, array in es._state.memory.items()}
+        if "average" in arrays:
+            shapes["average"] = (net.parameters,)
+        if "residuals" in arrays:
+            shapes["residuals"] = (run.samples,)
+        found = {name: array.shape for name, array in arrays.items()}
+        if found != shapes:
+            raise ValueError(f"its arrays have shapes {found}, expected {shapes}")
+        if "residuals" in arrays and not ((arrays["residuals"] > 0) & (arrays["residuals"] <= 1)).all():
+            raise ValueError("its residuals are not all above 0 and up to 1")
+        es._memories[0] = {name: arrays[f"memory_{name}"] for name in es._state.memory}
+        es._state = _State(
+            generation=_checks.integer("generation", description["generation"], 0, LARGEST_WORD),
+            theta=arrays["theta"],
+            memory=es._memories[0],
+            average=arrays.get("average"),
+            residuals=arrays.get("residuals"),
+            evaluations=_checks.integer("evaluations", description["evaluations"], 0, _MOST_EVALUATIONS),
+            fitness=_config.number_from_json(description["fitness"]),
+        )
+        es.run = run
         return es
 
     def _check(self) -> None:
         """What would fail later on fails now."""
         if not 0.0 <= self.averaging < 1.0:
             raise ValueError(f"averaging is {self.averaging}, expected a number from 0 to below 1")
-        if self.steps is None and any(not isinstance(s, Constant) for s in self._schedules()):
-            return  # fit() will know the number of steps
-        for name in ("learning_rate", "weight_decay"):
-            self.value(name, 0)
-        self.ask()  # checks sigma, theta, size and the rest
+        # Checks theta, size and the rest. How many steps there will be may not be known yet; how they begin is.
+        self._population_at(self.sigma.at(0, 1) if isinstance(self.sigma, _SCHEDULES) else self.sigma)
 
-    def _schedules(self) -> list[Schedule]:
-        numbers = (self.sigma, self.learning_rate, self.weight_decay)
-        return [n for n in numbers if isinstance(n, Constant | Cosine | Exponential | WarmUp)]
-
+    @ieee_mode()
     def _proposal(self, fitness: Any) -> _State:
         """The state after this fitness."""
         population = self.ask()
-        values = self._checked_fitness(to_host(fitness))
-        weights = SHAPINGS[self.shaping](values, population.groups)
+        evaluation = fitness if isinstance(fitness, Evaluation) else None
+        if evaluation is not None:
+            evaluation.check_belongs_to(population.origin)
+        elif isinstance(self.perturbation, NodePerturbation | OneUnit):
+            raise ValueError(
+                f"fitness is an array, and the gradient of {self.perturbation!r} needs the batch it belongs to: "
+                "expected "
+                "what ask().evaluate() gave, or its with_fitness(array)"
+            )
+        values = self._checked_fitness(to_host(plain(fitness)))
+        weights = SHAPINGS[self.shaping](values, 1 if evaluation is None else evaluation.groups)
         shaped = weights.values
-        if isinstance(self.perturbation, NodePerturbation):
+        if shaped.dtype == np.float64 or isinstance(self.perturbation, NodePerturbation):
             shaped = shaped.astype(np.float32, copy=False)
-        gradient = to_host(population.gradient(to_device(shaped, self.device)))
+        gradient = to_host(population.gradient(to_device(shaped, self.device), evaluation))
         step = Step(
             self.generation, self._clipped(gradient, weights.factor), self.value("learning_rate", self.generation)
         )
         memory = next(memory for memory in self._memories if memory is not self._state.memory)
         theta = self.optimiser.step(self._decayed(step.learning_rate), self._state.memory, gradient, step, memory)
-        if not np.isfinite(theta).all():
-            raise DivergedError(
-                f"the step of generation {self.generation} leads to infinity or NaN in "
-                f"{np.count_nonzero(~np.isfinite(theta))} of {theta.size} parameters, and was not taken: {_ADVICE}"
-            )
+        average = self._averaged(theta)
+        self._check_step({"parameters": theta, "means of parameters": average, **_memory_names(memory)})
+        with np.errstate(invalid="ignore"):  # infinity of either sign has no mean
+            mean = float(values.mean(dtype=np.float64))
         return _State(
             self.generation + 1,
             theta,
             memory,
-            self._averaged(theta),
-            evaluations=self.evaluations + self.size * population.samples,
-            fitness=float(values.mean(dtype=np.float64)),
+            average,
+            evaluations=self.evaluations + (0 if evaluation is None else self.size * evaluation.samples),
+            fitness=mean,
         )
+
+    def _check_step(self, results: Mapping[str, FloatArray | None]) -> None:
+        """Refuse a step that leads to infinity or NaN anywhere: no later one would lead back."""
+        for what, array in results.items():
+            if array is not None and not math.isfinite(norm(array)):
+                raise DivergedError(
+                    f"the step of generation {self.generation} leads to infinity or NaN in "
+                    f"{np.count_nonzero(~np.isfinite(array))} of {array.size} {what}, and was not taken: {_ADVICE}"
+                )
 
     def _checked_fitness(self, fitness: Any) -> FloatArray:
         per_sample = np.ndim(fitness) == 2
@@ -407,7 +511,8 @@ class ES:
                 f"fitness has shape {np.shape(fitness)}, expected [{self.size}]: only node perturbation makes use of a "
                 "fitness for each sample; take its mean over the batch"
             )
-        values = _checks.float_array("fitness", fitness, (self.size, "batch") if per_sample else (self.size,))
+        values = _checks.numpy_array("fitness", fitness)
+        _checks.check_fitness("fitness", values, self.size, values.shape[1] if per_sample else None)
         bad = np.flatnonzero(np.isnan(values).reshape(self.size, -1).any(axis=1))
         if bad.size:
             raise DivergedError(
@@ -442,9 +547,13 @@ class ES:
         return weighted_sum(factor, self._state.average, 1.0 - factor, theta)
 
 
+def _memory_names(memory: Memory) -> dict[str, FloatArray | None]:
+    return {f"numbers that the optimiser remembers ({name})": array for name, array in memory.items()}
+
+
 def _checked_shaping(shaping: str | None, perturbation: Perturbation) -> str:
     if shaping is None:
-        return "none" if isinstance(perturbation, NodePerturbation) else "centred_ranks"
+        return "none" if isinstance(perturbation, NodePerturbation | OneUnit) else "centred_ranks"
     if shaping not in SHAPINGS:
         raise ValueError(f"shaping is {shaping!r}, expected one of {', '.join(map(repr, SHAPINGS))}")
     return shaping

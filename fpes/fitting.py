@@ -1,4 +1,4 @@
-"""The loop of ES.fit(): minibatch, population, fitness, step; with records, checkpoints, a limit of time, and its end.
+"""The loop of ES.fit(): minibatch, population, fitness, step; with records, a limit of time, and its end.
 
 Nothing in here decides about bits but the settings: what a generation sees depends on the seed and its number. The
 clock decides when a run stops and when it is saved, never what it computes; with the one exception of calibrate(),
@@ -7,32 +7,35 @@ before the first generation, whose result is saved with the run.
 
 from __future__ import annotations
 
-import signal
-import threading
+import secrets
 import time
-import warnings
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from fpes import _checks, _config
 from fpes._checks import FloatArray
+from fpes._modes import ieee_mode
+from fpes._signals import terminating_raises
 from fpes.controls import accuracy
 from fpes.datasets import Augmentation, Dataset, ImportanceSampling, Minibatches
 from fpes.devices import to_device, to_host
-from fpes.health import DivergedError, TrainingWarning, active_fractions, diagnose, weight_norms
-from fpes.perturbations import NodePerturbation
+from fpes.evaluation import Evaluation
+from fpes.health import DivergedError, active_fractions, diagnose, warn, weight_norms
+from fpes.perturbations import NodePerturbation, OneUnit
 from fpes.records import Record
+from fpes.saving import Saver
 from fpes.shaping import all_equal
 
 if TYPE_CHECKING:
     from fpes.es import ES
+
+_T = TypeVar("_T")
 
 _DEFAULT_BATCH = 512
 _RECORDS = 50  # points of the training curves, or fewer where they would take more than
@@ -75,25 +78,49 @@ class Limits:
 
 @dataclass
 class Run:
-    """What a checkpoint keeps of fit(): where minibatches come from, and the curves so far."""
+    """What a checkpoint keeps of fit(): whose it is, where minibatches come from, and the curves so far.
 
+    Args:
+        id: tells the run from others; every ES that is made has its own, and one that is loaded its file's.
+        data: fingerprint of the data set.
+        since: the generation that saw this data set first.
+        batch, groups, augmentation, importance: as fit() takes them.
+        fitness: the name of the user's function, where there was one.
+        seconds: of training so far.
+        plan: (generation, planned steps from there on).
+        records: the points of the training curves.
+        file: the checkpoint that fit() owns just now. No checkpoint keeps this.
+    """
+
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
     data: dict[str, Any] | None = None
+    since: int = 0
     batch: int | None = None
     groups: int = 1
     augmentation: Augmentation | None = None
     importance: ImportanceSampling | None = None
+    fitness: str | None = None
     seconds: float = 0.0
-    plan: list[tuple[int, int]] = field(default_factory=list)  # (generation, planned steps from there on)
+    plan: list[tuple[int, int]] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
+    file: Path | None = field(default=None, compare=False)
+
+    @property
+    def samples(self) -> int:
+        """How many training samples the data set has; 0 without one."""
+        return 0 if self.data is None else int(self.data["shape"][0])
 
     def as_json(self) -> dict[str, Any]:
         """As plain values."""
         return {
+            "id": self.id,
             "data": self.data,
+            "since": self.since,
             "batch": self.batch,
             "groups": self.groups,
             "augmentation": _config.to_json(self.augmentation),
             "importance": _config.to_json(self.importance),
+            "fitness": self.fitness,
             "seconds": self.seconds,
             "plan": [list(entry) for entry in self.plan],
             "records": [record.as_json() for record in self.records],
@@ -101,41 +128,97 @@ class Run:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Run:
-        """What as_json() gave."""
-        return cls(
+        """What as_json() gave.
+
+        Raises:
+            KeyError, TypeError, ValueError: something is missing, or of another type or size than as_json() gives.
+        """
+        run = cls(
+            id=_text("id", value["id"]),
             data=value["data"],
+            since=_step(value["since"]),
             batch=value["batch"],
-            groups=value["groups"],
-            augmentation=_config.from_json(value["augmentation"]),
-            importance=_config.from_json(value["importance"]),
-            seconds=value["seconds"],
-            plan=[(generation, steps) for generation, steps in value["plan"]],
+            groups=_checks.integer("groups", value["groups"], 1, _checks.LARGEST_INDEX),
+            augmentation=_optional("augmentation", _config.from_json(value["augmentation"]), Augmentation),
+            importance=_optional("importance", _config.from_json(value["importance"]), ImportanceSampling),
+            fitness=None if value["fitness"] is None else _text("fitness", value["fitness"]),
+            seconds=_checks.not_negative("seconds", value["seconds"]),
+            plan=[(_step(generation), _step(steps)) for generation, steps in value["plan"]],
             records=[Record.from_json(record) for record in value["records"]],
         )
+        if run.batch is not None:
+            _checks.integer("batch", run.batch, 1, _checks.LARGEST_INDEX)
+        if run.data is not None:
+            name, (samples, features), checksum = (run.data[key] for key in ("name", "shape", "crc32"))
+            run.data = {
+                "name": _text("name", name),
+                "shape": [_checks.integer("shape", n, 1, _checks.LARGEST_INDEX) for n in (samples, features)],
+                "crc32": _checks.integer("crc32", checksum, 0, 2**32 - 1),
+            }
+        return run
 
 
-class Terminated(SystemExit):
-    """SIGTERM came. Exit status 143, as a shell reports it."""
+def _step(value: Any) -> int:
+    return _checks.integer("a generation", value, 0, _checks.LARGEST_INDEX)
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is {value!r}, expected a text")
+    return value
 
 
 def fit(es: ES, data: Dataset, settings: Settings, limits: Limits, after_step: Callable[[ES], None] | None) -> None:
     """See ES.fit()."""
     started = time.monotonic()
-    minibatches = _prepare(es, data, settings)
-    loop = _Loop(es, minibatches, settings, limits, started)
-    with _sigterm_raises():
+    prepared = prepare(es, data, settings, limits, after_step)
+    saver = Saver(es, limits.checkpoint, limits.checkpoint_seconds)
+    with terminating_raises(), saver.owning():
+        prepared.adopt(es)
+        loop = _Loop(es, prepared, limits, saver, started)
         loop.plan()
+        if es.steps is not None and es.generation >= es.steps:
+            warn(
+                f"generation {es.generation} of {es.steps}: the planned end is reached, so there is nothing to train; "
+                "fit() with a larger number of steps goes on"
+            )
         loop.run(after_step)
 
 
 def fingerprint(data: Dataset) -> dict[str, Any]:
     """What tells one data set from another: its name, its size, and a checksum of the training part."""
     checksum = zlib.crc32(data.y_train.data, zlib.crc32(data.x_train.data))
-    return {"name": data.name, "shape": list(data.x_train.shape), "crc32": checksum}
+    return {"name": str(data.name), "shape": list(data.x_train.shape), "crc32": checksum}
 
 
-def _prepare(es: ES, data: Dataset, settings: Settings) -> Minibatches:
-    """The run's settings from those given now and those from before."""
+@dataclass(frozen=True)
+class Prepared:
+    """The settings of a run from now on, all of them checked."""
+
+    settings: Settings
+    minibatches: Minibatches
+    data: dict[str, Any]
+    importance: ImportanceSampling | None
+    fitness: str | None
+
+    def adopt(self, es: ES) -> None:
+        """Make them those of the run."""
+        run, minibatches = es.run, self.minibatches
+        if run.data != self.data:
+            es.forget_residuals()
+            run.data, run.since = self.data, es.generation
+        run.batch, run.groups, run.augmentation = minibatches.batch, minibatches.groups, minibatches.augmentation
+        run.importance, run.fitness = self.importance, self.fitness
+
+
+def prepare(
+    es: ES, data: Dataset, settings: Settings, limits: Limits, after_step: Callable[[ES], None] | None = None
+) -> Prepared:
+    """The run's settings from those given now and those from before. Changes nothing.
+
+    Raises:
+        TypeError, ValueError: as ES.fit() does.
+    """
     if not isinstance(data, Dataset):
         raise TypeError(f"data is a {type(data).__name__}, expected a fpes.datasets.Dataset")
     if (data.features, data.classes) != (es.net.features, es.net.classes):
@@ -143,6 +226,8 @@ def _prepare(es: ES, data: Dataset, settings: Settings) -> Minibatches:
             f"data has {data.features} features and {data.classes} classes, and the network has {es.net.features} "
             f"inputs and {es.net.classes} outputs"
         )
+    _check_steps(es, settings, limits)
+    _check_callable("after_step", after_step)
     run, found = es.run, fingerprint(data)
     half_finished = es.steps is not None and 0 < es.generation < es.steps
     if run.data is not None and run.data != found and half_finished:
@@ -150,18 +235,51 @@ def _prepare(es: ES, data: Dataset, settings: Settings) -> Minibatches:
             f"data is {found}, and the first {es.generation} of {es.steps} generations have seen {run.data}: to train "
             "on other data, start a new ES from this one's theta"
         )
-    default_batch = run.batch or min(_DEFAULT_BATCH, len(data.x_train))
-    batch = default_batch if settings.batch is None else settings.batch
-    groups = run.groups if settings.groups is None else settings.groups
-    augmentation = run.augmentation if settings.augmentation is None else settings.augmentation
-    minibatches = Minibatches(data, batch, groups=groups, seed=es.seed, augmentation=augmentation)
-    run.data, run.batch, run.groups, run.augmentation = found, batch, groups, augmentation
-    run.importance = _checked_importance(es, settings)
-    return minibatches
+    if settings.chunk is not None and _checks.integer("chunk", settings.chunk, 2, _checks.LARGEST_INDEX) % 2:
+        raise ValueError(f"chunk is {settings.chunk}, expected an even number: members come in antithetic pairs")
+    default_batch = min(run.batch or _DEFAULT_BATCH, len(data.x_train))
+    minibatches = Minibatches(
+        data,
+        default_batch if settings.batch is None else settings.batch,
+        groups=_checked_groups(es, run.groups if settings.groups is None else settings.groups),
+        seed=es.seed,
+        augmentation=_optional("augmentation", settings.augmentation, Augmentation) or run.augmentation,
+    )
+    return Prepared(settings, minibatches, found, _checked_importance(es, settings), _checked_fitness(es, settings))
+
+
+def _check_steps(es: ES, settings: Settings, limits: Limits) -> None:
+    if settings.steps is None:
+        if es.steps is None and limits.max_seconds is None:
+            raise ValueError("steps is not given, nor max_seconds: expected one of them, or both")
+    elif _checks.integer("steps", settings.steps, 1, _MOST_STEPS) < es.generation:
+        raise ValueError(
+            f"steps is {settings.steps}, and {es.generation} generations lie behind: expected at least as many, for "
+            "steps counts from the beginning of the run"
+        )
+
+
+def _check_callable(name: str, value: Any) -> None:
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} is {value!r}, expected a function")
+
+
+def _optional(name: str, value: Any, expected: type[_T]) -> _T | None:
+    if value is not None and type(value) is not expected:
+        raise TypeError(f"{name} is {value!r}, expected a fpes.datasets.{expected.__name__}")
+    plain: _T | None = _config.plain(value)
+    return plain
+
+
+def _checked_groups(es: ES, groups: int) -> int:
+    number, pairs = _checks.integer("groups", groups, 1, _checks.LARGEST_INDEX), es.size // 2
+    if pairs % number:
+        raise ValueError(f"groups is {number}, expected a divisor of the population's {pairs} antithetic pairs")
+    return number
 
 
 def _checked_importance(es: ES, settings: Settings) -> ImportanceSampling | None:
-    importance = es.run.importance if settings.importance is None else settings.importance
+    importance = _optional("importance", settings.importance, ImportanceSampling) or es.run.importance
     if importance is not None and settings.fitness is not None:
         raise ValueError("importance sampling goes by the cross-entropy of each sample, not by a fitness of one's own")
     if importance is not None and isinstance(es.perturbation, NodePerturbation) and es.shaping != "none":
@@ -172,22 +290,40 @@ def _checked_importance(es: ES, settings: Settings) -> ImportanceSampling | None
     return importance
 
 
+def _checked_fitness(es: ES, settings: Settings) -> str | None:
+    """The name of the user's function."""
+    _check_callable("fitness", settings.fitness)
+    before = es.run.fitness if es.generation else None
+    if settings.fitness is None:
+        if before is not None:
+            raise ValueError(
+                f"fitness is not given, and the {es.generation} generations so far went by a function {before!r}, "
+                "which a checkpoint can't hold: give it again, fit(fitness=...), or start a new ES from its theta"
+            )
+        return None
+    name = getattr(settings.fitness, "__qualname__", type(settings.fitness).__qualname__)
+    if before is not None and name != before:
+        warn(f"fitness is {name!r} from generation {es.generation} on, and was {before!r} before")
+    return str(name)
+
+
 class _Loop:
     """One session of a run."""
 
-    def __init__(self, es: ES, minibatches: Minibatches, settings: Settings, limits: Limits, started: float) -> None:
+    def __init__(self, es: ES, prepared: Prepared, limits: Limits, saver: Saver, started: float) -> None:
         self.es = es
-        self.minibatches = minibatches
-        self.settings = settings
+        self.minibatches = prepared.minibatches
+        self.settings = prepared.settings
         self.limits = limits
+        self.saver = saver
         self.started = started
         self.seconds_before = es.run.seconds
-        self.saved_at = self.recorded_at = started
+        self.recorded_at = started
         self.recording_seconds = 0.0
         self.equal_generations = 0
         self.told: set[str] = set()
         self.most: int | None = None  # where the plan follows the clock, the most steps that it may have
-        self.first_generation_at = 0.0
+        self.first_generation, self.first_generation_at = 0, 0.0
 
     @property
     def elapsed(self) -> float:
@@ -199,15 +335,13 @@ class _Loop:
     def plan(self) -> None:
         """Settle how many steps there will be, and save that."""
         es, wanted = self.es, self.settings.steps
-        if wanted is not None:
-            wanted = _checks.integer("steps", wanted, 1, _MOST_STEPS)
-        if es.generation == 0 and self.limits.max_seconds is not None:
+        unplanned = es.generation == 0 or (wanted is None and es.steps is None)
+        if self.limits.max_seconds is not None and unplanned:
             self.calibrate(wanted or es.steps or _MOST_STEPS)
         elif wanted is not None and wanted != es.steps:
             self.set_steps(wanted)
-        if es.steps is None:
-            raise ValueError("steps is not given, nor max_seconds: expected one of them, or both")
-        self.save()
+        self.keep_time()
+        self.saver.save()
 
     def set_steps(self, steps: int) -> None:
         """Change the plan."""
@@ -229,20 +363,21 @@ class _Loop:
             es.steps = before
             raise
         left = self.time_left() * (1.0 - _RECORDING)
-        self.set_steps(max(1, min(most, int(left / float(np.mean(times))))))
+        self.set_steps(max(1, min(most, es.generation + int(left / float(np.mean(times))))))
         self.most = most
-        self.first_generation_at = self.elapsed
+        self.first_generation, self.first_generation_at = es.generation, self.elapsed
 
     def replan(self) -> None:
         """Where generations turn out faster or slower than planned, change the plan to fit the time again."""
         es = self.es
-        if self.most is None or es.generation == 0 or es.steps is None:
+        if self.most is None or es.generation == self.first_generation or es.steps is None:
             return
-        pace = (self.elapsed - self.first_generation_at) / es.generation
+        pace = (self.elapsed - self.first_generation_at) / (es.generation - self.first_generation)
         steps = min(self.most, es.generation + max(1, int(self.time_left() / pace)))
         if abs(steps - es.steps) > _TOLERANCE * es.steps:
             self.set_steps(steps)
-            self.save()
+            self.keep_time()
+            self.saver.try_to_save()
 
     def time_left(self) -> float:
         """Seconds to plan with."""
@@ -267,32 +402,67 @@ class _Loop:
                 self.record_if_due()
                 if after_step is not None:
                     after_step(es)
-                self.save_if_due()
-            self.save()
-        except (KeyboardInterrupt, SystemExit):
-            self.save()
+                self.keep_time()
+                self.saver.save_if_due()
+            self.end()
+        except DivergedError:
+            raise  # its state leads nowhere: the last checkpoint may be from before it went astray
+        except BaseException as end:
+            self.keep_time()
+            self.saver.save_after(end)
             raise
+        self.saver.save_at_the_end()
+
+    def keep_time(self) -> None:
+        """The run's time so far."""
+        self.es.run.seconds = self.seconds_before + self.elapsed
+
+    def end(self) -> None:
+        """A plan that followed the clock ends where the clock has ended it: nothing of it is left to be done."""
+        es = self.es
+        if self.most is not None and es.steps is not None and es.generation < es.steps:
+            self.set_steps(max(1, es.generation))
+            self.record_if_due()
 
     def out_of_time(self) -> bool:
         """Whether the limit of time is reached."""
         return self.limits.max_seconds is not None and self.elapsed >= self.limits.max_seconds
 
-    def evaluate(self) -> tuple[Any, FloatArray | None]:
+    def evaluate(self) -> tuple[Evaluation, FloatArray | None]:
         """The fitness of the present population on its minibatch, and the residuals afterwards."""
         es, settings, importance = self.es, self.settings, self.es.run.importance
         population, step = es.ask(), es.generation
         rows, weights, residuals = self.draw(step)
         x, y = (to_device(array, es.device) for array in self.minibatches.samples(rows, step, self._strength(step)))
         if settings.fitness is not None:
-            return settings.fitness(population.forward(x, chunk=settings.chunk), y), None
+            return population.evaluate(x, y, settings.fitness, chunk=settings.chunk), None
+        if isinstance(es.perturbation, OneUnit):
+            return self.evaluate_units(x, y, rows, weights, residuals)
         node = isinstance(es.perturbation, NodePerturbation)
-        fitness = population.evaluate(x, y, per_sample=node or importance is not None, chunk=settings.chunk)
+        evaluation = population.evaluate(x, y, per_sample=node or importance is not None, chunk=settings.chunk)
         if importance is None or residuals is None:
-            return fitness, None
-        groups = to_host(fitness).reshape(population.groups, -1, population.samples)
+            return evaluation, None
+        groups = to_host(evaluation.values).reshape(evaluation.groups, -1, evaluation.samples)
         residuals = importance.updated(residuals, rows, -_mean(groups, axis=1).ravel())
-        weighted = groups * weights.reshape(population.groups, 1, population.samples)
-        return (weighted if node else _mean(weighted, axis=2)).reshape(fitness.shape if node else -1), residuals
+        weighted = groups * weights.reshape(evaluation.groups, 1, evaluation.samples)
+        fitness = weighted.reshape(es.size, -1) if node else _mean(weighted, axis=2).ravel()
+        return evaluation.with_fitness(fitness), residuals
+
+    def evaluate_units(
+        self,
+        x: Any,
+        y: Any,
+        rows: npt.NDArray[np.int64],
+        weights: FloatArray,
+        residuals: FloatArray | None,
+    ) -> tuple[Evaluation, FloatArray | None]:
+        """As evaluate(), of OneUnit: losses are weighted as they come, and those of the centre are remembered."""
+        es, importance = self.es, self.es.run.importance
+        weighted = to_device(weights.reshape(y.shape), es.device) if importance is not None else None
+        evaluation = es.ask().evaluate(x, y, sample_weights=weighted, chunk=self.settings.chunk)
+        if importance is None or residuals is None:
+            return evaluation, None
+        return evaluation, importance.updated(residuals, rows, to_host(evaluation.centre_losses).ravel())
 
     def _strength(self, step: int) -> float:
         """Of the augmentation."""
@@ -306,14 +476,15 @@ class _Loop:
         if importance is None:
             return minibatches.rows(step), np.ones(count, np.float32), None
         residuals = importance.start(samples) if self.es.residuals is None else self.es.residuals
-        if (step + 1) * count <= samples:  # the first epoch, which sees every sample once
-            return minibatches.rows(step), np.ones(count, np.float32), residuals
+        first = step - self.es.run.since
+        if (first + 1) * count <= samples:  # the first epoch, which sees every sample once
+            return minibatches.rows(first), np.ones(count, np.float32), residuals
         rows, weights = importance.draw(residuals, count, self.es.seed, step)
         return rows, weights, residuals
 
-    def watched(self, fitness: Any) -> Any:
+    def watched(self, fitness: Evaluation) -> Evaluation:
         """The same fitness, unless members haven't differed for long."""
-        equal = all_equal(to_host(fitness), self.es.run.groups)
+        equal = all_equal(to_host(fitness.values), fitness.groups)
         self.equal_generations = self.equal_generations + 1 if equal else 0
         if self.equal_generations >= _EQUAL_GENERATIONS:
             fractions = ", ".join(f"{fraction:.1%}" for fraction in self.activity())
@@ -342,10 +513,10 @@ class _Loop:
         es.records.append(record)
         self.recorded_at = time.monotonic()
         self.recording_seconds = self.recorded_at - begin
-        for finding in diagnose(es.net, record.active):
-            if finding not in self.told:
-                self.told.add(finding)
-                warnings.warn(f"generation {es.generation}: {finding}", TrainingWarning, stacklevel=5)
+        for name, finding in diagnose(es.net, record.active, es.generation).items():
+            if name not in self.told:
+                self.told.add(name)
+                warn(f"generation {es.generation}: {finding}")
         if es.generation < es.steps:
             self.replan()
 
@@ -371,24 +542,8 @@ class _Loop:
         """Active fractions on some training samples."""
         return active_fractions(self.es.net, self.es.solution, self.minibatches.data.x_train[:_ACTIVITY_SAMPLES])
 
-    def save_if_due(self) -> None:
-        """A checkpoint every so many seconds. One that fails isn't the end: the last one is still there."""
-        if time.monotonic() - self.saved_at < self.limits.checkpoint_seconds:
-            return
-        try:
-            self.save()
-        except OSError as error:
-            self.saved_at = time.monotonic()
-            warnings.warn(f"{error}; training goes on, and the last checkpoint is kept", TrainingWarning, stacklevel=4)
 
-    def save(self) -> None:
-        """A checkpoint, where one is wanted."""
-        self.es.run.seconds = self.seconds_before + self.elapsed
-        if self.limits.checkpoint is not None:
-            self.es.save(self.limits.checkpoint)
-        self.saved_at = time.monotonic()
-
-
+@ieee_mode()
 def _mean(values: FloatArray, axis: int) -> FloatArray:
     """The mean along an axis, added up in order in float64.
 
@@ -404,21 +559,3 @@ def _seconds(call: Callable[[], Any]) -> float:
     begin = time.monotonic()
     call()
     return time.monotonic() - begin
-
-
-@contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """SIGTERM becomes an exception, so that there is a last checkpoint; unless the program handles it by itself."""
-    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    if not ours:
-        yield
-        return
-
-    def terminate(number: int, frame: object) -> None:
-        raise Terminated(128 + number)
-
-    signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)

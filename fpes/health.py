@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Sequence
+from types import FrameType
+from typing import cast
 
 from fpes._checks import FloatArray
 from fpes.network import LinearNetwork
@@ -19,6 +23,14 @@ class TrainingWarning(UserWarning):
 
 class DivergedError(ValueError):
     """Training has come to a point from where it can't go on."""
+
+
+def warn(message: str) -> None:
+    """A TrainingWarning, for the line of the user's program that led here."""
+    level, frame = 1, cast("FrameType | None", sys._getframe())
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "fpes":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, TrainingWarning, stacklevel=level)
 
 
 def active_fractions(net: LinearNetwork, theta: FloatArray, x: FloatArray) -> list[float]:
@@ -41,21 +53,31 @@ def weight_norms(net: LinearNetwork, theta: FloatArray) -> list[float]:
     return [norm(weight.ravel()) / (weight.size * 2.0 / weight.shape[0]) ** 0.5 for weight, _ in net.unpack(theta)]
 
 
-def diagnose(net: LinearNetwork, active: Sequence[float]) -> list[str]:
-    """What the active fractions are a sign of, in words, with advice; nothing where all is well."""
+def diagnose(net: LinearNetwork, active: Sequence[float], generation: int) -> dict[str, str]:
+    """What the active fractions are a sign of, with advice; nothing where all is well.
+
+    Returns:
+        findings: by a name that stays the same as long as the finding does, in words.
+    """
     if net.flush == "never":
-        return []
-    findings = []
+        return {}
+    findings = {}
     hidden = active[:-1]
     for layer, fraction in enumerate(hidden, start=1):
         if fraction == 0.0:
-            findings.append(
+            findings[f"dead {layer}"] = (
                 f"layer {layer} is dead: every activation is flushed to zero, so nothing that comes in gets through. "
                 "Start from larger weights, or lower the weight decay"
             )
     if hidden and min(hidden) > _NEARLY_LINEAR:
-        findings.append(
+        # Before the first step nothing can have drifted: it is the data or the weights that it was given.
+        advice = (
+            "Raise the weight decay, or lower the learning rate"
+            if generation
+            else "Scale the inputs to numbers of about 1, or start from smaller weights"
+        )
+        findings["nearly linear"] = (
             f"at least {min(hidden):.1%} of the units of every hidden layer are active: hardly anything is flushed, "
-            "and the network is nearly linear. Raise the weight decay, or lower the learning rate"
+            f"and the network is nearly linear. {advice}"
         )
     return findings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fpes._backends import Array, Backend
@@ -39,6 +39,10 @@ class Minibatch:
         if self.x.ndim == 2:
             return self.backend.labels("y", y, (self.size,), classes)
         return self.backend.labels("y", y, (self.groups, self.size), classes)
+
+    def copy(self) -> Minibatch:
+        """The same samples in an array of their own, which nobody else changes."""
+        return replace(self, x=self.backend.copy(self.x))
 
 
 def checked_minibatch(backend: Backend, x: Array, features: int, pairs: int, widest: int) -> Minibatch:

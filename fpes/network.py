@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from fpes import _checks
 from fpes._backends import Array, NetworkCall, backend_named, backend_of
+from fpes._modes import ieee_mode
 from fpes.noise import noise
 
 _LARGEST_PARAMETERS = 2**35  # elements of noise that 32-bit block numbers can count, eight to a block
@@ -17,8 +18,6 @@ _LARGEST_DEPTH = 2**16
 
 class LinearNetwork:
     """A deep linear network, run at a scale near 1e-38, where underflow acts as its activation.
-
-    ::
 
         h1 = bias_add(matmul(x, w1), b1) / scaling
         hl = bias_add(matmul(hl-1, wl), bl / scaling)      for layers 2 ... L
@@ -33,7 +32,7 @@ class LinearNetwork:
 
     Args:
         sizes: inputs, widths of the hidden layers, outputs; two numbers or more.
-        scaling: a power of two from 2**-126 to 2**126, so that scaling is exact.
+        scaling: a power of two from `2**-126` to `2**126`, so that scaling is exact.
         flush: "never", "boundary" (matrix products keep subnormals, all else flushes: the published semantics) or
             "always".
 
@@ -75,6 +74,7 @@ class LinearNetwork:
         """The same network in another flush mode; theta means the same to both."""
         return LinearNetwork(self.sizes, self.scaling, flush)
 
+    @ieee_mode()
     def init(self, seed: int = 0, device: str = "cpu") -> Array:
         """Initial parameters: weights normal with standard deviation sqrt(2 / fan_in), biases zero.
 
@@ -146,6 +146,8 @@ class LinearNetwork:
 
 
 def _checked_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
+    if not isinstance(sizes, Iterable):
+        raise TypeError(f"sizes is {sizes!r}, expected inputs, widths and outputs, such as [784, 512, 10]")
     checked = tuple(_checks.integer(f"sizes[{i}]", size, 1, _checks.LARGEST_INDEX) for i, size in enumerate(sizes))
     if not 2 <= len(checked) <= _LARGEST_DEPTH:
         raise ValueError(

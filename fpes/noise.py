@@ -6,7 +6,7 @@ from fpes import _checks
 from fpes._backends import Array, backend_named
 
 NOISE_KINDS = ("binomial", "rademacher", "gaussian")
-NOISE_ROLES = ("weight", "bias", "factor_a", "factor_b", "node", "positions", "init")
+NOISE_ROLES = ("weight", "bias", "factor_a", "factor_b", "node", "positions", "direction", "init")
 
 LARGEST_SEED = 2**64 - 1
 LARGEST_WORD = 2**32 - 1
@@ -35,7 +35,8 @@ def noise(
         kind: "binomial", "rademacher" or "gaussian".
         seed: 0 ... 2**64 - 1.
         layer: layer of the network, from 0.
-        role: which of the layer's tensors: "weight", "bias", "factor_a", "factor_b", "node", "positions", "init".
+        role: which of the layer's tensors: "weight", "bias", "factor_a", "factor_b", "node", "positions",
+            "direction", "init".
         pair: 0 ... 2**32 - 1.
         generation: 0 ... 2**32 - 1.
         count: how many elements.

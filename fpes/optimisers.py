@@ -33,6 +33,9 @@ class Step:
     factor: float
     learning_rate: float
 
+    def __post_init__(self) -> None:
+        _checks.integer("number", self.number, 0, 2**63)
+
 
 @dataclass(frozen=True)
 class SGD:
@@ -88,7 +91,15 @@ class Adam:
     ) -> FloatArray:
         """Theta after one step; what the memory is then is written to new_memory."""
         number = step.number + 1
-        new_theta = np.empty_like(theta)
+        before = [
+            _checks.float_array(name, array, ("parameters",) if name == "theta" else np.shape(theta))
+            for name, array in (("theta", theta), ("mean", memory["mean"]), ("square", memory["square"]))
+        ]
+        shape = before[0].shape
+        gradient = _checks.float_array("gradient", gradient, shape)
+        mean = _checks.result_array("mean", new_memory["mean"], shape, *before, gradient)
+        square = _checks.result_array("square", new_memory["square"], shape, *before, gradient, mean)
+        new_theta = np.empty_like(before[0])
         _cpu.adam(
             _settings.execution(),
             (
@@ -100,9 +111,9 @@ class Adam:
                 self.epsilon,
             ),
             gradient.ctypes.data,
-            (theta.ctypes.data, memory["mean"].ctypes.data, memory["square"].ctypes.data),
-            theta.size,
-            (new_theta.ctypes.data, new_memory["mean"].ctypes.data, new_memory["square"].ctypes.data),
+            (before[0].ctypes.data, before[1].ctypes.data, before[2].ctypes.data),
+            new_theta.size,
+            (new_theta.ctypes.data, mean.ctypes.data, square.ctypes.data),
         )
         return new_theta
 
@@ -150,17 +161,24 @@ def weighted_sum(a: float, x: FloatArray, b: float, y: FloatArray, out: FloatArr
     """a x + b y in float32, each product rounded.
 
     Args:
-        a, x, b, y: numbers, and contiguous float32 arrays of one size.
+        a, x, b, y: numbers, and float32 arrays of one shape.
         out: where the result goes, if not into a new array; neither x nor y.
+
+    Raises:
+        TypeError: another dtype.
+        ValueError: shapes that differ.
     """
-    result = np.empty_like(x) if out is None else out
-    _cpu.weighted_sum(_settings.execution(), a, x.ctypes.data, b, y.ctypes.data, x.size, result.ctypes.data)
+    left = _checks.float_array("x", x)
+    right = _checks.float_array("y", y, left.shape)
+    result = np.empty_like(left) if out is None else _checks.result_array("out", out, left.shape, left, right)
+    _cpu.weighted_sum(_settings.execution(), a, left.ctypes.data, b, right.ctypes.data, left.size, result.ctypes.data)
     return result
 
 
 def norm(x: FloatArray) -> float:
-    """The Euclidean length of a contiguous float32 array, in float64."""
-    return math.sqrt(_cpu.sum_of_squares(_settings.execution(), x.ctypes.data, x.size))
+    """The Euclidean length of a float32 array, in float64."""
+    array = _checks.float_array("x", x)
+    return math.sqrt(_cpu.sum_of_squares(_settings.execution(), array.ctypes.data, array.size))
 
 
 def _power(base: float, exponent: int) -> float:

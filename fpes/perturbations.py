@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import SupportsIndex
 
 from fpes import _checks
 from fpes.noise import check_kind
@@ -100,15 +102,67 @@ class NodePerturbation:
         return self.units is not None or self.draws is not None
 
 
-Perturbation = FullRank | LowRank | NodePerturbation
+@dataclass(frozen=True)
+class OneUnit:
+    """Each antithetic pair perturbs the weights that lead into one unit of one layer: w' = w +- factor a, [fan_in].
+
+    Biases stay as they are. Whole layers are perturbed draw by draw, a draw being one direction a, which serves all
+    units of its layer in turn. A population consists of blocks: for each layer its draws, for each draw its units, for
+    each unit a pair. All members of a block see the same minibatch.
+
+    Directions in the span are H^T L^-T r, where H [batch, fan_in] holds the inputs of the layer, in the unperturbed
+    network, on the block's minibatch, L L^T = H H^T + ridge I (Cholesky; the ridge is a thousandth of the mean of the
+    diagonal), and r are random signs, orthogonal between draws. Their covariance is the projector onto the span of the
+    rows of H, where the gradient of the block's mean loss lies: a change outside of it is felt by no member. White
+    directions are random signs, [fan_in].
+
+    Either way `factor` is such that sigma is the root mean square, over the minibatch, of what a member changes in its
+    unit's pre-activations, in units of the network's own scale, as for NodePerturbation: factor = sigma / sqrt(mean of
+    the diagonal of H H^T). The derivation, and the arithmetic to the bit, is in docs/one-unit.md.
+
+    Args:
+        directions: "span" or "white".
+        draws: of each layer, in a block, such as (1, 8, 4). One each unless told. In the span at most as many as the
+            minibatch has samples: so many orthogonal directions leave no noise.
+
+    Raises:
+        ValueError: other directions.
+    """
+
+    directions: str = "span"
+    draws: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.directions not in ("span", "white"):
+            raise ValueError(f"directions is {self.directions!r}, expected 'span' or 'white'")
+        if self.draws is not None:
+            object.__setattr__(self, "draws", _numbers("draws", self.draws))
+
+    def members(self, sizes: Sequence[int]) -> int:
+        """Members of a block, for a network with these sizes: a population's size is a multiple of it.
+
+        Raises:
+            TypeError, ValueError: as Population does about draws.
+        """
+        return 2 * sum(draws * units for draws, units in zip(draws_of(self, sizes), sizes[1:], strict=True))
+
+
+Perturbation = FullRank | LowRank | NodePerturbation | OneUnit
 
 
 def _freeze(perturbation: LowRank | NodePerturbation) -> None:
-    """Lists as tuples, so that equal perturbations are equal and can be hashed."""
-    if isinstance(perturbation.units, Sequence):
-        object.__setattr__(perturbation, "units", tuple(perturbation.units))
+    """Lists and arrays as tuples of Python's numbers, so that equal perturbations are equal and can be hashed."""
+    if isinstance(perturbation.units, Iterable):
+        object.__setattr__(perturbation, "units", _numbers("units", perturbation.units))
     if perturbation.draws is not None:
-        object.__setattr__(perturbation, "draws", tuple(perturbation.draws))
+        object.__setattr__(perturbation, "draws", _numbers("draws", perturbation.draws))
+
+
+def _numbers(name: str, values: Iterable[int | None]) -> tuple[int | None, ...]:
+    """One for each layer. What is no integer is left to the checks of who knows the layers."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} is {values!r}, expected a sequence with one number for each layer")
+    return tuple(operator.index(value) if isinstance(value, SupportsIndex) else value for value in values)
 
 
 def units_of(perturbation: LowRank | NodePerturbation, sizes: Sequence[int]) -> list[int]:
@@ -132,7 +186,7 @@ def units_of(perturbation: LowRank | NodePerturbation, sizes: Sequence[int]) -> 
     ]
 
 
-def draws_of(perturbation: LowRank | NodePerturbation, sizes: Sequence[int]) -> list[int]:
+def draws_of(perturbation: LowRank | NodePerturbation | OneUnit, sizes: Sequence[int]) -> list[int]:
     """How many pairs in a row perturb each layer of a network with these sizes.
 
     Raises:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Callable
 from typing import Any
-
-import numpy as np
 
 from fpes import _checks
 from fpes._backends import Array, PopulationCall, backend_of
+from fpes.evaluation import Evaluation, Origin, Seen, checked_fitness, negated, plain
 from fpes.minibatch import Minibatch, checked_minibatch
 from fpes.network import LinearNetwork
 from fpes.noise import LARGEST_SEED, LARGEST_WORD
-from fpes.perturbations import FullRank, LowRank, NodePerturbation, Perturbation, draws_of, units_of
+from fpes.one_unit import SeenByUnits, UnitMembers
+from fpes.perturbations import FullRank, LowRank, NodePerturbation, OneUnit, Perturbation, draws_of, units_of
 
-_FAMILIES = {FullRank: "full", LowRank: "low_rank", NodePerturbation: "node"}
+_FAMILIES = {FullRank: "full", LowRank: "low_rank", NodePerturbation: "node", OneUnit: "one_unit"}
+_SMALLEST_SIGMA, _LARGEST_SIGMA = 2.0**-126, 2.0**100
 _ONE_LAYER_FAMILIES = {LowRank: "one_layer_rank_one", NodePerturbation: "one_layer"}
 
 
@@ -30,8 +31,8 @@ class Population:
             computed: a NumPy array on the CPU; a CuPy array, or another on a GPU, on its device. Whatever the methods
             take must lie on the same device, and what they give does, as CuPy arrays.
         size: members, an even number.
-        sigma: standard deviation of the perturbation, above 0.
-        perturbation: FullRank(), LowRank(rank) or NodePerturbation().
+        sigma: standard deviation of the perturbation, from 2**-126 to 2**100.
+        perturbation: FullRank(), LowRank(rank), NodePerturbation() or OneUnit().
         seed: 0 ... 2**64 - 1.
         generation: 0 ... 2**32 - 1; every generation has noise of its own.
 
@@ -61,24 +62,33 @@ class Population:
         self._backend = backend_of(theta=theta)
         self.theta = self._backend.finite("theta", theta, (net.parameters,))
         self.size = _checked_even("size", size)
-        self.sigma = _checks.positive("sigma", sigma)
+        self.sigma = _checked_sigma(sigma)
         self.perturbation = FullRank() if perturbation is None else perturbation
         if type(self.perturbation) not in _FAMILIES:
-            raise TypeError(f"perturbation is {perturbation!r}, expected a FullRank, LowRank or NodePerturbation")
+            raise TypeError(
+                f"perturbation is {perturbation!r}, expected a FullRank, LowRank, NodePerturbation or OneUnit"
+            )
         self.seed = _checks.integer("seed", seed, 0, LARGEST_SEED)
         self.generation = _checks.integer("generation", generation, 0, LARGEST_WORD)
         self._family = _FAMILIES[type(self.perturbation)]
         self._units: list[int] = []
         self._draws: list[int] = []
-        if not isinstance(self.perturbation, FullRank) and self.perturbation.one_layer_at_a_time:
+        self._unit_members: UnitMembers | None = None
+        if isinstance(self.perturbation, OneUnit):
+            self._unit_members = UnitMembers(
+                self._backend,
+                net._call(self.theta),
+                self.perturbation,
+                size=self.size,
+                sigma=self.sigma,
+                seed=self.seed,
+                generation=self.generation,
+            )
+        elif not isinstance(self.perturbation, FullRank) and self.perturbation.one_layer_at_a_time:
             self._family = _ONE_LAYER_FAMILIES[type(self.perturbation)]
             self._units = units_of(self.perturbation, net.sizes)
             self._draws = draws_of(self.perturbation, net.sizes)
             self._check_draws()
-        # The last batch, and its unperturbed accumulators where each pair perturbs one layer: node perturbation's
-        # gradient depends on them.
-        self._batch: Minibatch | None = None
-        self._sums: Array | None = None
 
     def _check_draws(self) -> None:
         pairs, draws = self.size // 2, sum(self._draws)
@@ -94,62 +104,104 @@ class Population:
             f"seed={self.seed}, generation={self.generation})"
         )
 
-    @property
-    def groups(self) -> int:
-        """How many groups of members had a minibatch of their own in the last evaluation; 1 before any."""
-        return 1 if self._batch is None else self._batch.groups
-
-    @property
-    def samples(self) -> int:
-        """How many samples each member saw in the last evaluation; 0 before any."""
-        return 0 if self._batch is None else self._batch.size
-
     def evaluate(
         self,
         x: Array,
         y: Any,
-        loss: str = "cross_entropy",
+        loss: str | Callable[[Array, Any], Any] = "cross_entropy",
         *,
         per_sample: bool = False,
+        sample_weights: Array | None = None,
         chunk: int | None = None,
-    ) -> Array:
+    ) -> Evaluation:
         """Fitness of every member: minus its mean loss over the batch; higher is better.
 
         Args:
             x: float32 [batch, features], the same for all members; or [groups, batch, features], a minibatch for each
                 group, where the members are divided evenly, in order, into groups of whole antithetic pairs.
-            y: integer labels [batch] or [groups, batch], each in 0 ... classes - 1.
-            loss: "cross_entropy", in natural units.
-            per_sample: don't average over the batch.
+            y: integer labels [batch] or [groups, batch], each in 0 ... classes - 1; for a function, what it takes.
+            loss: "cross_entropy", in natural units; or a function that gives *fitness*: loss(outputs, y) of outputs
+                float32 [size, batch, classes] is float32 or float64 [size], or [size, batch], higher is better.
+            per_sample: don't average over the batch. A function decides by what it gives.
+            sample_weights: float32 as y, finite: times the loss of each sample, before the mean is taken. For OneUnit
+                only; elsewhere per_sample gives what it takes to weight by oneself.
             chunk: how many members to evaluate at a time, an even number; chosen for you unless told. It bounds the
                 memory in use and changes no bits.
 
         Returns:
-            float32 [size], or [size, batch] where per_sample.
+            an Evaluation, which is used as the array that it holds, float32 [size], or [size, batch] where per_sample;
+            and which tell() and gradient() take. For node perturbation and OneUnit it holds a copy of x.
 
         Raises:
-            TypeError: x isn't float32, y not integer.
-            ValueError: wrong shapes, an empty batch, labels outside the classes, unknown loss, an odd chunk.
+            TypeError: x isn't float32, y not integer; a function's result no array of float32 or float64.
+            ValueError: wrong shapes, an empty batch, labels outside the classes, unknown loss, an odd chunk; groups
+                that cut blocks of OneUnit in two, or fewer samples in a minibatch than it has draws.
         """
+        if sample_weights is not None and self._unit_members is None:
+            raise ValueError(
+                f"sample_weights are for OneUnit only, and perturbation is {self.perturbation!r}: take per_sample=True "
+                "and weight the losses"
+            )
+        if callable(loss):
+            return self._evaluated_by(loss, x, y, chunk)
         if loss != "cross_entropy":
-            raise ValueError(f"loss is {loss!r}, expected 'cross_entropy'; for others use forward()")
+            raise ValueError(f"loss is {loss!r}, expected 'cross_entropy', or a function of outputs and y")
         self._check_device(x=x, y=y)
         batch = self._checked_batch(x)
         labels = batch.labels(y, self.net.classes)
+        if self._unit_members is not None:
+            return self._evaluated_units(
+                self._unit_members, batch, labels, sample_weights, per_sample=per_sample, chunk=chunk
+            )
         calls = self._calls(batch, chunk)
+        seen = self._seen(batch)
         fitness = self._backend.empty((self.size,))
         losses = self._backend.empty((self.size, batch.size)) if per_sample else None
         for begin, end in calls:
             self._backend.evaluate(
                 self._call,
                 (begin, end),
-                batch,
+                seen.inputs or batch,
                 labels=labels,
-                sums=self._sums,
+                sums=seen.sums,
                 fitness=fitness[2 * begin : 2 * end],
                 losses=None if losses is None else losses[2 * begin : 2 * end],
             )
-        return fitness if losses is None else _negated(losses)
+        return Evaluation(self._backend, self.origin, seen, fitness if losses is None else negated(losses), fitness)
+
+    def _evaluated_units(
+        self,
+        members: UnitMembers,
+        batch: Minibatch,
+        labels: Array,
+        sample_weights: Array | None,
+        *,
+        per_sample: bool,
+        chunk: int | None,
+    ) -> Evaluation:
+        """As evaluate(), of OneUnit."""
+        weights = None
+        if sample_weights is not None:
+            weights = self._backend.finite("sample_weights", sample_weights, labels.shape)
+        seen = members.prepared(batch, labelled=True)
+        losses = self._backend.empty((self.size, batch.size)) if per_sample else None
+        fitness = members.evaluate(seen, labels, weights, losses, _checked_chunk(chunk))
+        return Evaluation(
+            self._backend,
+            self.origin,
+            Seen(batch.groups, batch.size, None, None, seen),
+            fitness if losses is None else negated(losses),
+            fitness,
+        )
+
+    def _evaluated_by(self, fitness: Callable[[Array, Any], Any], x: Array, y: Any, chunk: int | None) -> Evaluation:
+        """As evaluate(), by a fitness of the caller's own."""
+        self._check_device(x=x)
+        batch = self._checked_batch(x)
+        seen = self._seen(batch)
+        given = fitness(self._outputs(batch, seen, chunk), y)
+        values = checked_fitness("what the fitness function gives", given, self._backend, self.size, batch.size)
+        return Evaluation(self._backend, self.origin, seen, values)
 
     def forward(self, x: Array, *, chunk: int | None = None) -> Array:
         """Outputs of every member.
@@ -167,35 +219,50 @@ class Population:
         """
         self._check_device(x=x)
         batch = self._checked_batch(x)
-        calls = self._calls(batch, chunk)
+        return self._outputs(batch, self._seen(batch), chunk)
+
+    def _outputs(self, batch: Minibatch, seen: Seen, chunk: int | None) -> Array:
+        if self._unit_members is not None and seen.units is not None:
+            return self._unit_members.outputs(seen.units, _checked_chunk(chunk))
+        batch, calls = seen.inputs or batch, self._calls(batch, chunk)
         outputs = self._backend.empty((self.size, batch.size, self.net.classes))
         for begin, end in calls:
-            self._backend.outputs(self._call, (begin, end), batch, self._sums, outputs[2 * begin : 2 * end])
+            self._backend.outputs(self._call, (begin, end), batch, seen.sums, outputs[2 * begin : 2 * end])
         return outputs
 
-    def member(self, i: int) -> Array:
+    def member(self, i: int, evaluation: Evaluation | None = None) -> Array:
         """Parameters of member i.
 
         Full rank: evaluating them gives the same bits as the population gives. Low rank: it doesn't quite, for the
         population adds the perturbation to the product and not to the weights, so the two round differently; biases
         have the same bits. (In flush mode "always" even a small difference of rounding can decide what is flushed.)
+        OneUnit is like low rank in this; its members depend on the batch.
+
+        Args:
+            i: from 0 to below size.
+            evaluation: of this population, for OneUnit.
 
         Returns:
             float32 [parameters].
 
         Raises:
-            ValueError: i outside the population; node perturbation, whose members differ by noise on each sample.
+            ValueError: i outside the population; the evaluation of another population, or none for OneUnit; node
+                perturbation, whose members differ by noise on each sample.
         """
         index = _checks.integer("i", i, 0, self.size - 1)
         if isinstance(self.perturbation, NodePerturbation):
             raise ValueError(
                 "a member of node perturbation has no parameters of its own: its noise differs for each sample"
             )
+        if evaluation is not None:
+            evaluation.check_belongs_to(self.origin)
+        if self._unit_members is not None:
+            return self._unit_members.member(_seen_by_units(evaluation, "members of OneUnit depend"), index)
         theta = self._backend.empty((self.net.parameters,))
         self._backend.member(self._call, index, theta)
         return theta
 
-    def gradient(self, weights: Any) -> Array:
+    def gradient(self, weights: Any, evaluation: Evaluation | None = None) -> Array:
         """The ES estimate of the gradient: 1 / (size sigma) times the sum of weight times perturbation.
 
         With weights = fitness it estimates the gradient of the mean fitness (Salimans et al. 2017, equation 1). Integer
@@ -206,38 +273,62 @@ class Population:
         count n / k times; for low rank, biases have gradient zero.
 
         Node perturbation: for each layer the sum over samples of weight times (mean of the pair's inputs) (x) noise, on
-        the batch last evaluated; a bias that the boundary flushes to zero has gradient zero. Where each pair perturbs
-        one layer, the noise of a unit that is zero in both members is left out: the loss doesn't depend on it, so it
-        adds nothing to the expectation, only variance.
+        the batch of the evaluation; a bias that the boundary flushes to zero has gradient zero. Where each pair
+        perturbs one layer, the noise of a unit that is zero in both members is left out: the loss doesn't depend on it,
+        so it adds nothing to the expectation, only variance.
+
+        OneUnit: for each layer the mean over its draws of half the difference of a pair's weights, over its factor,
+        times its direction, in the column of its unit; biases have gradient zero.
 
         Args:
             weights: [size], int32 or float32. For node perturbation float32 [size], or [size, batch] to weight each
-                sample by itself, as evaluate(per_sample=True) gives it: much the better estimate.
+                sample by itself, as evaluate(per_sample=True) gives it: much the better estimate. An Evaluation may
+                stand for both arguments.
+            evaluation: what the weights were made from. Node perturbation and OneUnit need it, for the batch.
 
         Returns:
             float32 [parameters].
 
         Raises:
             TypeError: weights neither integer nor float32.
-            ValueError: wrong shape, NaN or infinity, integers too large, node perturbation before any evaluation.
+            ValueError: wrong shape, NaN or infinity, integers too large, the evaluation of another population, node
+                perturbation or OneUnit without an evaluation.
         """
-        self._check_device(weights=weights)
+        if evaluation is None and isinstance(weights, Evaluation):
+            evaluation = weights
+        if evaluation is not None:
+            evaluation.check_belongs_to(self.origin)
+        values = plain(weights)
+        self._check_device(weights=values)
         if isinstance(self.perturbation, NodePerturbation):
-            return self._node_gradient(weights)
-        checked = self._checked_weights(weights)
+            return self._node_gradient(values, evaluation)
+        if self._unit_members is not None:
+            return self._unit_members.gradient(_seen_by_units(evaluation, "the gradient of OneUnit depends"), values)
+        checked = self._checked_weights(values)
         result = self._backend.empty((self.net.parameters,))
         self._backend.gradient(self._call, checked, result)
         return result
 
-    def _node_gradient(self, weights: Any) -> Array:
-        if self._batch is None:
-            raise ValueError("the gradient of node perturbation needs a batch: call evaluate() or forward() first")
+    def _node_gradient(self, weights: Any, evaluation: Evaluation | None) -> Array:
+        inputs = None if evaluation is None else evaluation.seen.inputs
+        if evaluation is None or inputs is None:
+            raise ValueError(
+                "the gradient of node perturbation needs a batch: give it the evaluation that the weights were made "
+                "from, population.gradient(weights, evaluation)"
+            )
         per_sample = getattr(weights, "ndim", 1) == 2
-        shape = (self.size, self._batch.size) if per_sample else (self.size,)
+        shape = (self.size, inputs.size) if per_sample else (self.size,)
         checked = self._backend.finite("weights", weights, shape)
         result = self._backend.empty((self.net.parameters,))
-        self._backend.node_gradient(self._call, self._batch, checked, self._sums, result)
+        self._backend.node_gradient(self._call, inputs, checked, evaluation.seen.sums, result)
         return result
+
+    @property
+    def origin(self) -> Origin:
+        """What an evaluation notes of its population."""
+        return Origin(
+            self.net, self.theta, self.size, self.sigma, self.perturbation, seed=self.seed, generation=self.generation
+        )
 
     def _check_device(self, **arrays: Any) -> None:
         """Refuse arrays that aren't where theta is."""
@@ -247,32 +338,27 @@ class Population:
         array = self._backend.adopt("weights", weights)
         if array.dtype.kind not in "iu":
             return self._backend.finite("weights", array, (self.size,))
-        return self._backend.integer_weights("weights", array, (self.size,), self._call.largest_weight)
+        return self._backend.integer_weights("weights", array, self._call)
 
     def _checked_batch(self, x: Array) -> Minibatch:
-        batch = checked_minibatch(self._backend, x, self.net.features, self.size // 2, max(self.net.sizes[1:]))
-        self._batch = batch
+        return checked_minibatch(self._backend, x, self.net.features, self.size // 2, max(self.net.sizes[1:]))
+
+    def _seen(self, batch: Minibatch) -> Seen:
+        """What an evaluation keeps of its batch, sums to be filled in."""
+        if self._unit_members is not None:
+            return Seen(batch.groups, batch.size, None, None, self._unit_members.prepared(batch, labelled=False))
+        needed = isinstance(self.perturbation, NodePerturbation)
+        sums = None
         if self._family == "one_layer":
-            self._sums = self._backend.empty((batch.groups * batch.size * sum(self.net.sizes[1:]),))
-        return batch
+            sums = self._backend.empty((batch.groups * batch.size * sum(self.net.sizes[1:]),))
+        return Seen(batch.groups, batch.size, batch.copy() if needed else None, sums)
 
     def _calls(self, batch: Minibatch, chunk: int | None) -> list[tuple[int, int]]:
-        """Ranges of pairs: as many as a chunk has, or few enough that an interrupt is heard soon."""
+        """Ranges of pairs: as many as a chunk has, or as the backend finds right."""
         pairs = self.size // 2
-        if chunk is None:
-            step = self._backend.pairs_per_call(self._call, batch, self._multiply_adds)
-        else:
-            step = _checked_even("chunk", chunk) // 2
+        most = None if chunk is None else _checked_even("chunk", chunk) // 2
+        step = most or self._backend.pairs_per_call(self._call, batch)
         return [(begin, min(begin + step, pairs)) for begin in range(0, pairs, step)]
-
-    @property
-    def _multiply_adds(self) -> int:
-        """Of one member and sample, roughly. Where a pair perturbs one layer, only what lies above is computed."""
-        if not self._draws:
-            return self.net.parameters
-        sizes = self.net.sizes
-        above = [sum(a * b for a, b in pairwise(sizes[layer + 1 :])) for layer in range(len(self._draws))]
-        return 1 + sum(draws * work for draws, work in zip(self._draws, above, strict=True)) // sum(self._draws)
 
     @property
     def _call(self) -> PopulationCall:
@@ -282,7 +368,7 @@ class Population:
             size=self.size,
             family=self._family,
             rank=self.perturbation.rank if isinstance(self.perturbation, LowRank) else 1,
-            noise=self.perturbation.noise,
+            noise="rademacher" if isinstance(self.perturbation, OneUnit) else self.perturbation.noise,
             seed=self.seed,
             generation=self.generation,
             sigma=self.sigma,
@@ -291,11 +377,27 @@ class Population:
         )
 
 
-def _negated(losses: Array) -> Array:
-    """Minus losses, in place: by their sign bits, for CuPy's minus would flush."""
-    bits = losses.view(np.uint32)
-    bits ^= np.uint32(1 << 31)
-    return losses
+def _seen_by_units(evaluation: Evaluation | None, what: str) -> SeenByUnits:
+    """What a OneUnit population made of the batch of its evaluation."""
+    units = None if evaluation is None else evaluation.seen.units
+    if units is None:
+        raise ValueError(
+            f"{what} on the batch: give the evaluation too, as in population.member(i, evaluation) "
+            "and population.gradient(weights, evaluation)"
+        )
+    return units
+
+
+def _checked_chunk(chunk: int | None) -> int | None:
+    return None if chunk is None else _checked_even("chunk", chunk)
+
+
+def _checked_sigma(value: float) -> float:
+    """A sigma whose multiples float32 holds, as noise of every family is."""
+    sigma = _checks.positive("sigma", value)
+    if not _SMALLEST_SIGMA <= sigma <= _LARGEST_SIGMA:
+        raise ValueError(f"sigma is {sigma}, expected a number from 2**-126 to 2**100, whose multiples float32 holds")
+    return sigma
 
 
 def _checked_even(name: str, value: int) -> int:

@@ -1,6 +1,6 @@
 """Presets: complete settings of training runs, by name. Data only; `fpes train --preset NAME` runs them.
 
-How the numbers were found, and what else was tried, is in docs/training.md.
+How the numbers were found, and what else was tried, is in docs/recipes.md.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from fpes.datasets import Augmentation, ImportanceSampling
 from fpes.es import ES
 from fpes.network import LinearNetwork
 from fpes.optimisers import Adam, Optimiser
-from fpes.perturbations import FullRank, LowRank, NodePerturbation, Perturbation
+from fpes.perturbations import FullRank, LowRank, NodePerturbation, OneUnit, Perturbation
 from fpes.schedules import Cosine, Schedule
 
 
 @dataclass(frozen=True)
 class Preset:
-    """All that a run depends on, but for its seed and the time it gets.
+    """All that a run depends on but for its seed.
 
     Args:
         name: what it is called on the command line.
@@ -27,8 +27,8 @@ class Preset:
         perturbation, size, sigma, optimiser, learning_rate, weight_decay, shaping, averaging: as ES takes
             them.
         batch, groups, augmentation, importance: as ES.fit() takes them.
-        steps: generations of the whole run; None where it is as long as its time.
-        max_minutes: limit to the time of each run; None for none.
+        steps: generations of the whole run.
+        max_minutes: limit to the time of each run; None, as in every preset, for none.
         seeds: how many runs the command makes unless told.
         baseline_steps: of the linear baseline by backprop.
     """
@@ -43,13 +43,13 @@ class Preset:
     learning_rate: float | Schedule
     weight_decay: float | Schedule
     batch: int
+    steps: int
     optimiser: Optimiser = field(default_factory=Adam)
     shaping: str | None = None
     averaging: float = 0.0
     groups: int = 1
     augmentation: Augmentation | None = None
     importance: ImportanceSampling | None = None
-    steps: int | None = None
     max_minutes: float | None = None
     seeds: int = 1
     baseline_steps: int = 1_500
@@ -85,7 +85,7 @@ _DIGITS = Preset(
     learning_rate=Cosine(0.02),
     weight_decay=0.1,
     batch=512,
-    max_minutes=17 / 60,
+    steps=400,
     seeds=3,
 )
 
@@ -118,6 +118,33 @@ _MNIST_NODE_AUGMENTED = replace(
 
 _MNIST_ES = Preset(
     name="mnist-es",
+    algorithm="ES on the weights: each pair of members perturbs the weights of one unit, in the span of its inputs on "
+    "the members' minibatch; one number for each member",
+    dataset="mnist",
+    sizes=(784, 512, 512, 10),
+    perturbation=OneUnit(draws=(2, 4, 2)),
+    size=128 * 6_184,  # a block for each minibatch
+    sigma=0.15,
+    learning_rate=Cosine(1.5e-3),
+    weight_decay=1.5,
+    batch=8,
+    groups=128,
+    importance=ImportanceSampling(exponent=1.0, uniform=0.2),
+    steps=1_300,
+    baseline_steps=500,
+)
+
+_MNIST_ES_AUGMENTED = replace(
+    _MNIST_ES,
+    name="mnist-es-augmented",
+    algorithm="as mnist-es, on images that are shifted, turned and sheared at random, less and less",
+    weight_decay=1.1,
+    augmentation=Augmentation(28, 28, shift=0.9, linear=0.12, points=2, fade=0.9),
+    steps=3_000,
+)
+
+_MNIST_ES_14X14 = Preset(
+    name="mnist-es-14x14",
     algorithm="ES on the weights: rank-one noise on one layer at a time, a minibatch for each group of members",
     dataset="mnist-14x14",
     sizes=(196, 64, 64, 10),
@@ -134,4 +161,7 @@ _MNIST_ES = Preset(
     steps=3_000,
 )
 
-PRESETS = {preset.name: preset for preset in (_DIGITS, _MNIST_NODE, _MNIST_NODE_AUGMENTED, _MNIST_ES)}
+PRESETS = {
+    preset.name: preset
+    for preset in (_DIGITS, _MNIST_NODE, _MNIST_NODE_AUGMENTED, _MNIST_ES, _MNIST_ES_AUGMENTED, _MNIST_ES_14X14)
+}

@@ -99,6 +99,8 @@ def _factor(s: Any) -> float:
         factor = float(s)
     except (TypeError, ValueError):
         raise TypeError(f"s is {s!r}, expected a number") from None
+    except OverflowError:
+        raise ValueError("s is beyond what a float can hold, expected a number that float32 can hold") from None
     if math.isfinite(factor) and abs(factor) > float(np.finfo(np.float32).max):
         raise ValueError(f"s is {factor!r}, expected a number that float32 can hold")
     return factor

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from fpes import _checks, _config
 from fpes.files import written_whole
 
 
@@ -41,12 +42,20 @@ class Record:
 
     def as_json(self) -> dict[str, Any]:
         """As plain values."""
-        return asdict(self)
+        return asdict(self) | {"loss": _config.number_to_json(self.loss)}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Record:
-        """What as_json() gave."""
-        return cls(**{**value, "active": tuple(value["active"]), "norms": tuple(value["norms"])})
+        """What as_json() gave.
+
+        Raises:
+            KeyError, TypeError, ValueError: something is missing or too much, or no number.
+        """
+        layers = {name: tuple(_checks.real(name, number) for number in value[name]) for name in ("active", "norms")}
+        counts = {name: _checks.integer(name, value[name], 0, 2**128) for name in ("generation", "evaluations")}
+        numbers = ("seconds", "train", "test", "learning_rate", "sigma")
+        reals = {name: _checks.real(name, value[name]) for name in numbers}
+        return cls(**{**value, **layers, **counts, **reals, "loss": _config.number_from_json(value["loss"])})
 
     def row(self) -> dict[str, float | int | None]:
         """As columns: those that have a number for each layer become active_1, active_2 ..."""
@@ -60,8 +69,13 @@ class Record:
 
 
 def write_csv(records: Sequence[Record], path: Path) -> None:
-    """All records as one table with a header; what was at `path` is replaced."""
+    """All records as one table with a header, which without records is all there is; what was at `path` is replaced.
+
+    Raises:
+        OSError: it can't be written; the message names it.
+    """
+    names = list(records[0].row()) if records else [field.name for field in fields(Record)]
     with written_whole(path) as aside, aside.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(records[0].row()))
+        writer = csv.DictWriter(stream, names)
         writer.writeheader()
         writer.writerows(record.row() for record in records)

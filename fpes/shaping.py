@@ -15,6 +15,9 @@ import numpy as np
 
 from fpes import _checks
 from fpes._checks import FloatArray, IntArray
+from fpes._modes import ieee_mode
+
+_MOST_IN_32_BITS = 2**30  # members, whose doubled ranks do
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ def centred_ranks(fitness: FloatArray, groups: int = 1) -> IntArray:
         groups: how many groups of n / groups members are ranked by themselves.
 
     Returns:
-        int32, shaped as fitness, summing to 0 over each group.
+        int32, or int64 for more than 2**30 members, shaped as fitness, summing to 0 over each group.
 
     Raises:
         ValueError: NaN in fitness, which has no rank; groups that don't divide the members.
@@ -83,19 +86,24 @@ SHAPINGS: dict[str, Callable[[FloatArray, int], Weights]] = {
 def all_equal(fitness: FloatArray, groups: int = 1) -> bool:
     """Whether within each group every member has the same fitness, on every sample if there are several."""
     members = fitness.reshape(groups, len(fitness) // groups, -1)
-    return bool((members == members[:, :1]).all())
+    with ieee_mode():
+        return bool((members == members[:, :1]).all())
 
 
 def _in_groups(fitness: FloatArray, groups: int, shape: Callable[[FloatArray], Any]) -> Any:
     """shape(members [n, samples]) for each group, put together again."""
-    values = _checks.float_array("fitness", fitness, ("n", "batch") if np.ndim(fitness) == 2 else ("n",))
+    values = _checks.numpy_array("fitness", fitness)
+    _checks.check_shape("fitness", values.shape, ("n", "batch") if values.ndim == 2 else ("n",))
+    _checks.check_fitness("fitness", values, len(values), values.shape[1] if values.ndim == 2 else None)
     bad = np.flatnonzero(np.isnan(values).reshape(len(values), -1).any(axis=1))
     if bad.size:
         raise ValueError(f"fitness is NaN for {bad.size} of {len(values)} members, the first {int(bad[0])}")
+    _checks.integer("groups", groups, 1, len(values))
     if len(values) % groups:
         raise ValueError(f"fitness has {len(values)} members, which {groups} groups don't divide evenly")
     columns = values.reshape(groups, len(values) // groups, -1)
-    return np.concatenate([shape(group) for group in columns]).reshape(values.shape)
+    with ieee_mode():
+        return np.concatenate([shape(group) for group in columns]).reshape(values.shape)
 
 
 def _doubled_ranks(members: FloatArray) -> IntArray:
@@ -103,7 +111,8 @@ def _doubled_ranks(members: FloatArray) -> IntArray:
     n = len(members)
     order = np.argsort(members, axis=0, kind="stable")
     ordered = np.take_along_axis(members, order, axis=0)
-    rows = np.arange(n, dtype=np.int32)[:, None]
+    integer = np.int32 if n <= _MOST_IN_32_BITS else np.int64
+    rows = np.arange(n, dtype=integer)[:, None]
     differs = np.ones(members.shape, bool)
     differs[1:] = ordered[1:] != ordered[:-1]
     first = np.maximum.accumulate(np.where(differs, rows, 0), axis=0)
@@ -111,8 +120,8 @@ def _doubled_ranks(members: FloatArray) -> IntArray:
     ends = np.ones(members.shape, bool)
     ends[:-1] = differs[1:]
     last = np.minimum.accumulate(np.where(ends, rows, n)[::-1], axis=0)[::-1]
-    ranks = np.empty(members.shape, np.int32)
-    np.put_along_axis(ranks, order, (first + last - (n - 1)).astype(np.int32), axis=0)
+    ranks = np.empty(members.shape, integer)
+    np.put_along_axis(ranks, order, (first + last - (n - 1)).astype(integer, copy=False), axis=0)
     return ranks
 
 

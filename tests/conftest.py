@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import signal
 
 import pytest
 
@@ -16,6 +17,12 @@ def pytest_addoption(parser):
     parser.addoption(
         "--require-gpu", action="store_true", help="fail the tests marked gpu, not skip them, without a CUDA device"
     )
+
+
+def pytest_configure(config):
+    """A background job of a shell inherits Ctrl-C ignored, and some tests send it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def why_no_gpu() -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib.util
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from fpes import _cpu, _settings
 from fpes._backends import cuda_modules
+from fpes.evaluation import plain
 
 WORKSPACE = 1000
 
@@ -59,7 +61,7 @@ class CpuKernels:
             self.calls.append((name, execution))
             if self.failure:
                 raise CudaError(*self.failure)
-            function(_settings.execution(), *arguments)
+            function(_settings.execution(), *_as_the_cpu_takes_them(name, arguments))
 
         return call
 
@@ -69,6 +71,16 @@ class CpuKernels:
             return WORKSPACE
         first, end = arguments[5:7]
         return WORKSPACE + self.workspace_of_a_pair * (end - first)
+
+
+def _as_the_cpu_takes_them(name, arguments):
+    """Integer weights have 32 bits on a GPU, and 64 on the CPU."""
+    if name != "population_gradient" or not arguments[3]:
+        return arguments
+    sizes, population, address, integers, members, out = arguments
+    weights = np.ctypeslib.as_array((ctypes.c_int32 * members).from_address(address)).astype(np.int64)
+    _as_the_cpu_takes_them.kept = weights
+    return sizes, population, weights.ctypes.data, integers, members, out
 
 
 def install(monkeypatch, modules):
@@ -101,5 +113,6 @@ def on_gpu(array, device=0):
 
 def host(array):
     """A result of the double as a NumPy array, which must be on a device."""
-    assert type(array) is fake_cupy.ndarray, f"a {type(array)} came back"
-    return array._host
+    values = plain(array)
+    assert type(values) is fake_cupy.ndarray, f"a {type(values)} came back"
+    return values._host

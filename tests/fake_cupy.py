@@ -151,6 +151,9 @@ class ndarray:  # noqa: N801 - CuPy's name
     def view(self, dtype):
         return ndarray._of(self._host.view(dtype))
 
+    def copy(self):
+        return ndarray._of(self._host.copy())
+
     def any(self):
         return ndarray._of(np.asarray(self._host.any()))
 

@@ -6,18 +6,24 @@ import csv
 import importlib.util
 import json
 import os
+import signal
+import subprocess
 import sys
+import time
 import types
+from pathlib import Path
 
 import click.testing
 import numpy as np
 import pytest
 
 import fpes
-from fpes import cli
+from fpes import cli, files, fitting, plots
+from fpes._signals import Terminated
 from fpes.baseline import train_by_backprop
-from fpes.cli import train
+from fpes.cli import commands, train
 from fpes.cli.commands import cli as command
+from fpes.files import writable_folder
 from fpes.presets import PRESETS
 
 QUICK = ["--seeds", "1", "--steps", "12", "--population", "32", "--batch", "64", "--quiet"]
@@ -62,7 +68,8 @@ def test_json_is_all_that_is_printed_and_agrees_with_the_saved_weights(tmp_path)
     assert seed["evaluations"] == 32 * 64 * 12
     data = fpes.datasets.load("digits", seed=0)
     net = fpes.LinearNetwork(summary["network"])
-    theta = np.load(tmp_path / "theta.npz")["seed_0"]
+    with np.load(tmp_path / "theta.npz") as thetas:
+        theta = thetas["seed_0"]
     np.testing.assert_array_equal(theta, fpes.ES.load(tmp_path / "seed-0" / "checkpoint.npz").solution)
     assert seed["trained"]["test"] == np.mean(net(theta, data.x_test).argmax(1) == data.y_test)
     never = next(control for control in seed["controls"] if "never" in control["name"])
@@ -93,9 +100,9 @@ def test_several_seeds_are_runs_of_their_own(tmp_path):
     result = invoke("train", *options)
     assert result.exit_code == 0, result.output
     assert "test, by seed" in result.output
-    thetas = np.load(tmp_path / "theta.npz")
-    assert thetas.files == ["seed_5", "seed_6"]
-    assert (thetas["seed_5"] != thetas["seed_6"]).any()
+    with np.load(tmp_path / "theta.npz") as thetas:
+        assert thetas.files == ["seed_5", "seed_6"]
+        assert (thetas["seed_5"] != thetas["seed_6"]).any()
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -103,7 +110,8 @@ def test_every_preset_says_what_it_is(name):
     preset = PRESETS[name]
     es = preset.es(0)
     assert es.net.sizes == preset.sizes
-    assert preset.steps or preset.max_minutes
+    assert preset.steps > 0
+    assert preset.max_minutes is None  # the clock is a limit that a user asks for
     text = "".join(invoke("train", "--help").output.split())
     assert f"{name}:" in text
     assert "".join(preset.algorithm.split()) in text
@@ -141,12 +149,38 @@ class TestResume:
         assert result.exit_code == 2
         assert "is from a run with sigma 0.03 and not 0.5" in result.stderr
 
-    def test_without_it_the_old_checkpoint_is_kept(self, tmp_path):
+    def test_more_steps_go_on_and_say_what_becomes_of_the_schedule(self, tmp_path):
         invoke("train", *QUICK, "--output", tmp_path)
-        before = (tmp_path / "seed-0" / "checkpoint.npz").read_bytes()
-        result = invoke("train", *QUICK, "--output", tmp_path)
-        assert "checkpoint-before.npz" in result.output
-        assert (tmp_path / "seed-0" / "checkpoint-before.npz").read_bytes() == before
+        result = invoke("train", *QUICK[:2], "--steps", "24", *QUICK[4:], "--output", tmp_path, "--resume")
+        assert result.exit_code == 0, result.output
+        assert "goes on from generation 12 of 24, and had 12 planned" in " ".join(result.output.split())
+        assert "the learning rate is 0.01 now" in " ".join(result.output.split())  # half of a cosine from 0.02
+        es = fpes.ES.load(tmp_path / "seed-0" / "checkpoint.npz")
+        assert (es.generation, es.run.plan[-1]) == (24, (12, 24))
+        result = invoke("train", *QUICK, "--output", tmp_path, "--resume")
+        assert result.exit_code == 2
+        assert "--steps is 12, and seed 0 has 24 generations behind it" in result.stderr
+
+    def test_a_finished_run_is_said_to_be_finished(self, tmp_path):
+        invoke("train", *QUICK, "--output", tmp_path)
+        result = invoke("train", *QUICK[:2], *QUICK[4:], "--output", tmp_path, "--resume")
+        assert result.exit_code == 0, result.output
+        assert "Seed 0 is finished: generation 12 of 12" in " ".join(result.output.split())
+        assert 'trained: flush "boundary"' in result.output
+
+    @pytest.mark.parametrize("output", [["--output", "results"], []])
+    def test_nothing_to_resume(self, tmp_path, monkeypatch, output):
+        monkeypatch.chdir(tmp_path)
+        result = invoke("train", *QUICK, *output, "--resume")
+        assert result.exit_code == 2
+        assert "there is nothing to resume in" in result.stderr
+        assert list(tmp_path.iterdir()) == []
+
+    def test_seeds_that_would_be_missing_from_the_results(self, tmp_path):
+        invoke("train", "--seeds", "2", *QUICK[2:], "--output", tmp_path)
+        result = invoke("train", *QUICK, "--output", tmp_path, "--resume")
+        assert result.exit_code == 2
+        assert "resume all of them, with --seed 0 --seeds 2" in result.stderr
 
     def test_a_damaged_checkpoint_is_named(self, tmp_path):
         (tmp_path / "seed-0").mkdir()
@@ -154,6 +188,176 @@ class TestResume:
         result = invoke("train", *QUICK, "--output", tmp_path, "--resume")
         assert result.exit_code == 2
         assert "is damaged, or no checkpoint of fpes" in result.stderr
+
+
+def everything(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+class TestWhatIsThere:
+    """A folder with a run: nothing that somebody trained for is lost by a command that didn't say so."""
+
+    @pytest.fixture
+    def folder(self, tmp_path):
+        folder = tmp_path / "results"
+        invoke("train", *QUICK, "--output", folder)
+        return folder
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ([], "has a run already: result.json, theta.npz, curves.png, seed-0/log.csv, seed-0/checkpoint.npz of gen"),
+            (["--population", "3"], "3 is odd"),
+            (["--batch", "5000"], "batch is 5000, expected 1 to 1078"),
+            (["--overwrite", "--population", "3"], "3 is odd"),
+            (["--overwrite", "--batch", "5000"], "batch is 5000, expected 1 to 1078"),
+            (["--overwrite", "--resume"], "expected one of them"),
+            (["--overwrite", "--tensorboard"], "pip install tensorboardX"),
+            (["--overwrite", "--preset", "mnist-node", "--population", "184", "--data-dir", "/nowhere"], "/nowhere"),
+        ],
+    )
+    def test_a_command_that_fails_changes_nothing(self, folder, monkeypatch, options, words):
+        for module in ("tensorboardX", "torch.utils.tensorboard"):
+            monkeypatch.setitem(sys.modules, module, None)
+        before = everything(folder)
+        result = invoke("train", *QUICK, "--output", folder, *options)
+        assert result.exit_code == 2
+        assert words in result.stderr
+        assert everything(folder) == before
+
+    def test_overwriting_is_asked_for(self, folder):
+        (folder / "notes.txt").write_text("mine")
+        (folder / "seed-7").mkdir()
+        (folder / "seed-7" / "checkpoint.npz").write_bytes((folder / "seed-0" / "checkpoint.npz").read_bytes())
+        result = invoke("train", *QUICK, "--lr", "0.01", "--output", folder, "--overwrite")
+        assert result.exit_code == 0, result.output
+        assert fpes.ES.load(folder / "seed-0" / "checkpoint.npz").learning_rate == fpes.Cosine(0.01)
+        assert not (folder / "seed-7" / "checkpoint.npz").exists()
+        assert (folder / "notes.txt").read_text() == "mine"
+
+    def test_without_an_output_the_next_folder_is_taken_and_the_last_one_resumed(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        for name in ("digits", "digits-2", "digits-3"):
+            result = invoke("train", *QUICK, "--no-plot")
+            assert result.exit_code == 0, result.output
+            assert f"results in runs/{name}/" in " ".join(result.output.split())
+            assert ("has a run already" in result.output) == (name != "digits")
+        result = invoke("train", *QUICK, "--no-plot", "--steps", "15", "--resume")
+        assert result.exit_code == 0, result.output
+        generations = [
+            fpes.ES.load(tmp_path / "runs" / name / "seed-0" / "checkpoint.npz").generation
+            for name in ("digits", "digits-2", "digits-3")
+        ]
+        assert generations == [12, 12, 15]
+
+    def test_a_folder_has_one_owner(self, folder, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        before = everything(folder)
+        with files.owned(folder):
+            for options in ([], ["--resume"], ["--overwrite"]):
+                result = invoke("train", *QUICK, "--output", folder, *options)
+                assert result.exit_code == 2
+                assert f"results is in use by process {os.getpid()}" in result.stderr
+        assert everything(folder) == before
+        with files.owned(writable_folder(Path("runs/digits"))):
+            result = invoke("train", *QUICK, "--no-plot")
+        assert "results in runs/digits-2/" in " ".join(result.output.split())
+
+    def test_a_run_that_has_done_nothing_is_in_nobodys_way(self, folder):
+        es = fpes.ES.load(folder / "seed-0" / "checkpoint.npz")
+        for path in folder.rglob("*"):
+            if path.is_file():
+                path.unlink()
+        fpes.ES(es.net, es.net.init(3), size=4, sigma=0.1).save(folder / "seed-0" / "checkpoint.npz")
+        result = invoke("train", *QUICK, "--output", folder)
+        assert result.exit_code == 0, result.output
+
+
+class TestFullDisk:
+    def fill(self, monkeypatch, es_generation, names):
+        """From a generation on, files of these names can't be synced."""
+        advance, fsync, full = fpes.ES.advance, os.fsync, []
+
+        def advanced(self, *arguments):
+            advance(self, *arguments)
+            if self.generation == es_generation:
+                full.append(True)
+
+        def synced(descriptor):
+            if full and any(name in os.readlink(f"/proc/self/fd/{descriptor}") for name in names):
+                raise OSError(28, "No space left on device")
+            fsync(descriptor)
+
+        monkeypatch.setattr(fpes.ES, "advance", advanced)
+        monkeypatch.setattr(os, "fsync", synced)
+
+    @pytest.mark.parametrize("name", ["log.csv", "checkpoint.npz", "result.json", "theta.npz", "curves.png"])
+    def test_the_run_ends_with_its_table_and_a_status(self, tmp_path, monkeypatch, name):
+        self.fill(monkeypatch, 3, [name])
+        result = invoke("train", *QUICK, "--output", tmp_path)
+        assert result.exit_code == 1, result.output
+        assert 'trained: flush "boundary"' in result.output
+        assert f"{name}: No space left on device" in " ".join(result.stderr.split())
+        found = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+        others = {"log.csv", "checkpoint.npz", "result.json", "theta.npz", "curves.png"} - {name}
+        assert others <= found
+        assert list(tmp_path.rglob(".*")) == []
+
+    def test_room_that_is_made_is_used(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(train, "_RETRY_SECONDS", 0.0)
+        monkeypatch.setattr(fitting, "_RECORDING", 1e9)  # a record a step
+        fsync = os.fsync
+        self.fill(monkeypatch, 3, ["log.csv"])
+        advance = fpes.ES.advance
+
+        def make_room(self, *arguments):
+            advance(self, *arguments)
+            if self.generation == 6:
+                monkeypatch.setattr(os, "fsync", fsync)
+
+        monkeypatch.setattr(fpes.ES, "advance", make_room)
+        result = invoke("train", *QUICK, "--output", tmp_path)
+        assert result.exit_code == 0, result.output
+        assert "log.csv: No space left on device; training goes on" in " ".join(result.stderr.split())
+
+
+class TestInterrupts:
+    """As they come in the first second: the status says so, and the table has what is finished."""
+
+    @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+    @pytest.mark.parametrize(("seed", "where"), [(0, "rehearse"), (0, "advance"), (1, "advance")])
+    def test_before_anything_is_done(self, tmp_path, monkeypatch, number, status, seed, where):
+        usual = getattr(fpes.ES, where)
+
+        def interrupted(self, *arguments):
+            if self.seed == seed:
+                os.kill(os.getpid(), number)
+            return usual(self, *arguments)
+
+        monkeypatch.setattr(fpes.ES, where, interrupted)
+        limit = ["--max-minutes", "10"] if where == "rehearse" else []
+        result = invoke("train", *QUICK[2:], "--seeds", "2", *limit, "--output", tmp_path)
+        assert result.exit_code == status, result.output
+        output = " ".join(result.output.split())
+        if seed:
+            assert 'trained: flush "boundary"' in output
+            assert "Seed 1 has not begun. The same command with --resume goes on." in output
+            assert json.loads((tmp_path / "result.json").read_text())["seeds"][0]["finished"] is True
+        else:
+            assert "there is nothing to keep" in output
+            monkeypatch.setattr(fpes.ES, where, usual)
+            assert invoke("train", *QUICK, "--output", tmp_path).exit_code == 0
+
+    def test_while_controls_are_computed(self, tmp_path, monkeypatch):
+        def interrupted(*_, **__):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(train, "train_by_backprop", interrupted)
+        result = invoke("train", *QUICK, "--output", tmp_path)
+        assert result.exit_code == 130, result.output
+        assert 'trained: flush "boundary"' in result.output
+        (seed,) = json.loads((tmp_path / "result.json").read_text())["seeds"]
+        assert (seed["finished"], seed["backprop"], seed["controls"]) == (True, None, [])
 
 
 class TestCompare:
@@ -208,7 +412,207 @@ class TestTensorBoard:
             monkeypatch.setitem(sys.modules, module, None)
         result = invoke("train", *QUICK, "--output", tmp_path, "--tensorboard")
         assert result.exit_code == 2
-        assert 'pip install "fpes[tensorboard]"' in result.stderr
+        assert "pip install tensorboardX" in result.stderr
+
+
+class TestPlan:
+    """A run is planned by its steps; a limit of time is one that somebody asked for, and ends it for good."""
+
+    def test_a_run_that_its_limit_ended_is_finished_and_says_so(self, tmp_path):
+        result = invoke("train", *QUICK[:2], "--quiet", "--no-plot", "--max-minutes", "0.02", "--output", tmp_path)
+        assert result.exit_code == 0, result.output
+        (seed,) = json.loads((tmp_path / "result.json").read_text())["seeds"]
+        assert seed["finished"] is True
+        assert 1 <= seed["generations"] == seed["steps"] < PRESETS["digits"].steps
+        words = " ".join(result.output.split())
+        assert "not finished" not in words
+        assert f"Seed 0 is finished, with {seed['steps']} generations of at most 400, for the limit was 0.02" in words
+
+    @pytest.mark.parametrize(("steps", "below"), [("3", True), ("80", False)])
+    def test_a_network_below_backprop_is_named(self, tmp_path, steps, below):
+        options = ["--seeds", "1", "--steps", steps, "--population", "128", "--batch", "256", "--quiet", "--no-plot"]
+        result = invoke("train", *options, "--output", tmp_path)
+        (seed,) = json.loads((tmp_path / "result.json").read_text())["seeds"]
+        assert (seed["trained"]["test"] < seed["backprop"]["test"]) == below
+        words = " ".join(result.output.split())
+        assert ("is below backprop on the test part" in words) == below
+        assert (f"{steps} generations were too few" in words) == below
+
+    def test_the_table_fits_a_terminal(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "80")
+        result = invoke("train", *QUICK, "--output", tmp_path, "--no-plot")
+        assert result.output.splitlines()[0] == "digits: deep linear network 16-64-64-10, no activation function"
+
+
+class TestInterruptsAnywhere:
+    """Ctrl-C and SIGTERM, wherever they come."""
+
+    @pytest.mark.parametrize("where", ["load", "train_by_backprop", "evaluate_controls"])
+    @pytest.mark.parametrize(("end", "status"), [(KeyboardInterrupt(), 130), (Terminated(143), 143)])
+    def test_what_is_finished_is_reported(self, tmp_path, monkeypatch, where, end, status):
+        usual, calls = getattr(train, where), []
+
+        def interrupted(*given, **named):
+            calls.append(1)
+            if len(calls) == 2:
+                raise end
+            return usual(*given, **named)
+
+        monkeypatch.setattr(train, where, interrupted)
+        result = invoke("train", *QUICK[2:], "--seeds", "3", "--output", tmp_path)
+        assert result.exit_code == status, result.output
+        assert "backprop: linear" in result.output
+        found = json.loads((tmp_path / "result.json").read_text())["seeds"]
+        assert (found[0]["finished"], len(found[0]["controls"])) == (True, 4)
+        if where != "load":
+            assert found[1]["backprop"] is None
+            assert "Seed 1 is trained, and not compared with backprop" in " ".join(result.output.split())
+        assert not (tmp_path / "curves.png").exists()
+
+    def test_before_anything_is_finished(self, tmp_path, monkeypatch):
+        def interrupted(*_, **__):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(train, "load", interrupted)
+        result = invoke("train", *QUICK, "--output", tmp_path)
+        assert (result.exit_code, result.stderr, result.stdout) == (130, "fpes: interrupted\n", "")
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("name", ["demo", "compare", "info"])
+    def test_other_commands(self, tmp_path, monkeypatch, name):
+        def interrupted(*_, **__):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(getattr(commands, name), "run", interrupted)
+        result = invoke(name, *([tmp_path / "x.npz"] if name == "compare" else []))
+        assert result.exit_code == 130
+        assert result.stderr == "fpes: interrupted\n"
+
+    @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    @pytest.mark.parametrize("arguments", [["train", "--seeds", "1"], ["demo"], ["bench", "--only", "gemm"]])
+    def test_a_process_ends_with_its_status(self, tmp_path, arguments, number, status):
+        """While it works, which it is known to do when it has used a second of processor time."""
+        output = [] if arguments[0] == "bench" else ["--quiet", "--output", str(tmp_path)]
+        run = program(*arguments, *output)
+        wait_until_it_works(run)
+        run.send_signal(number)
+        text = run.communicate(timeout=60)[0]
+        assert run.returncode == status, text
+        assert "Traceback" not in text
+
+
+# Without what pytest-xdist tells its workers: pytest-benchmark, which `fpes bench` runs by, would measure nothing.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+
+
+def program(*arguments, **named):
+    """The command line as a process of its own, which Ctrl-C reaches whoever started the tests."""
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from fpes.cli import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        **{"env": ENVIRONMENT, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, **named},
+    )
+
+
+def wait_until_it_works(run, seconds=2.5):
+    """Until a process has used so much processor time, more than importing takes, and less than its work."""
+    while run.poll() is None:
+        fields = Path(f"/proc/{run.pid}/stat").read_text().rpartition(")")[2].split()
+        if (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") > seconds:
+            return
+        time.sleep(0.01)
+
+
+class TestTerminals:
+    """Whatever stands at the other end, and whatever the environment says."""
+
+    @pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}, {"TERM": "dumb"}])
+    def test_plain_ones_get_everything(self, tmp_path, environment):
+        folder = tmp_path / "Übung"
+        environment = {**os.environ, "COLUMNS": "44", **environment}
+        run = program("train", *QUICK[:-1], "--output", str(folder), env=environment)
+        text = run.communicate(timeout=120)[0]
+        assert run.returncode == 0, text
+        assert "backprop" in text
+        assert (folder / "curves.png").exists()
+
+    def test_a_reader_that_has_seen_enough_hears_nothing_more(self):
+        for arguments in (["info"], ["--help"], ["train", "--help"]):
+            reading, writing = os.pipe()
+            os.close(reading)
+            run = program(*arguments, stdout=writing, stderr=subprocess.PIPE)
+            os.close(writing)
+            errors = run.communicate(timeout=60)[1]
+            assert (run.returncode, errors) == (1, ""), arguments
+
+    @pytest.mark.parametrize("arguments", [["info"], ["--help"]])
+    @pytest.mark.parametrize("unbuffered", ["", "1"])
+    def test_a_full_disk(self, arguments, unbuffered):
+        environment = ENVIRONMENT | {"PYTHONUNBUFFERED": unbuffered}
+        with Path("/dev/full").open("w") as full:
+            run = program(*arguments, stdout=full, stderr=subprocess.PIPE, env=environment)
+            errors = run.communicate(timeout=60)[1]
+        assert (run.returncode, errors) == (2, "fpes: [Errno 28] No space left on device\n")
+
+    def test_no_standard_output(self):
+        run = subprocess.run(f"'{sys.executable}' -m fpes info >&-", shell=True, capture_output=True, check=False)
+        assert (run.returncode, run.stderr) == (0, b"")
+
+    @pytest.mark.parametrize("backend", ["module://nowhere_at_all.backend", "nonsense", "qtagg"])
+    def test_a_foreign_plotting_backend(self, tmp_path, backend):
+        run = program("train", *QUICK, "--output", str(tmp_path), env={**os.environ, "MPLBACKEND": backend})
+        text = run.communicate(timeout=120)[0]
+        assert run.returncode == 0, text
+        assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+    def test_matplotlib_is_imported_for_pictures_only(self):
+        code = "import sys, fpes.cli.commands; sys.exit('matplotlib' in sys.modules)"
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+    def test_a_missing_matplotlib_is_known_before_training(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+        monkeypatch.setattr(plots.importlib.util, "find_spec", lambda _: None)
+        monkeypatch.setattr(fpes.ES, "fit", lambda *_, **__: pytest.fail("trained before looking"))
+        result = invoke("train", *QUICK, "--output", tmp_path)
+        assert result.exit_code == 2
+        assert "pip install matplotlib" in result.stderr
+        assert not list(tmp_path.iterdir())
+
+
+class TestBench:
+    def test_names(self, tmp_path):
+        run = program("bench", "--list", cwd=tmp_path)
+        text = run.communicate(timeout=120)[0]
+        assert run.returncode == 0, text
+        assert list(tmp_path.iterdir()) == []
+        assert "test_fpes[never-1024x1024x1024]" in text.splitlines()
+
+    def test_a_case_is_measured_and_stored_with_what_was_compared(self, tmp_path):
+        file = tmp_path / "results.json"
+        run = program("bench", "--only", "gradient and low_rank_1 and ranks", "--json", str(file), cwd=tmp_path)
+        text = run.communicate(timeout=300)[0]
+        assert run.returncode == 0, text
+        assert "CPU, %" in text
+        stored = json.loads(file.read_text())
+        assert (stored["packages"]["fpes"], stored["packages"]["numpy"]) == (fpes.__version__, np.__version__)
+        assert "node" not in stored["machine_info"]
+        share = stored["benchmarks"][0]["extra_info"]["processor_share"]
+        assert share is None or 0.0 < share <= 1.0
+        assert ("The machine was busy" in text) == (share is not None and share < 0.9)
+        assert list(tmp_path.iterdir()) == [file]
+
+    def test_a_word_that_matches_nothing(self):
+        run = program("bench", "--only", "nothing")
+        text = run.communicate(timeout=120)[0]
+        assert run.returncode == 2
+        assert "no benchmark has a name that 'nothing' matches" in text
+
+    def test_results_that_can_not_be_written_are_known_first(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(pytest, "main", lambda *_, **__: pytest.fail("measured before looking"))
+        result = invoke("bench", "--json", tmp_path / "nowhere" / "x.json")
+        assert result.exit_code == 2
+        assert "can't write" in result.stderr
+        assert not list(tmp_path.iterdir())
 
 
 def test_a_dead_run_ends_with_one_line(tmp_path, monkeypatch):
@@ -224,7 +628,9 @@ def test_a_dead_run_ends_with_one_line(tmp_path, monkeypatch):
 def test_demo_draws_a_picture(tmp_path):
     result = invoke("demo", "--seconds", "0.3", "--quiet", "--output", tmp_path)
     assert result.exit_code == 0, result.output
-    assert "with ftz on" in result.output
+    words = " ".join(result.output.split())
+    assert "with ftz on" in words
+    assert "The limit of 0.3 s left no time for all 300 generations." in words
     assert (tmp_path / "spirals.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -234,20 +640,24 @@ def test_info_says_what_is_absent_and_why():
     assert fpes.get_isa() in result.output
     assert "CUDA ftz" in result.output
     if importlib.util.find_spec("cupy") is None:
-        assert "fpes[cuda]" in result.output  # brackets are not markup
+        assert "pip install cupy-cuda13x" in " ".join(result.output.split())
     cuda = json.loads(invoke("info", "--json").stdout)["cuda"]
     assert cuda["built"] == bool(cuda["builds"])
     assert cuda["reason"] or sorted(cuda["builds"]) == ["ftz", "ieee"]
 
 
-def test_threads_option_is_used(tmp_path):
-    assert json.loads(invoke("--threads", "3", "info", "--json").stdout)["cpu"]["threads"] == 3
+@pytest.mark.parametrize("arguments", [("--threads", "3", "info"), ("info", "--threads", "3")])
+def test_threads_option_is_used(arguments):
+    assert json.loads(invoke(*arguments, "--json").stdout)["cpu"]["threads"] == 3
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["train", "--population", "33"], "size is 33, expected an even number"),
+        (["train", "--population", "33"], "33 is odd: members come in antithetic pairs"),
+        (["train", "--lr", "nan"], "nan is not a finite number"),
+        (["train", "--sigma", "inf"], "inf is not a finite number"),
+        (["demo", "--seconds", "nan"], "nan is not a finite number"),
         (["train", "--sigma", "0"], "0.0 is not in the range"),
         (["train", "--preset", "cifar"], "'cifar' is not one of"),
         (["train", "--preset", "mnist-node", "--data-dir", "/nowhere"], "/nowhere"),
@@ -270,22 +680,20 @@ def test_an_unwritable_output_is_known_before_training(tmp_path, monkeypatch):
     assert "can't write to folder" in result.stderr
 
 
-def test_a_result_is_whole_or_not_there(tmp_path, monkeypatch):
+def test_a_disk_that_is_full_from_the_start_is_known_before_training(tmp_path, monkeypatch):
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
-    (tmp_path / "result.json").write_text("the last one")
     monkeypatch.setattr(os, "fsync", full_disk)
     result = invoke("train", *QUICK, "--output", tmp_path)
     assert result.exit_code == 2
-    assert "No space left" in result.stderr
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["result.json", "seed-0"]
-    assert (tmp_path / "result.json").read_text() == "the last one"
+    assert "checkpoint.npz: No space left on device" in result.stderr
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["seed-0"]
 
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "fpes.cli.commands", None)
     monkeypatch.delitem(sys.modules, "fpes.cli.commands")
     monkeypatch.setitem(sys.modules, "click", None)
-    with pytest.raises(SystemExit, match=r'needs click: pip install "fpes\[cli\]"'):
+    with pytest.raises(SystemExit, match="needs click: pip install click matplotlib"):
         cli.main()

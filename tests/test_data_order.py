@@ -108,7 +108,7 @@ def test_deformed_images_are_those_of_the_definition(height, width, points):
 
 def test_far_displacements_show_nothing():
     images = np.ones((1, 16), np.float32)
-    for shift in (5.0, 1e4, 1e30):
+    for shift in (5.0, 1e4, 2.0**24):
         moved = Augmentation(4, 4, shift=shift)
         chosen = np.zeros(200, np.int64)
         displacements = moved.displacements(200, 0, 0)[:, 0, 0]
@@ -220,9 +220,18 @@ class TestImportance:
             ValueError,
             "images of 2 x 2 pixels, and a sample has 3 features",
         ),
+        (
+            lambda: Minibatches(numbered(5), 2, groups=2**31 - 1),
+            ValueError,
+            "which make 4294967294 samples for each step",
+        ),
+        (lambda: Minibatches(numbered(5), 2).at(-1), ValueError, "step is -1, expected 0"),
         (lambda: ImportanceSampling(exponent=-1.0), ValueError, "exponent is -1.0, expected 0 or above"),
         (lambda: ImportanceSampling(uniform=0.0), ValueError, "uniform is 0.0, expected a number above 0 and up to 1"),
         (lambda: Augmentation(28, 28, shift=-1.0), ValueError, "shift is -1.0, expected 0 or above"),
+        (lambda: Augmentation(28, 28, shift=1e39), ValueError, r"shift is 1e\+39, expected at most 16777216"),
+        (lambda: Augmentation(28, 28, elastic=3e38), ValueError, r"elastic is 3e\+38, expected at most"),
+        (lambda: Augmentation(28, 28, linear=1e308), ValueError, r"linear is 1e\+308, expected at most"),
         (lambda: Augmentation(28, 28, points=1), ValueError, "points is 1, expected 2 to 64"),
         (lambda: Augmentation(28, 28, fade=1.5), ValueError, "fade is 1.5, expected a fraction from 0 to 1"),
         (lambda: Augmentation(28.0, 28), TypeError, "height is 28.0, expected an integer"),
@@ -231,3 +240,69 @@ class TestImportance:
 def test_what_is_refused(make, error, words):
     with pytest.raises(error, match=words):
         make()
+
+
+class TestArrays:
+    """What is handed to C++ is what it is taken for, or refused."""
+
+    images = np.random.default_rng(0).random((50, 16), dtype=np.float32)
+    chosen = np.arange(8)
+    residuals = np.linspace(0.1, 0.9, 20).astype(np.float32)
+
+    def apply(self, **changes):
+        arguments = {"images": self.images, "chosen": self.chosen, "seed": 2**64 - 1, "step": 0, **changes}
+        return Augmentation(4, 4, shift=0.5, linear=0.1, elastic=0.2).apply(**arguments)
+
+    def test_other_layouts_are_copied(self):
+        want = self.apply()
+        wide = np.repeat(self.images, 2, axis=1)[:, ::2]
+        for images in (np.asfortranarray(self.images), wide, self.images.copy().reshape(50, 16)):
+            oracle.assert_bitwise_equal(self.apply(images=images), want)
+        for chosen in (
+            self.chosen.astype(np.int32),
+            self.chosen.astype(np.uint8),
+            list(range(8)),
+            np.arange(16)[::2] // 2,
+        ):
+            oracle.assert_bitwise_equal(self.apply(chosen=chosen), want)
+
+    @pytest.mark.parametrize(
+        ("changes", "error", "words"),
+        [
+            ({"images": np.ones((50, 16))}, TypeError, "images has dtype float64"),
+            ({"images": np.ones((50, 9), np.float32)}, ValueError, r"images has shape \(50, 9\), expected \[n, 16\]"),
+            ({"chosen": np.array([0, -1])}, ValueError, "chosen has integers from -1 to 0, expected 0 to 49"),
+            ({"chosen": np.array([50])}, ValueError, "chosen has integers from 50 to 50, expected 0 to 49"),
+            ({"chosen": np.array([10**9])}, ValueError, "expected 0 to 49"),
+            ({"chosen": np.array([2**64 - 1], np.uint64)}, ValueError, "expected 0 to 49"),
+            ({"chosen": np.array([0.0])}, TypeError, "chosen has dtype float64, expected integers"),
+            ({"strength": float("nan")}, ValueError, "strength is nan"),
+            ({"strength": 1e30}, ValueError, r"strength is 1e\+30, expected at most"),
+            ({"seed": 2**64}, ValueError, "seed is 18446744073709551616"),
+            ({"step": -1}, ValueError, "step is -1"),
+        ],
+    )
+    def test_augmentation_refuses(self, changes, error, words):
+        with pytest.raises(error, match=words):
+            self.apply(**changes)
+
+    @pytest.mark.parametrize(
+        ("call", "error", "words"),
+        [
+            (lambda s, r: s.draw(r.astype(float), 10, 0, 1), TypeError, "residuals has dtype float64"),
+            (lambda s, r: s.draw(r, 0, 0, 1), ValueError, "count is 0"),
+            (lambda s, r: s.draw(r * np.float32(np.nan), 10, 0, 1), ValueError, "residuals has 20 values that are NaN"),
+            (lambda s, r: s.draw(-r, 10, 0, 1), ValueError, "residuals go down to"),
+            (lambda s, r: s.updated(r, np.array([20]), r[:1]), ValueError, "rows has integers from 20 to 20"),
+            (lambda s, r: s.updated(r, np.array([1]), r[:2]), ValueError, r"losses has shape \(2,\), expected \[1\]"),
+            (lambda s, r: s.updated(r, np.array([1]), r[:1].astype(float)), TypeError, "losses has dtype float64"),
+        ],
+    )
+    def test_importance_refuses(self, call, error, words):
+        with pytest.raises(error, match=words):
+            call(ImportanceSampling(), self.residuals)
+
+    def test_gaps_in_residuals(self):
+        sampling, wide = ImportanceSampling(), np.repeat(self.residuals, 2)[::2]
+        for got, want in zip(sampling.draw(wide, 10, 0, 1), sampling.draw(self.residuals, 10, 0, 1), strict=True):
+            oracle.assert_bitwise_equal(got, want)

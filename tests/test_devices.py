@@ -81,7 +81,7 @@ def everything(place, flush):
         losses = members.evaluate(place(X), place(Y), per_sample=True)
         yield f"evaluate samples {family}", losses
         yield f"forward {family}", members.forward(place(X), chunk=6)
-        yield f"gradient {family}", members.gradient(place(FLOATS))
+        yield f"gradient {family}", members.gradient(place(FLOATS), losses)
         if "rank" in family or family == "full":
             yield f"member {family}", members.member(3)
             yield f"integer gradient {family}", members.gradient(place(INTEGERS))
@@ -276,7 +276,7 @@ def test_labels_out_of_range_give_nan(shim, family, bad):
 
 
 @pytest.mark.parametrize("family", ["full", "low rank"])
-@pytest.mark.parametrize("bad", [2**20 + 1, -(2**20) - 1, 2**40 + 1])
+@pytest.mark.parametrize("bad", [2**30 + 1, -(2**30) - 1, 2**40 + 1])
 def test_integers_too_large_for_an_exact_gradient_give_nan(modules, family, bad):
     weights = INTEGERS.astype(np.int64)
     weights[4] = bad
@@ -322,7 +322,7 @@ def test_dlpack_is_taken_without_a_copy_and_told_our_stream(modules):
 
 
 def test_dlpack_on_the_cpu_is_not_taken_for_a_gpu_array():
-    with pytest.raises(TypeError, match="a is a Tensor, expected a NumPy array"):
+    with pytest.raises(TypeError, match=r"a is a test_devices\.Tensor that NumPy can't read"):
         fpes.gemm(Tensor(on_gpu(X), device=1), X.T)
 
 
@@ -376,7 +376,7 @@ def test_no_build_at_all(monkeypatch):
 
 def test_no_cupy(modules, monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
-    with pytest.raises(ImportError, match=r"need CuPy.*pip install 'fpes\[cuda\]'"):
+    with pytest.raises(ImportError, match=r"need CuPy.*pip install cupy-cuda13x"):
         network().init(device="cuda")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import gzip
 import hashlib
@@ -11,8 +12,9 @@ import socket
 import struct
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +65,9 @@ class Handler(BaseHTTPRequestHandler):
         self.requested.append(self.path)
         mirror, name = self.path.strip("/").split("/")
         content = FILES[name]
+        if mirror in ("dripping", "dripping-header", "endless"):
+            self.never_end(mirror)
+            return
         if mirror == "gone" or (mirror == "images-only" and "labels" in name):
             self.send_error(404)
             return
@@ -71,6 +76,20 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         body = {"corrupt": content[:-1] + bytes([content[-1] ^ 1]), "truncated": content[: len(content) // 2]}
         self.wfile.write(body.get(mirror, content))
+
+    def never_end(self, mirror: str) -> None:
+        """Send, until nobody listens any more."""
+        with contextlib.suppress(OSError):
+            if mirror != "dripping-header":
+                self.send_response(200)
+                self.end_headers()
+            while True:
+                piece = {"dripping": b"x", "dripping-header": b"HTTP/1.1 200 OK\r\n"[:1], "endless": bytes(1 << 16)}
+                self.wfile.write(piece[mirror])
+                if mirror != "endless":
+                    time.sleep(0.05)
+                if self.server.shutting_down:
+                    return
 
     def log_message(self, format: str, *args: object) -> None:
         """Keep the test's output quiet."""
@@ -86,10 +105,12 @@ def requested(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def server(requested: list[str]) -> Iterator[str]:
-    with HTTPServer(("127.0.0.1", 0), Handler) as http:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        http.shutting_down = False
         thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield f"http://127.0.0.1:{http.server_port}"
+        http.shutting_down = True
         http.shutdown()
         thread.join()
 
@@ -233,11 +254,24 @@ def test_an_environment_folder_without_all_files_is_left_for_the_cache(
     assert len(files_below(base)) == 3
 
 
-REASONS = {"dead": "refused", "gone": "404", "corrupt": "hash", "truncated": "IncompleteRead"}
+REASONS = {
+    "dead": "refused",
+    "gone": "404",
+    "corrupt": "hash",
+    "truncated": "IncompleteRead",
+    "dripping": "bytes in 0.5 s are too few",
+    "dripping-header": "0 bytes in 0.5 s are too few",
+    "endless": "more than 100000 bytes came",
+}
 
 
 @pytest.mark.parametrize("kind", REASONS)
 class TestBadMirror:
+    @pytest.fixture(autouse=True)
+    def impatience(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(mnist, "_PATIENCE", 0.5)
+        monkeypatch.setattr(mnist, "_LARGEST", 100_000)
+
     @pytest.fixture
     def mirror(self, kind: str, server: str, dead: str) -> str:
         return dead if kind == "dead" else f"{server}/{kind}"
@@ -265,16 +299,29 @@ class TestBadMirror:
             load_mnist()
         assert files_below(cache) == set()
 
-    def test_leaves_no_connection_open(
-        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, mirror: str
-    ) -> None:
-        use_mirrors(monkeypatch, mirror)
-        with pytest.raises(ConnectionError):
-            load_mnist()
-        # The logged error keeps the frames of the failure alive, so nothing was closed by garbage collection.
-        assert mirror in caplog.text
-        responses = [o for o in gc.get_objects() if type(o) is http.client.HTTPResponse]
-        assert all(response.isclosed() for response in responses)
+
+def test_a_failure_leaves_no_connection_open(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, server: str, dead: str
+) -> None:
+    use_mirrors(monkeypatch, dead, f"{server}/gone", f"{server}/corrupt", f"{server}/truncated", f"{server}/endless")
+    monkeypatch.setattr(mnist, "_LARGEST", 100_000)
+    with pytest.raises(ConnectionError):
+        load_mnist()
+    # The logged errors keep the frames of the failures alive, so nothing was closed by garbage collection.
+    assert f"{server}/endless" in caplog.text
+    responses = [o for o in gc.get_objects() if type(o) is http.client.HTTPResponse]
+    assert all(response.isclosed() for response in responses)
+
+
+def test_what_a_killed_download_left_behind_goes_with_the_next(
+    monkeypatch: pytest.MonkeyPatch, server: str, cache: Path
+) -> None:
+    use_mirrors(monkeypatch, f"{server}/good")
+    cache.mkdir(parents=True)
+    name = next(iter(FILES))
+    (cache / f".{name}.0123456789abcdef.part").write_bytes(b"half")
+    check_loaded(load_mnist())
+    assert files_below(cache) == set(FILES)
 
 
 def test_when_every_mirror_fails_each_is_named(
@@ -322,5 +369,5 @@ def test_a_cache_that_cannot_be_written_is_not_blamed_on_the_mirrors(
 
 def test_without_pooch_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pooch", None)
-    with pytest.raises(ImportError, match=r'pip install "fpes\[cli\]".*by hand'):
+    with pytest.raises(ImportError, match=r"pip install pooch.*by hand"):
         load_mnist()

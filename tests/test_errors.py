@@ -47,6 +47,7 @@ def test_primitives_refuse(call, error, words):
     ("arguments", "error", "words"),
     [
         ({"sizes": [4]}, ValueError, "sizes has 1 numbers"),
+        ({"sizes": 784}, TypeError, "sizes is 784, expected inputs, widths and outputs"),
         ({"sizes": [4, 0, 3]}, ValueError, r"sizes\[1\] is 0"),
         ({"sizes": [4, 2.5, 3]}, TypeError, r"sizes\[1\] is 2.5"),
         ({"sizes": [2**31, 2]}, ValueError, r"sizes\[0\] is 2147483648"),
@@ -93,6 +94,9 @@ def test_forward_refuses(call, error, words):
         ({"sigma": 0.0}, ValueError, "sigma is 0.0"),
         ({"sigma": -1.0}, ValueError, "sigma is -1.0"),
         ({"sigma": float("nan")}, ValueError, "sigma is nan"),
+        ({"sigma": 1e39}, ValueError, r"sigma is 1e\+39, expected a number from 2\*\*-126 to 2\*\*100"),
+        ({"sigma": 1e-40}, ValueError, "sigma is 1e-40, expected a number from"),
+        ({"sigma": 10**400}, ValueError, "sigma is beyond what a float can hold"),
         ({"theta": with_value(THETA, np.nan)}, ValueError, "theta has 1 values"),
         ({"perturbation": "full"}, TypeError, "perturbation is 'full'"),
         ({"seed": -1}, ValueError, "seed is -1"),
@@ -117,7 +121,7 @@ def test_population_refuses(changes, error, words):
         (lambda: population().gradient(np.zeros(7, np.float32)), ValueError, r"weights has shape \(7,\)"),
         (lambda: population().gradient(np.full(8, np.nan, np.float32)), ValueError, "weights has 8 values"),
         (lambda: population().gradient(np.zeros(8)), TypeError, "weights has dtype float64"),
-        (lambda: population().gradient(np.full(8, 2**21)), ValueError, "weights has integers up to 2097152"),
+        (lambda: population().gradient(np.full(8, 2**54)), ValueError, "weights has integers up to 18014398509481984"),
         (lambda: population(perturbation=fpes.NodePerturbation()).member(0), ValueError, "no parameters of its own"),
         (
             lambda: population(perturbation=fpes.NodePerturbation()).gradient(np.zeros(8, np.float32)),
@@ -135,6 +139,7 @@ def test_population_methods_refuse(call, error, words):
     ("call", "error", "words"),
     [
         (lambda: fpes.LowRank(rank=0), ValueError, "rank is 0"),
+        (lambda: fpes.LowRank(draws=3), TypeError, "draws is 3, expected a sequence"),
         (lambda: fpes.FullRank(noise="uniform"), ValueError, "noise is 'uniform'"),
         (lambda: fpes.set_threads(0), ValueError, "count is 0"),
         (lambda: fpes.set_threads(1.5), ValueError, "count is 1.5"),
@@ -151,6 +156,25 @@ def test_population_methods_refuse(call, error, words):
 def test_others_refuse(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+def misaligned(array):
+    """A copy whose elements don't begin at multiples of their size."""
+    memory = np.zeros(array.nbytes + 1, np.uint8)
+    copy = memory[1:].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    assert not copy.flags.aligned
+    return copy
+
+
+def test_misaligned_arrays_are_copied():
+    want = population().evaluate(X, Y)
+    got = population(theta=misaligned(THETA)).evaluate(misaligned(X), misaligned(Y))
+    np.testing.assert_array_equal(got, want)
+    np.testing.assert_array_equal(NET(misaligned(THETA), misaligned(X)), NET(THETA, X))
+    np.testing.assert_array_equal(fpes.gemm(misaligned(X), misaligned(X.T)), fpes.gemm(X, X.T))
+    ranks = fpes.centred_ranks(misaligned(np.array(want)))
+    np.testing.assert_array_equal(population().gradient(misaligned(ranks)), population().gradient(ranks))
 
 
 def test_arrays_with_gaps_are_copied_not_misread():

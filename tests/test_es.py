@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 
 import numpy as np
@@ -67,8 +68,8 @@ def test_tell_takes_the_optimisers_step_along_the_populations_gradient(family, s
     else:
         shaped = columns
     population = make(family).ask()
-    population.evaluate(*batch(groups))
-    gradient = population.gradient(shaped.reshape(fitness.shape).astype(np.float32))
+    weights = shaped.reshape(fitness.shape).astype(np.float32)
+    gradient = population.gradient(weights, population.evaluate(*batch(groups)))
     es.tell(fitness)
     for weight, _ in NET.unpack(start):
         weight *= 1 - 0.1 * 0.2  # and biases stay as they are
@@ -200,11 +201,30 @@ class TestRefusals:
             ({"averaging": 1.0}, ValueError, "averaging is 1.0, expected a number from 0 to below 1"),
             ({"seed": -1}, ValueError, "seed is -1"),
             ({"perturbation": "full"}, TypeError, "perturbation is 'full', expected a FullRank"),
+            # With a schedule and without steps, as without one.
+            ({"size": 7, "learning_rate": fpes.Cosine(0.1)}, ValueError, "size is 7, expected an even number"),
+            ({"sigma": -1, "learning_rate": fpes.Cosine(0.1)}, ValueError, "sigma is -1, expected a number above 0"),
+            ({"sigma": fpes.Cosine(0.0)}, ValueError, "sigma is 0.0, expected a number above 0"),
+            ({"weight_decay": -1, "sigma": fpes.Cosine(0.1)}, ValueError, "weight_decay is -1, expected 0 or above"),
+            ({"perturbation": "full", "sigma": fpes.Cosine(0.1)}, TypeError, "perturbation is 'full'"),
+            # What a checkpoint couldn't hold.
+            ({"optimiser": type("Lion", (fpes.SGD,), {})()}, TypeError, "optimiser is Lion.*expected an SGD"),
+            ({"learning_rate": type("Steps", (fpes.Cosine,), {})(0.1)}, TypeError, "learning_rate is Steps.*a number"),
+            ({"learning_rate": lambda step: 0.1}, TypeError, "learning_rate is <function.*a number"),
+            ({"sigma": 10**400}, ValueError, "sigma is beyond what a float can hold"),
         ],
     )
     def test_settings(self, settings, error, words):
         with pytest.raises(error, match=words):
             make(**settings)
+
+    @pytest.mark.parametrize("name", ["sigma", "learning_rate", "weight_decay"])
+    def test_what_is_assigned_later(self, name):
+        es = make()
+        before = getattr(es, name)
+        with pytest.raises(ValueError, match=f"{name} is -1"):
+            setattr(es, name, -1)
+        assert getattr(es, name) == before
 
     def test_theta(self):
         with pytest.raises(ValueError, match="theta has 1 values that are NaN"):
@@ -227,7 +247,7 @@ class TestRefusals:
                 ValueError,
                 "only node perturbation makes use of a fitness for each sample",
             ),
-            (np.zeros(24), TypeError, "fitness has dtype float64"),
+            (np.zeros(24, int), TypeError, "fitness has dtype int64"),
             ([0.0] * 24, TypeError, "fitness is a list"),
         ],
     )
@@ -256,17 +276,37 @@ class TestDivergence:
             es.tell(1e3 * np.arange(24, dtype=np.float32))
         assert (es.generation, es.theta is before) == (0, True)
 
+    @pytest.mark.parametrize("optimiser", [fpes.Adam(), fpes.SGD(), fpes.ClipUp()], ids=repr)
+    def test_nor_is_one_that_leaves_infinity_in_what_is_remembered(self, optimiser):
+        """Theta may be finite still; but from such a memory no step leads back."""
+        es = make(optimiser=optimiser, learning_rate=1e-30, shaping="none")
+        x, y = batch()
+        for penalty in (-1e20, -3e38):
+            fitness = es.ask().evaluate(x, y)
+            fitness[5] = penalty
+            with contextlib.suppress(fpes.DivergedError):  # where it overflows, which is for the optimiser to say
+                es.tell(fitness)
+            _, arrays = es.described()
+            assert all(np.isfinite(array).all() for array in arrays.values())
+            es.tell(es.ask().evaluate(x, y))
+
+    def test_nor_one_that_overflows_the_mean(self):
+        es = make(optimiser=fpes.Adam(), learning_rate=0.05, shaping="none")
+        fitness = evaluated(es)
+        fitness[5] = -1e20
+        with pytest.raises(fpes.DivergedError, match=r"\d+ of \d+ numbers that the optimiser remembers \(square\)"):
+            es.tell(fitness)
+        assert es.generation == 0
+
     @pytest.mark.parametrize("groups", [0, 3])
     def test_equal_fitness_is_warned_of_once(self, groups):
         es = make()
-        evaluated(es, groups)
         flat = np.repeat(np.arange(max(1, groups), dtype=np.float32), 24 // max(1, groups))
         with pytest.warns(fpes.TrainingWarning, match="all members of generation 0 have the same fitness"):
-            es.tell(flat)
+            es.tell(evaluated(es, groups).with_fitness(flat))
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            evaluated(es, groups)
-            es.tell(flat)
+            es.tell(evaluated(es, groups).with_fitness(flat))
         assert es.generation == 2
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import training_run
 from training_run import SETTINGS, STEPS, beginning, dataset
 
 import fpes
-from fpes import fitting
+from fpes import fitting, saving
 from fpes.controls import accuracy
 from fpes.datasets import Dataset
 
@@ -102,7 +103,8 @@ def test_stopped_at_any_generation(tmp_path, undisturbed, generation):
     except KeyboardInterrupt:
         assert generation > 0
     resumed = fpes.ES.load(path)
-    resumed.fit(dataset(), checkpoint=path)
+    with pytest.warns(fpes.TrainingWarning, match="reached") if generation in (0, STEPS) else nullcontext():
+        resumed.fit(dataset(), checkpoint=path)
     oracle.assert_bitwise_equal(resumed.theta, undisturbed.theta)
     assert resumed.evaluations == undisturbed.evaluations == STEPS * 16 * 64
     assert fpes.ES.load(path).generation == STEPS
@@ -115,13 +117,14 @@ def test_a_full_disk_stops_nothing_and_loses_nothing(tmp_path, undisturbed, monk
     def full_for_a_while(*arguments):
         if 20 <= es.generation < 40:
             failures.append(es.generation)
-            raise OSError(28, f"can't write checkpoint {path}: No space left on device")
+            raise OSError(f"can't write {path}: No space left on device")
         write(*arguments)
 
     monkeypatch.setattr(fpes.checkpoint, "write", full_for_a_while)
-    with pytest.warns(fpes.TrainingWarning, match="No space left on device.*training goes on"):
+    with pytest.warns(fpes.TrainingWarning, match="No space left on device.*training goes on") as told:
         es.fit(dataset(), **SETTINGS, checkpoint=path, checkpoint_seconds=0.0)
     assert failures == list(range(20, 40))
+    assert len(told) == 1
     oracle.assert_bitwise_equal(fpes.ES.load(path).theta, undisturbed.theta)
 
 
@@ -134,9 +137,168 @@ def test_a_disk_that_is_full_at_the_end_is_an_error(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez", full)
-    with pytest.raises(OSError, match="No space left"):
-        es.fit(dataset(), checkpoint=path)
+    with pytest.raises(OSError, match=r"can't write .*run\.npz: No space left"):  # at the start: nothing was done
+        es.fit(dataset(), steps=STEPS + 10, checkpoint=path)
+    assert es.generation == STEPS
     oracle.assert_bitwise_equal(fpes.ES.load(path).theta, theta)
+    monkeypatch.undo()
+
+    def fill(es):
+        if es.generation == STEPS + 3:
+            monkeypatch.setattr(np, "savez", full)
+
+    with pytest.raises(saving.NotSavedError, match=r"run\.npz: No space left on device; training is done"):
+        es.fit(dataset(), steps=STEPS + 5, checkpoint=path, after_step=fill)
+    assert es.generation == STEPS + 5  # all of it is here
+    monkeypatch.undo()
+    es.save(path)
+    assert fpes.ES.load(path).generation == STEPS + 5
+
+
+def interrupted_at(generation, end=KeyboardInterrupt):
+    """A hook that ends a run."""
+
+    def stop(es):
+        if es.generation == generation:
+            raise end
+
+    return stop
+
+
+class StopError(Exception):
+    """What a user's hook may raise."""
+
+
+class TestWhateverEndsIt:
+    @pytest.mark.parametrize("end", [StopError, OSError, SystemExit, MemoryError])
+    def test_an_exception_of_a_hook_leaves_a_checkpoint(self, tmp_path, undisturbed, end):
+        es, path = beginning(), tmp_path / "run.npz"
+        with pytest.raises(end):
+            es.fit(dataset(), **SETTINGS, checkpoint=path, after_step=interrupted_at(50, end))
+        assert fpes.ES.load(path).generation == 50
+        es.fit(dataset(), checkpoint=path)
+        oracle.assert_bitwise_equal(es.theta, undisturbed.theta)
+
+    @pytest.mark.parametrize("end", [KeyboardInterrupt, StopError])
+    @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), ValueError("of another layer")])
+    def test_it_stays_what_it_is_though_saving_fails(self, tmp_path, monkeypatch, end, failure):
+        es, path = beginning(), tmp_path / "run.npz"
+
+        def stop(es):
+            if es.generation == 5:
+                monkeypatch.setattr(np, "savez", full)
+                raise end
+
+        def full(*_, **__):
+            raise failure
+
+        with (
+            pytest.warns(fpes.TrainingWarning, match="the last checkpoint was not saved: ") as told,
+            pytest.raises(end),
+        ):
+            es.fit(dataset(), **SETTINGS, checkpoint=path, after_step=stop)
+        assert (str(path) in str(told[0].message)) == isinstance(failure, OSError)
+        assert told[0].filename == __file__
+        assert fpes.ES.load(path).generation == 0
+        assert [file.name for file in tmp_path.iterdir()] == ["run.npz"]
+
+    def test_a_last_checkpoint_that_warns_is_no_other_end_where_warnings_are_errors(self, tmp_path, monkeypatch):
+        es, path = beginning(), tmp_path / "run.npz"
+
+        def stop(es):
+            monkeypatch.setattr(np, "savez", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "full")))
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            es.fit(dataset(), **SETTINGS, checkpoint=path, after_step=stop)
+
+
+class TestOneFileOneRun:
+    def test_the_same_script_again_is_refused_before_any_work(self, tmp_path):
+        path = tmp_path / "run.npz"
+        with pytest.raises(KeyboardInterrupt):
+            beginning().fit(dataset(), **SETTINGS, checkpoint=path, after_step=interrupted_at(20))
+        again, kept = beginning(), path.read_bytes()
+        with pytest.raises(
+            FileExistsError, match=r"run\.npz is not replaced, for it holds generation 20 of another run"
+        ):
+            again.fit(dataset(), **SETTINGS, checkpoint=path, after_step=lambda _: pytest.fail("worked"))
+        assert path.read_bytes() == kept
+        assert (again.generation, again.records) == (0, [])
+
+    def test_an_older_state_of_the_same_run_is_refused_too(self, tmp_path):
+        path, es = tmp_path / "run.npz", beginning()
+        with pytest.raises(KeyboardInterrupt):
+            es.fit(dataset(), **SETTINGS, checkpoint=path, after_step=interrupted_at(10))
+        older = fpes.ES.load(path)
+        es.fit(dataset(), steps=30, checkpoint=path)
+        with pytest.raises(FileExistsError, match=r"generation 10, for it holds generation 30 of the same run"):
+            older.fit(dataset(), checkpoint=path)
+
+    def test_two_at_once(self, tmp_path):
+        path, first, second = tmp_path / "run.npz", beginning(), beginning()
+
+        def intrude(es):
+            if es.generation == 3:
+                with pytest.raises(BlockingIOError, match=r"run\.npz is in use by process"):
+                    second.fit(dataset(), **SETTINGS, checkpoint=path)
+
+        first.fit(dataset(), **SETTINGS, steps=10, checkpoint=path, after_step=intrude)
+        assert (second.generation, fpes.ES.load(path).run.id) == (0, first.run.id)
+
+    def test_a_hook_may_save_as_well(self, tmp_path):
+        path, es = tmp_path / "run.npz", beginning()
+
+        def save(es):
+            es.save(path)
+            es.save(tmp_path / "best.npz")
+
+        es.fit(dataset(), **SETTINGS, steps=5, checkpoint=path, after_step=save)
+        assert [fpes.ES.load(tmp_path / name).generation for name in ("run.npz", "best.npz")] == [5, 5]
+
+    def test_what_another_program_puts_there_meanwhile_is_kept(self, tmp_path, undisturbed):
+        path, es, other = tmp_path / "run.npz", beginning(), beginning()
+        other.fit(dataset(), **SETTINGS, steps=7, checkpoint=tmp_path / "other.npz")
+
+        def copy(es):
+            if es.generation == 5:
+                path.write_bytes((tmp_path / "other.npz").read_bytes())
+
+        with (
+            pytest.warns(fpes.TrainingWarning, match="holds generation 7 of another run.*training goes on"),
+            pytest.raises(fpes.NotSavedError, match="generation 7 of another run"),
+        ):
+            es.fit(dataset(), **SETTINGS, checkpoint=path, checkpoint_seconds=0.0, after_step=copy)
+        assert fpes.ES.load(path).run.id == other.run.id
+        oracle.assert_bitwise_equal(es.theta, undisturbed.theta)
+
+
+class TestThePlannedEnd:
+    def test_nothing_to_do_is_said(self):
+        es = beginning()
+        es.fit(dataset(), **SETTINGS, steps=5)
+        theta = es.theta
+        for steps in (None, 5):
+            with pytest.warns(fpes.TrainingWarning, match="generation 5 of 5: the planned end is reached"):
+                es.fit(dataset(), steps=steps)
+        assert es.theta is theta
+        with pytest.raises(ValueError, match="steps is 4, and 5 generations lie behind"):
+            es.fit(dataset(), steps=4)
+
+    def test_more_steps_go_on_and_schedules_follow(self):
+        es = beginning()
+        es.fit(dataset(), **SETTINGS, steps=5)
+        es.fit(dataset(), steps=10)
+        assert (es.generation, es.run.plan) == (10, [(0, 5), (5, 10)])
+        assert es.records[-1].learning_rate == es.learning_rate.at(9, 10)
+
+    def test_time_instead(self):
+        """A run of one's own loop has no plan until fit() makes one."""
+        net = fpes.LinearNetwork([16, 40, 2])
+        es = fpes.ES(net, net.init(0), size=16, sigma=0.1)
+        es.tell(es.ask().evaluate(dataset().x_train[:50], dataset().y_train[:50]))
+        es.fit(dataset(), batch=64, max_seconds=0.3)
+        assert es.generation > 1
 
 
 class TestRecords:
@@ -210,6 +372,77 @@ def test_fitness_of_ones_own():
     assert es.records[-1].train > es.records[0].train + 0.3
 
 
+def rightness(outputs, y):
+    return (outputs.argmax(axis=2) == y).mean(axis=1, dtype=np.float32)
+
+
+class TestFitnessIsPartOfTheRun:
+    """A checkpoint can't hold a function. It knows that there was one."""
+
+    @pytest.fixture
+    def path(self, tmp_path):
+        net = fpes.LinearNetwork([16, 40, 2])
+        es, path = fpes.ES(net, net.init(0), size=16, sigma=0.1), tmp_path / "run.npz"
+        with pytest.raises(KeyboardInterrupt):
+            es.fit(dataset(), steps=8, batch=64, fitness=rightness, checkpoint=path, after_step=interrupted_at(4))
+        return path
+
+    def test_forgotten(self, path):
+        es = fpes.ES.load(path)
+        with pytest.raises(
+            ValueError, match=r"fitness is not given, and the 4 generations so far went by .*'rightness'"
+        ):
+            es.fit(dataset(), checkpoint=path)
+        assert es.generation == 4
+
+    def test_given_again(self, path):
+        whole, parts = fpes.ES.load(path), fpes.ES.load(path)
+        whole = fpes.ES(whole.net, whole.net.init(0), size=16, sigma=0.1)
+        whole.fit(dataset(), steps=8, batch=64, fitness=rightness)
+        parts.fit(dataset(), fitness=rightness, checkpoint=path)
+        oracle.assert_bitwise_equal(parts.theta, whole.theta)
+
+    def test_another_one_is_named(self, path):
+        def other(outputs, y):
+            return rightness(outputs, y)
+
+        es = fpes.ES.load(path)
+        with pytest.warns(
+            fpes.TrainingWarning, match=r"fitness is '.*other' from generation 4 on, and was 'rightness'"
+        ):
+            es.fit(dataset(), fitness=other, checkpoint=path)
+        assert fpes.ES.load(path).run.fitness.endswith("other")
+
+
+@pytest.mark.parametrize("value", [[0.0] * 16, None, np.float32(1), 1.0, "good"], ids=repr)
+def test_what_a_fitness_function_gives_is_looked_at_first(value):
+    es = beginning_of(16)
+    with pytest.raises(TypeError, match=r"the fitness function gives is a \w+, expected"):
+        es.fit(dataset(), steps=2, batch=8, fitness=lambda outputs, y: value)
+    assert es.generation == 0
+
+
+def beginning_of(size: int, **settings) -> fpes.ES:
+    net = fpes.LinearNetwork([16, 40, 2])
+    return fpes.ES(net, net.init(0), size=size, sigma=0.1, **settings)
+
+
+@pytest.mark.parametrize("samples", [60, 300, 700])
+def test_importance_begins_anew_with_other_data(samples):
+    """What it remembers is of the samples that it has seen; of others it sees every one before it prefers any."""
+    x = np.random.default_rng(1).random((samples, 16), dtype=np.float32)
+    y = (x[:, 0] > 0.5).astype(np.int32)
+    other = Dataset("other", x, y, x, y, 2)
+    es = beginning_of(16)
+    es.fit(dataset(), steps=20, batch=64, importance=fpes.datasets.ImportanceSampling())
+    epoch = samples // min(64, samples)
+    es.fit(other, steps=20 + epoch)
+    assert len(es.residuals) == samples
+    assert (es.residuals != np.float32(0.9)).sum() == epoch * min(64, samples)
+    es.fit(other, steps=30 + epoch)
+    assert len(es.residuals) == samples
+
+
 @pytest.mark.parametrize(
     "perturbation", [fpes.FullRank(), fpes.NodePerturbation(units=(16, None), draws=(1, 1))], ids=["full", "node"]
 )
@@ -225,7 +458,7 @@ def test_importance_sampling_weighs_losses_and_remembers_them(perturbation, grou
     rows, weights = importance.draw(before, 128, es.seed, 2)
     shape = (batch,) if groups == 1 else (groups, batch)
     x, y = data.x_train[rows].reshape(*shape, 16), data.y_train[rows].reshape(shape)
-    losses = -population.evaluate(x, y, per_sample=True).reshape(groups, -1, batch)
+    losses = population.evaluate(x, y, per_sample=True).losses.reshape(groups, -1, batch)
     es.fit(data, steps=3)
     expected = before.copy()
     expected[rows] = 1 - np.exp(-np.maximum(losses.mean(axis=1).ravel(), 1e-4))
@@ -236,8 +469,7 @@ def test_importance_sampling_weighs_losses_and_remembers_them(perturbation, grou
     assert es.fitness == pytest.approx(fitness.mean(), rel=1e-5)
     again = fpes.ES(net, net.init(0), size=16, sigma=0.1, perturbation=perturbation, shaping="none")
     again.fit(data, steps=2, batch=batch, groups=groups, importance=importance)
-    again.ask().evaluate(x, y)
-    again.tell(fitness.astype(np.float32))
+    again.tell(again.ask().evaluate(x, y).with_fitness(fitness.astype(np.float32)))
     np.testing.assert_allclose(again.theta, es.theta, rtol=1e-4, atol=1e-4 * np.abs(es.theta - theta).max())
 
 
@@ -264,8 +496,10 @@ def test_a_network_that_flushes_nothing_is_warned_of():
     theta = net.init(0)
     net.unpack(theta)[0][1][...] = 5.0
     es = fpes.ES(net, theta, size=8, sigma=1e-3)
-    with pytest.warns(fpes.TrainingWarning, match="generation 0: at least 100.0% of the units.*nearly linear"):
-        es.fit(blank(), steps=1)
+    words = "generation 0: at least 100.0% of the units.*nearly linear. Scale the inputs"
+    with pytest.warns(fpes.TrainingWarning, match=words) as told:
+        es.fit(blank(), steps=15)
+    assert [str(warning.message) for warning in told if "nearly linear" in str(warning.message)][1:] == []
     quiet = fpes.ES(net.with_flush("never"), theta, size=8, sigma=1e-3)
     quiet.fit(blank(), steps=1)
 
@@ -293,18 +527,26 @@ class TestRefusals:
             ({"steps": 0}, ValueError, "steps is 0, expected 1"),
             ({"steps": 2, "batch": 21}, ValueError, "batch is 21, expected 1 to 20"),
             ({"steps": 2, "batch": 0}, ValueError, "batch is 0, expected 1 to 20"),
-            ({"steps": 2, "groups": 3}, ValueError, "x has 3 groups of samples, which don't divide"),
+            ({"steps": 2, "groups": 3}, ValueError, "groups is 3, expected a divisor of the population's 2"),
             ({"steps": 2, "max_seconds": 0.0}, ValueError, "max_seconds is 0.0, expected a number above 0"),
             ({"steps": 2, "chunk": 3}, ValueError, "chunk is 3, expected an even number"),
-            ({"steps": 2, "checkpoint": "/nowhere/run.npz"}, OSError, "can't write checkpoint /nowhere/run.npz"),
+            ({"steps": 2, "checkpoint": "/nowhere/run.npz"}, OSError, "can't write /nowhere/run.npz"),
+            ({"steps": 2.5}, TypeError, "steps is 2.5, expected an integer"),
+            ({"steps": 2, "groups": 2**31 - 1}, ValueError, "groups is 2147483647, expected a divisor"),
+            ({"steps": 2, "augmentation": True}, TypeError, "augmentation is True, expected a fpes.datasets.Augment"),
+            ({"steps": 2, "importance": 0.5}, TypeError, "importance is 0.5, expected a fpes.datasets.Importance"),
+            ({"steps": 2, "fitness": "mse"}, TypeError, "fitness is 'mse', expected a function"),
+            ({"steps": 2, "after_step": 1}, TypeError, "after_step is 1, expected a function"),
+            ({"max_seconds": 10**400}, ValueError, "max_seconds is beyond what a float can hold"),
         ],
     )
-    def test_options(self, options, error, words):
+    def test_options(self, tmp_path, options, error, words):
         net = fpes.LinearNetwork([4, 2])
         es = fpes.ES(net, net.init(0), size=4, sigma=0.1)
         with pytest.raises(error, match=words):
-            es.fit(blank(1.0), **options)
+            es.fit(blank(1.0), **{"checkpoint": tmp_path / "run.npz"} | options)
         assert es.generation == 0
+        assert list(tmp_path.iterdir()) == []
 
     def test_data_that_do_not_fit(self):
         net = fpes.LinearNetwork([5, 2])

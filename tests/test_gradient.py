@@ -45,14 +45,69 @@ def test_integers_that_need_more_than_a_float(isa, family, bits):
     check(weights, family, sizes=(17, 33, 5))
 
 
-@pytest.mark.parametrize(("family", "largest"), [("full", 2**20), ("lowrank1", 2**17), ("lowrank3", 2**17)])
-def test_the_largest_integers(isa, family, largest):
-    """One difference times the largest noise, 8 or 64, just fits 24 bits; anything larger is refused."""
-    weights = np.array([largest - 1, -largest, 3, largest, 1 - largest, largest, 5, -6], np.int32)
-    check(weights, family, sizes=(17, 33, 5))
-    weights[3] += 1
-    with pytest.raises(ValueError, match=f"{largest + 1}.*exact"):
-        population((17, 33, 5), BATCH, family, size=8).gradient(weights)
+def exact_gradient(weights, family, kind, sizes) -> np.ndarray:
+    """Sums of Python's integers, converted to double, scaled, and rounded."""
+    size, rank = len(weights), FAMILIES[family][1]
+    ref = reference(sizes, BATCH, family, kind, size=size)
+    unit = {"binomial": 0.5, "rademacher": 1.0}[kind]
+    result = np.zeros(ref.network.parameters, np.float32)
+    for layer, (weight, bias) in enumerate(ref.network.unpack(result)):
+        totals = {"weight": np.zeros(weight.shape, object), "bias": np.zeros(bias.shape, object)}
+        for pair in range(size // 2):
+            d = int(weights[2 * pair]) - int(weights[2 * pair + 1])
+
+            def draw(role, shape, layer=layer, pair=pair):
+                return ref.draw(layer, ROLES[role], pair, shape).astype(object)
+
+            totals["bias"] += d * draw("bias", bias.shape)
+            if family == "full":
+                totals["weight"] += d * draw("weight", weight.shape)
+            else:
+                left, right = draw("factor_a", (rank, weight.shape[0])), draw("factor_b", (rank, weight.shape[1]))
+                totals["weight"] += d * (left.T @ right)
+        scales = {"bias": unit / (size * ref.sigma), "weight": unit / (size * ref.sigma)}
+        if family != "full":
+            scales["weight"] = unit * unit / (np.sqrt(float(rank)) * size * ref.sigma)
+        for out, name in ((weight, "weight"), (bias, "bias")):
+            doubles = np.vectorize(float, otypes=[float])(totals[name])
+            out[...] = oracle.to_float32(doubles * scales[name])
+    return result
+
+
+ROLES = {"weight": 0, "bias": 1, "factor_a": 2, "factor_b": 3}
+
+
+@each_weight_family
+@each_kind
+@pytest.mark.parametrize("largest", [2**11, 2**17, 2**20, 2**24, 2**33, 2**53])
+def test_integers_of_any_size(isa, threads, family, kind, largest):
+    """Those of ranks among as many members as there may be, and beyond: sums pass 2^53, and are rounded once."""
+    rng = np.random.default_rng(largest.bit_length())
+    weights = rng.integers(-largest, largest + 1, 40)
+    weights[:6] = largest, -largest, largest - 1, 1 - largest, -largest, largest
+    got = population((9, 17, 3), BATCH, family, kind, size=40).gradient(weights)
+    oracle.assert_bitwise_equal(got, exact_gradient(weights, family, kind, (9, 17, 3)), f"{largest}, {isa}")
+
+
+@each_weight_family
+def test_larger_integers_are_refused(family):
+    weights = np.array([2**53, -(2**53), 3, 4, 5, 6])
+    population((17, 33, 5), BATCH, family, size=6).gradient(weights)
+    weights[3] = 2**53 + 1
+    with pytest.raises(ValueError, match=f"{2**53 + 1}.*exact"):
+        population((17, 33, 5), BATCH, family, size=6).gradient(weights)
+
+
+@pytest.mark.parametrize("perturbation", [fpes.FullRank(), fpes.LowRank(1), fpes.LowRank(units=2)])
+def test_ranks_of_a_large_population(perturbation):
+    """More members than ranks of 20 bits are enough for: evaluated, ranked, and learnt from."""
+    net, size = fpes.LinearNetwork([2, 3]), 2**20 + 2
+    es = fpes.ES(net, net.init(0), size=size, sigma=0.05, perturbation=perturbation)
+    evaluation = es.ask().evaluate(np.ones((1, 2), np.float32), [0])
+    ranks = fpes.centred_ranks(evaluation)
+    assert ranks.max() > 2**19
+    es.tell(evaluation)
+    assert es.generation == 1
 
 
 @pytest.mark.parametrize("rank", [4, 16, 64])
@@ -243,11 +298,11 @@ class TestNode:
         where = (sizes, batch, size, largest, density)
         x, weights = node_setting(*where)
         pop = population(sizes, batch, "node", size=size)
-        pop.forward(x)
+        evaluation = pop.evaluate(x, None, lambda outputs, y: weights)
         with np.errstate(over="ignore", invalid="ignore"):
             want = node_gradient_in_order(*where)
         assert np.isnan(want).any() == (largest > 1.0)
-        oracle.assert_bitwise_equal(pop.gradient(weights), want, isa)
+        oracle.assert_bitwise_equal(pop.gradient(weights, evaluation), want, isa)
 
     @pytest.mark.parametrize("flush", oracle.FLUSH_MODES)
     @each_kind
@@ -256,22 +311,14 @@ class TestNode:
         _, x, _ = setting(SMALL, SMALL_BATCH)
         weights = np.random.default_rng(4).standard_normal(shape).astype(np.float32)
         pop = population(SMALL, SMALL_BATCH, "node", kind, flush, size=8)
-        pop.forward(x)
-        got, want = pop.gradient(weights), node_gradient(flush, kind, weights)
+        evaluation = pop.evaluate(x, None, lambda outputs, y: weights)
+        got, want = pop.gradient(evaluation), node_gradient(flush, kind, weights)
         network = oracle.Network(SMALL)
         for layer, ((weight, bias), (w, b)) in enumerate(zip(network.unpack(got), network.unpack(want), strict=True)):
             np.testing.assert_allclose(weight, w, rtol=1e-4, atol=1e-5 * np.abs(w).max(), err_msg=f"layer {layer}")
             np.testing.assert_allclose(bias, b, rtol=1e-4, atol=1e-5 * np.abs(b).max(), err_msg=f"layer {layer}")
             if layer > 0:
                 assert np.any(bias == 0) == (flush != "never")
-
-    def test_after_evaluate(self, isa):
-        _, x, y = setting(SMALL, SMALL_BATCH)
-        pop = population(SMALL, SMALL_BATCH, "node", size=8)
-        weights = pop.evaluate(x, y, per_sample=True)
-        got = pop.gradient(weights)
-        pop.forward(x)
-        oracle.assert_bitwise_equal(pop.gradient(weights), got)
 
     def test_the_same_in_every_instruction_set_and_with_any_threads(self, isa, threads):
         _, x, y = setting(SMALL, SMALL_BATCH)

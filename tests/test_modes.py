@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import ctypes.util
+import functools
+import platform
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,6 +17,7 @@ from test_population import FAMILIES, SMALL, SMALL_BATCH, population, setting
 
 import fpes
 from fpes import _cpu
+from fpes.shaping import SHAPINGS, all_equal
 
 TINY = np.float32(1e-40)
 
@@ -49,12 +54,12 @@ def calls():
             pop = population(SMALL, SMALL_BATCH, family, flush=flush)
             weights = np.linspace(-1, 1, 6, dtype=np.float32)
             weights[0] = TINY
-            pop.forward(x)
+            evaluation = pop.evaluate(x, y)
             name = f"{family} {flush}"
             yield f"forward {name}", lambda pop=pop: pop.forward(x)
             yield f"evaluate {name}", lambda pop=pop: pop.evaluate(x, y)
             yield f"evaluate samples {name}", lambda pop=pop: pop.evaluate(x, y, per_sample=True)
-            yield f"gradient {name}", lambda pop=pop, weights=weights: pop.gradient(weights)
+            yield f"gradient {name}", functools.partial(pop.gradient, weights, evaluation)
             if family != "node":
                 integers = np.array([5, -3, 1, 7, -900, 900], np.int32)
                 yield f"integer gradient {name}", lambda pop=pop, integers=integers: pop.gradient(integers)
@@ -158,3 +163,81 @@ def test_calls_from_several_threads_at_once(isa):
         caller.join()
     assert not failures
     assert numpy_keeps_subnormals()
+
+
+def trainer_calls():
+    """What the package computes in Python, with NumPy, around the kernels."""
+    fitness = np.array([3e-42, 1e-42, 2e-42, 0, -1e-42, 4e-42], np.float32)
+    for name in SHAPINGS:
+        yield name, lambda name=name: np.asarray(SHAPINGS[name](fitness, 1).values)
+    yield "all equal", lambda: np.array([all_equal(fitness, 1)])
+    yield "init", lambda: fpes.LinearNetwork(SMALL).init(0)
+    images = np.random.default_rng(0).random((4, 16), dtype=np.float32)
+    augmentation = fpes.datasets.Augmentation(4, 4, shift=0.3, linear=0.1, elastic=0.3)
+    yield "augmentation", lambda: augmentation.apply(images, np.arange(4), 0, 0, 1 / 3)
+    sampling = fpes.datasets.ImportanceSampling()
+    residuals = np.linspace(1e-4, 0.9, 50, dtype=np.float32)
+    for part in (0, 1):
+        yield f"importance {part}", lambda part=part: sampling.draw(residuals, 20, 0, 1)[part]
+    yield "residuals", lambda: sampling.updated(residuals, np.arange(20), residuals[:20])
+    theta, x, y = setting(SMALL, SMALL_BATCH)
+    for optimiser in (fpes.Adam(), fpes.SGD(), fpes.ClipUp()):
+        for shaping in ("centred_ranks", "z_score"):
+
+            def steps(optimiser=optimiser, shaping=shaping):
+                es = fpes.ES(
+                    fpes.LinearNetwork(SMALL),
+                    theta,
+                    size=8,
+                    sigma=fpes.Cosine(0.1),
+                    steps=7,
+                    optimiser=optimiser,
+                    shaping=shaping,
+                    learning_rate=fpes.Exponential(0.1, 0.01),
+                    weight_decay=0.1,
+                    clip=0.3,
+                    averaging=0.9,
+                )
+                for _ in range(3):
+                    es.tell(es.ask().evaluate(x, y))
+                return np.concatenate([es.theta, es.solution, np.array([es.fitness]).view(np.float32)])
+
+            yield f"ES, {type(optimiser).__name__}, {shaping}", steps
+
+
+@contextlib.contextmanager
+def rounding(mode):
+    libm = ctypes.CDLL(ctypes.util.find_library("m"))
+    before = libm.fegetround()
+    assert libm.fesetround(mode) == 0
+    try:
+        yield
+    finally:
+        libm.fesetround(before)
+
+
+def test_nothing_that_the_trainer_computes_depends_on_flushing():
+    for name, call in trainer_calls():
+        want = call()
+        with flush_bits(True):
+            got = call()
+            assert _cpu.flush_bits(), name
+        oracle.assert_bitwise_equal(got, want, name)
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the constants are those of x86-64")
+@pytest.mark.parametrize("mode", [0x400, 0x800, 0xC00], ids=["down", "up", "to zero"])
+def test_nothing_depends_on_the_rounding_of_the_caller(mode):
+    for name, call in (*trainer_calls(), *calls()):
+        want = call()
+        with rounding(mode):
+            got = call()
+        oracle.assert_bitwise_equal(got, want, name)
+
+
+def test_ranks_of_subnormal_fitness():
+    """In the mode of a flushing caller they were all ties."""
+    fitness = np.array([3e-42, 1e-42, 2e-42, 0], np.float32)
+    with flush_bits(True):
+        ranks = fpes.centred_ranks(fitness)
+    np.testing.assert_array_equal(ranks, [3, -1, 1, -3])

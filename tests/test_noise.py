@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import fpes
 
-ROLES = {"weight": 0, "bias": 1, "factor_a": 2, "factor_b": 3, "node": 4, "positions": 5, "init": 7}
+ROLES = {"weight": 0, "bias": 1, "factor_a": 2, "factor_b": 3, "node": 4, "positions": 5, "direction": 6, "init": 7}
 INTEGER_KINDS = ["binomial", "rademacher"]
 KINDS = [*INTEGER_KINDS, "gaussian"]
 each_integer_kind = pytest.mark.parametrize("kind", INTEGER_KINDS)

@@ -196,5 +196,5 @@ def test_units_that_are_no_number():
 
 def test_the_gradient_needs_an_evaluation():
     ours, _, _, _ = populations("two layers")
-    with pytest.raises(ValueError, match=r"call evaluate\(\) or forward\(\) first"):
+    with pytest.raises(ValueError, match="needs a batch: give it the evaluation"):
         ours.gradient(np.zeros(ours.size, np.float32))

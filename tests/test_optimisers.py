@@ -163,3 +163,38 @@ def test_a_gradient_of_zero_moves_nothing():
 def test_what_is_no_optimiser(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.parametrize("optimiser", FORMULAS)
+def test_arrays_that_do_not_fit_are_refused(optimiser):
+    theta, gradient, step = numbers(64, 0), numbers(64, 1), Step(0, 1.0, 0.1)
+
+    def run(theta=theta, gradient=gradient, memory=None, new_memory=None):
+        memory = optimiser.memory(64) if memory is None else memory
+        return optimiser.step(theta, memory, gradient, step, optimiser.memory(64) if new_memory is None else new_memory)
+
+    want = run()
+    oracle.assert_bitwise_equal(run(gradient=np.repeat(gradient, 2)[::2]), want)
+    short, double = optimiser.memory(1), {name: a.astype(float) for name, a in optimiser.memory(64).items()}
+    gaps = {name: np.zeros(128, np.float32)[::2] for name in double}
+    same = optimiser.memory(64)
+    for error, arguments in (
+        (ValueError, {"gradient": gradient[:32].copy()}),
+        (TypeError, {"gradient": gradient.astype(float)}),
+        (TypeError, {"theta": theta.astype(float)}),
+        (ValueError, {"memory": short}),
+        (TypeError, {"memory": double}),
+        (TypeError, {"new_memory": short}),
+        (TypeError, {"new_memory": double}),
+        (ValueError, {"new_memory": gaps}),
+        (ValueError, {"memory": same, "new_memory": same}),
+    ):
+        if "memory" in arguments and "new_memory" in arguments and isinstance(optimiser, fpes.ClipUp):
+            continue  # which writes only after it has read
+        with pytest.raises(error, match="expected"):
+            run(**arguments)
+
+
+def test_steps_have_a_number():
+    with pytest.raises(ValueError, match="number is -1, expected 0"):
+        Step(-1, 1.0, 0.1)

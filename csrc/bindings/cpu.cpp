@@ -2,11 +2,17 @@
 //
 // The modules of the package that call this have checked shapes, types, ranges and contiguity, and they keep the arrays
 // alive; nothing is checked twice. The GIL is released for the length of every call that computes.
+#include <cxxabi.h>
+#include <unistd.h>
+
+#include <exception>
+
 #include "../cpu/gradient.hpp"
 #include "../cpu/isa.hpp"
 #include "../cpu/optimiser.hpp"
 #include "../cpu/population.hpp"
 #include "../cpu/primitives.hpp"
+#include "../cpu/unit.hpp"
 #include "../cpu/warp.hpp"
 #include "types.hpp"
 
@@ -39,12 +45,77 @@ class NetworkCall {
     PackedNetwork network;
 };
 
-// What lies between the kernels computes too (scales, sums of losses): in IEEE mode, whatever the caller's is.
+// A population of one-unit members on a batch, with the arrays that keep what the batch makes of it.
+class UnitCall {
+   public:
+    UnitCall(const Execution& execution, Flush flush, const Sizes& sizes, float scaling, Address theta,
+             const UnitPopulation& population, std::int64_t pairs, Batches batch, const std::array<Address, 4>& state)
+        : call_(execution, flush, sizes, scaling, theta),
+          job{call_.engine,
+              call_.threads,
+              call_.network,
+              pointer<const float>(theta),
+              population,
+              UnitLayout(make_layers(sizes, scaling), population.draws),
+              batch,
+              pairs,
+              {pointer<float>(state[0]), pointer<float>(state[1]), pointer<double>(state[2]),
+               pointer<double>(state[3])}} {}
+
+   private:
+    NetworkCall call_;
+
+   public:
+    UnitJob job;
+};
+
+// Whether this thread is the one in which Python handles signals. Needs the GIL.
+bool in_main_thread() {
+    // Never destroyed: it may be asked for as long as there is an interpreter.
+    static const auto* main_thread = new py::object(py::module_::import("threading").attr("main_thread"));
+    return (*main_thread)().attr("ident").cast<unsigned long>() == PyThread_get_thread_ident();
+}
+
+// Lets Python handle what signals have come. Whether a handler has raised an exception, which is left pending.
+bool signal_raised() noexcept {
+    const FpMode as_usual(false);
+    const PyGILState_STATE state = PyGILState_Ensure();
+    const bool raised = PyErr_CheckSignals() != 0;
+    PyGILState_Release(state);
+    return raised;
+}
+
+// At the end of the process Python ends a thread that asks for the GIL, by unwinding its stack; which ends the process
+// instead where a function on it isn't meant to throw, as destructors are. Such a thread waits here for the end.
+void take_gil(PyThreadState* state) {
+#if defined(__GLIBCXX__)
+    try {
+        PyEval_RestoreThread(state);
+    } catch (const abi::__forced_unwind&) {
+        for (;;) pause();
+    }
+#else
+    PyEval_RestoreThread(state);
+#endif
+}
+
+// Calls body() without the GIL. What lies between the kernels computes too (scales, sums of losses): in IEEE mode,
+// whatever the caller's is. A signal ends it early, by the exception that its handler raises.
 template <class Body>
 void without_gil(Body body) {
-    const py::gil_scoped_release released;
-    const FpMode ieee(false);
-    body();
+    bool (*const asked)() noexcept = in_main_thread() ? &signal_raised : nullptr;
+    PyThreadState* const state = PyEval_SaveThread();
+    std::exception_ptr failure;
+    try {
+        const FpMode ieee(false);
+        const Interruption interruption(asked);
+        body();
+    } catch (...) {
+        failure = std::current_exception();
+    }
+    take_gil(state);
+    if (PyErr_Occurred()) throw py::error_already_set();
+    if (failure) std::rethrow_exception(failure);
 }
 
 }  // namespace
@@ -62,26 +133,26 @@ PYBIND11_MODULE(_cpu, m) {
 
     m.def("gemm", [](const Execution& execution, Flush flush, Address a, Address b, Address c, std::int64_t rows,
                      std::int64_t columns, std::int64_t depth) {
-        const Engine engine(kernels_for(execution.isa), flush);
         without_gil([&] {
+            const Engine engine(kernels_for(execution.isa), flush);
             gemm(engine, execution.threads, pointer<const float>(a), pointer<const float>(b), pointer<float>(c), rows,
                  columns, depth);
         });
     });
     m.def("bias_add", [](const Execution& execution, Flush flush, Address v, Address bias, Address out,
                          std::int64_t rows, std::int64_t columns) {
-        const Engine engine(kernels_for(execution.isa), flush);
         without_gil([&] {
+            const Engine engine(kernels_for(execution.isa), flush);
             bias_add(engine, execution.threads, pointer<const float>(v), pointer<const float>(bias),
                      pointer<float>(out), rows, columns);
         });
     });
     m.def("multiply",
           [](const Execution& execution, Flush flush, Address v, double factor, Address out, std::int64_t count) {
-              const Engine engine(kernels_for(execution.isa), flush);
               // Rounded to float in IEEE mode, not in the caller's: volatile keeps it behind the change of mode.
               const volatile double exact = factor;
               without_gil([&] {
+                  const Engine engine(kernels_for(execution.isa), flush);
                   multiply(engine, execution.threads, pointer<const float>(v), static_cast<float>(exact),
                            pointer<float>(out), count);
               });
@@ -142,7 +213,7 @@ PYBIND11_MODULE(_cpu, m) {
              Address weights, bool integers, std::int64_t members, Address out) {
               without_gil([&] {
                   const Engine engine(kernels_for(execution.isa), Flush::never);
-                  const PairWeights pairs = integers ? pair_weights(pointer<const std::int32_t>(weights), members)
+                  const PairWeights pairs = integers ? pair_weights(pointer<const std::int64_t>(weights), members)
                                                      : pair_weights(pointer<const float>(weights), members);
                   gradient(engine, execution.threads, make_layers(sizes, 1.0f), population, pairs, pointer<float>(out));
               });
@@ -169,6 +240,50 @@ PYBIND11_MODULE(_cpu, m) {
                   incremental_gradient(job, node_weights(weights, per_sample, job.batch), pointer<float>(out));
               });
           });
+
+    m.def("unit_prepare", [](const Execution& execution, Flush flush, const Sizes& sizes, float scaling, Address theta,
+                             const UnitPopulation& population, std::int64_t pairs, Address x, const BatchShape& batch,
+                             const std::array<Address, 4>& state) {
+        without_gil([&] {
+            const UnitCall call(execution, flush, sizes, scaling, theta, population, pairs, batches_at(x, 0, batch),
+                                state);
+            unit_prepare(call.job);
+        });
+    });
+    m.def("unit_evaluate", [](const Execution& execution, Flush flush, const Sizes& sizes, float scaling, Address theta,
+                              const UnitPopulation& population, std::int64_t pairs, Address x, const BatchShape& batch,
+                              const std::array<Address, 4>& state, std::int64_t first_pair, std::int64_t end_pair,
+                              Address labels, const std::array<Address, 5>& results) {
+        without_gil([&] {
+            const UnitCall call(execution, flush, sizes, scaling, theta, population, pairs,
+                                batches_at(x, labels, batch), state);
+            unit_evaluate(call.job, {first_pair, end_pair},
+                          {pointer<const float>(results[0]), pointer<float>(results[1]), pointer<float>(results[2]),
+                           pointer<float>(results[3]), pointer<float>(results[4])});
+        });
+    });
+    m.def("unit_gradient", [](const Execution& execution, Flush flush, const Sizes& sizes, float scaling, Address theta,
+                              const UnitPopulation& population, std::int64_t pairs, Address x, const BatchShape& batch,
+                              const std::array<Address, 4>& state, Address weights, bool integers, Address out) {
+        without_gil([&] {
+            const UnitCall call(execution, flush, sizes, scaling, theta, population, pairs, batches_at(x, 0, batch),
+                                state);
+            if (integers) {
+                unit_gradient(call.job, pointer<const std::int64_t>(weights), pointer<float>(out));
+            } else {
+                unit_gradient(call.job, pointer<const float>(weights), pointer<float>(out));
+            }
+        });
+    });
+    m.def("unit_member", [](const Execution& execution, Flush flush, const Sizes& sizes, float scaling, Address theta,
+                            const UnitPopulation& population, std::int64_t pairs, Address x, const BatchShape& batch,
+                            const std::array<Address, 4>& state, std::int64_t index, Address out) {
+        without_gil([&] {
+            const UnitCall call(execution, flush, sizes, scaling, theta, population, pairs, batches_at(x, 0, batch),
+                                state);
+            unit_member(call.job, index, pointer<float>(out));
+        });
+    });
 
     m.def("adam", [](const Execution& execution, const std::array<float, 6>& step, Address gradient,
                      const std::array<Address, 3>& before, std::int64_t count, const std::array<Address, 3>& after) {
@@ -200,28 +315,35 @@ PYBIND11_MODULE(_cpu, m) {
         });
     });
 
+    // For arithmetic in Python: the mode of the calling thread.
+    m.def("exchange_mode_for_ieee", &FpMode::exchange_for_ieee);
+    m.def("put_back_mode", &FpMode::put_back);
+
     // For the benchmarks: multiply-adds without memory, on every thread at once. Returns their number.
     m.def("multiply_add_chains", [](const Execution& execution, bool ftz, std::int64_t steps) {
-        const Engine engine(kernels_for(execution.isa), ftz ? Flush::always : Flush::never);
-        without_gil([&] { multiply_add_chains(engine, execution.threads, steps); });
-        return steps * engine.kernels().peak_chains * engine.kernels().lanes * execution.threads;
+        const Kernels& kernels = kernels_for(execution.isa);
+        without_gil([&] {
+            const Engine engine(kernels, ftz ? Flush::always : Flush::never);
+            multiply_add_chains(engine, execution.threads, steps);
+        });
+        return steps * kernels.peak_chains * kernels.lanes * execution.threads;
     });
 
     // For the tests: the shared elementary functions, and the mode of the calling thread.
     m.def("elementary",
           [](const std::string& name, const std::string& isa, bool ftz, Address x, Address out, std::int64_t count) {
-              const Engine engine(kernels_for(isa), ftz ? Flush::always : Flush::never);
               if (name != "exp" && name != "log")
                   throw std::invalid_argument("name is '" + name + "', expected exp or log");
               without_gil([&] {
+                  const Engine engine(kernels_for(isa), ftz ? Flush::always : Flush::never);
                   engine.elementwise(name == "exp" ? &ModeKernels::exp : &ModeKernels::log, pointer<const float>(x),
                                      count, pointer<float>(out));
               });
           });
     m.def("normal_pair", [](const std::string& isa, bool ftz, Address bits0, Address bits1, Address z0, Address z1,
                             std::int64_t count) {
-        const Engine engine(kernels_for(isa), ftz ? Flush::always : Flush::never);
         without_gil([&] {
+            const Engine engine(kernels_for(isa), ftz ? Flush::always : Flush::never);
             engine.elementwise(&ModeKernels::normal_pair, pointer<const std::uint32_t>(bits0),
                                pointer<const std::uint32_t>(bits1), count, pointer<float>(z0), pointer<float>(z1));
         });

@@ -10,6 +10,7 @@
 
 #include "../common/flush.hpp"
 #include "../common/population.hpp"
+#include "../common/unit.hpp"
 
 namespace fpes {
 
@@ -49,6 +50,7 @@ inline void define_population_types(pybind11::module_& m) {
         .value("factor_b", NoiseRole::factor_b)
         .value("node", NoiseRole::node)
         .value("positions", NoiseRole::positions)
+        .value("direction", NoiseRole::direction)
         .value("init", NoiseRole::init);
     py::enum_<Family>(m, "Family", local)
         .value("full", Family::full)
@@ -64,6 +66,12 @@ inline void define_population_types(pybind11::module_& m) {
              }),
              py::kw_only(), py::arg("family"), py::arg("rank"), py::arg("noise"), py::arg("seed"),
              py::arg("generation"), py::arg("sigma"), py::arg("units"), py::arg("draws"));
+    py::class_<UnitPopulation>(m, "UnitPopulation", local)
+        .def(
+            py::init([](bool span, std::uint64_t seed, std::uint32_t generation, double sigma, std::vector<int> draws) {
+                return UnitPopulation{span, key_of(seed), generation, sigma, std::move(draws)};
+            }),
+            py::kw_only(), py::arg("span"), py::arg("seed"), py::arg("generation"), py::arg("sigma"), py::arg("draws"));
 }
 
 }  // namespace fpes

@@ -22,6 +22,15 @@ class FpMode {
     FpMode(const FpMode&) = delete;
     FpMode& operator=(const FpMode&) = delete;
 
+    // For callers whose scope isn't one of C++: the mode of the calling thread becomes IEEE 754, and what it was is
+    // returned, to be put back.
+    static std::uint64_t exchange_for_ieee() {
+        const Register before = read();
+        write(plain);
+        return before;
+    }
+    static void put_back(std::uint64_t mode) { write(static_cast<Register>(mode)); }
+
     // The bits of the calling thread, for tests: set for good, and read.
     static void set_flush_bits(bool on) { write(on ? read() | flush_bits : read() & ~flush_bits); }
     static bool flush_bits_set() { return (read() & flush_bits) != 0; }

@@ -23,6 +23,7 @@ enum class NoiseRole : std::uint32_t {
     factor_b = 3,   // [rank, fan_out]
     node = 4,       // [batch, fan_out]
     positions = 5,  // which units carry sparse node noise
+    direction = 6,  // of one unit's weights: signs, [batch] or [fan_in]
     init = 7,       // initial weights, [fan_in, fan_out]
 };
 

@@ -33,6 +33,8 @@ struct Population {
 
     bool one_layer_at_a_time() const { return family == Family::one_layer || family == Family::one_layer_rank_one; }
     int layer_of(std::int64_t pair) const;
+    // For each layer those of the pairs begin ... end - 1 that perturb it, ascending.
+    std::vector<std::vector<std::int64_t>> pairs_by_layer(std::int64_t begin, std::int64_t end) const;
     // Perturbed units of a layer.
     std::int64_t units_of(const Layer& layer) const { return units[layer.index] ? units[layer.index] : layer.fan_out; }
     NoiseStream stream(int layer, NoiseRole role, std::int64_t pair) const {

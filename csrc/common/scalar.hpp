@@ -29,9 +29,11 @@ using UintOf = typename VectorTraits<V>::U;
 template <class V>
 using MaskOf = typename VectorTraits<V>::Mask;
 
-// splat<F>(x): x in every lane. splat<U>(n) likewise.
+// splat<F>(x): x in every lane. splat<U>(n) likewise. Specialised for each type, or a type's own (cpu/simd_wide.hpp).
 template <class V, class Scalar>
-FPES_INLINE V splat(Scalar x);
+FPES_INLINE V splat(Scalar x) {
+    return V::splat_of(x);
+}
 template <>
 FPES_INLINE float splat<float>(float x) {
     return x;

@@ -2,10 +2,14 @@
 // product and which lie outside it. Every call sets the thread's floating-point mode and puts it back.
 #pragma once
 
+#include <algorithm>
+#include <type_traits>
+
 #include "../common/flush.hpp"
 #include "../common/fp_mode.hpp"
 #include "../common/network.hpp"
 #include "buffer.hpp"
+#include "interruption.hpp"
 #include "kernels.hpp"
 
 namespace fpes {
@@ -30,7 +34,8 @@ class PanelMatrix {
 
 class Engine {
    public:
-    Engine(const Kernels& kernels, Flush flush) : kernels_(kernels), flush_(flush) {}
+    Engine(const Kernels& kernels, Flush flush)
+        : kernels_(kernels), flush_(flush), interruption_(Interruption::current()) {}
 
     const Kernels& kernels() const { return kernels_; }
     Flush flush() const { return flush_; }
@@ -61,14 +66,87 @@ class Engine {
     }
 
    private:
+    using Product = void (*)(Panels, Panels, Panels, Panels, int, int, int);
+    using ProductSkipping = void (*)(Panels, Panels, Panels, int, int, int, int, std::int32_t*);
+    using ProductNonzeros = void (*)(Nonzeros, int, Panels, Panels, Panels, Panels, int, int, int);
+
     template <class... Parameters, class... Arguments>
     void call(bool ftz, void (*ModeKernels::*kernel)(Parameters...), Arguments... arguments) const {
-        const FpMode mode(ftz && kernels_.hardware_flush);
-        ((ftz ? kernels_.ftz : kernels_.ieee).*kernel)(arguments...);
+        using Kernel = void (*)(Parameters...);
+        auto part = [&](Parameters... values) {
+            if (interruption_) interruption_->check(work_of(values...));
+            const FpMode mode(ftz && kernels_.hardware_flush);
+            ((ftz ? kernels_.ftz : kernels_.ieee).*kernel)(values...);
+        };
+        if constexpr (std::is_same_v<Kernel, Product>) {
+            product_in_parts(part, kernel == &ModeKernels::product_transposed, arguments...);
+        } else if constexpr (std::is_same_v<Kernel, ProductSkipping>) {
+            skipping_in_parts(part, arguments...);
+        } else if constexpr (std::is_same_v<Kernel, ProductNonzeros>) {
+            nonzeros_in_parts(part, arguments...);
+        } else {
+            part(arguments...);
+        }
+    }
+
+    // Multiply-adds of a product; other kernels are short.
+    static std::int64_t work_of(Panels, Panels, Panels, Panels, int m, int n, int k) { return std::int64_t{m} * n * k; }
+    static std::int64_t work_of(Panels, Panels, Panels, int samples, int members, int n, int k, std::int32_t*) {
+        return std::int64_t{samples} * members * n * k;
+    }
+    static std::int64_t work_of(Nonzeros, int, Panels, Panels, Panels, Panels, int m, int n, int k) {
+        return std::int64_t{m} * n * k;
+    }
+    template <class... Others>
+    static std::int64_t work_of(Others...) {
+        return 0;
+    }
+
+    // A product takes long where matrices are very large, and an interrupt is heard between kernels only. So it is cut
+    // into parts of a tenth of a second or two, by columns of its result, and by rows where one panel is too long.
+    // Elements have chains of their own, so that changes no bits.
+    template <class Part>
+    void product_in_parts(Part part, bool transposed, Panels a, Panels b, Panels init, Panels c, int m, int n,
+                          int k) const {
+        const int columns = part_of(n, std::int64_t{m} * k);
+        const int rows = columns > width() ? m : part_of(m, std::int64_t{columns} * k);
+        for (int j = 0; j < n; j += columns) {
+            for (int i = 0; i < m; i += rows) {
+                part(transposed ? at_column(a, i) : at_row(a, i), at_column(b, j), at(init, i, j), at(c, i, j),
+                     std::min(rows, m - i), std::min(columns, n - j), k);
+            }
+        }
+    }
+    template <class Part>
+    void skipping_in_parts(Part part, Panels a, Panels b, Panels c, int samples, int members, int n, int k,
+                           std::int32_t* scratch) const {
+        const int columns = part_of(n, std::int64_t{samples} * members * k);
+        for (int j = 0; j < n; j += columns) {
+            part(a, at_column(b, j), at_column(c, j), samples, members, std::min(columns, n - j), k, scratch);
+        }
+    }
+    template <class Part>
+    void nonzeros_in_parts(Part part, Nonzeros terms, int first_run, Panels a, Panels b, Panels init, Panels c, int m,
+                           int n, int k) const {
+        const int columns = part_of(n, std::int64_t{m} * k);
+        for (int j = 0; j < n; j += columns) {
+            part(terms, first_run, a, at_column(b, j), at(init, 0, j), at(c, 0, j), m, std::min(columns, n - j), k);
+        }
+    }
+    Panels at(Panels panels, int i, int j) const { return panels.data ? at_row(at_column(panels, j), i) : panels; }
+
+    // How many of n columns or rows one kernel takes, each of which is `multiply_adds` of work: all of them, or some
+    // multiple of the panels' width.
+    int part_of(int n, std::int64_t multiply_adds) const {
+        const std::int64_t most = kernels_.hardware_flush ? std::int64_t{1} << 32 : std::int64_t{1} << 25;
+        const std::int64_t step = width();
+        if (n * multiply_adds <= most || n <= step) return n;
+        return static_cast<int>(std::clamp(most / multiply_adds / step * step, step, std::int64_t{n}));
     }
 
     const Kernels& kernels_;
     Flush flush_;
+    Interruption* interruption_;
 };
 
 }  // namespace fpes

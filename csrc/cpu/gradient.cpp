@@ -11,6 +11,9 @@ namespace {
 // Elements of a tensor that one thread sums at a time: they stay in the first-level cache over all pairs.
 constexpr std::int64_t strip = 4096;
 
+// A digit times the largest integer of noise is one that a float holds exactly.
+constexpr std::int64_t largest_digit = 1 << 21, digit_base = 1 << 20;
+
 class FullGradient {
    public:
     FullGradient(const Engine& engine, const Population& population, const PairWeights& weights, float* gradient)
@@ -18,7 +21,10 @@ class FullGradient {
           population_(population),
           weights_(weights),
           gradient_(gradient),
-          pairs_(static_cast<std::int64_t>(weights.difference.size())) {}
+          pairs_(static_cast<std::int64_t>(weights.difference.size())),
+          scale_(noise_unit(population.noise) / (2.0 * static_cast<double>(pairs_) * population.sigma)) {
+        if (exact(population, weights)) digits_ = digits_of(weights.integers, largest_digit, digit_base);
+    }
 
     // A tensor of noise, `size` elements, and where its gradient goes.
     void add(int layer, NoiseRole role, std::size_t offset, std::int64_t size) {
@@ -28,12 +34,11 @@ class FullGradient {
     }
 
     void run(int threads) {
-        parallel(threads, static_cast<std::int64_t>(strips_.size()), [&](WorkQueue& queue) {
-            Buffer<float> sum(strip + engine_.width()), scratch(noise_scratch_size(strip));
-            Buffer<double> total(strip);
-            for (std::int64_t item; queue.take(item);)
-                sum_strip(strips_[item], sum.data(), total.data(), scratch.data());
-        });
+        if (sum_fits_int64(digits_, largest_integer(population_.noise))) {
+            sum_strips<std::int64_t>(threads);
+        } else {
+            sum_strips<Integer>(threads);
+        }
     }
 
    private:
@@ -45,60 +50,121 @@ class FullGradient {
         float* out;
     };
 
-    void sum_strip(const Strip& part, float* sum, double* total, float* scratch) {
-        const bool integers = exact(population_, weights_);
-        const double largest = largest_integer(population_.noise);
-        std::fill_n(sum, part.count, 0.0f);
-        std::fill_n(total, part.count, 0.0);
-        for (std::int64_t pair = 0; pair < pairs_;) {
-            const std::int64_t end = integers ? exact_run(weights_, pair, 1, largest, exact_in_float) : pairs_;
-            for (; pair < end; ++pair) {
-                engine_.outside(&ModeKernels::accumulate_noise, population_.stream(part.layer, part.role, pair),
-                                static_cast<std::uint64_t>(part.first), weights_.difference[pair],
-                                static_cast<int>(part.count), sum, scratch);
-            }
-            for (std::int64_t i = 0; i < part.count; ++i) total[i] += sum[i];
-            std::fill_n(sum, part.count, 0.0f);
-        }
-        const double scale = noise_unit(population_.noise) / (2.0 * static_cast<double>(pairs_) * population_.sigma);
-        for (std::int64_t i = 0; i < part.count; ++i) part.out[i] = static_cast<float>(total[i] * scale);
+    template <class Total>
+    void sum_strips(int threads) {
+        parallel(threads, static_cast<std::int64_t>(strips_.size()), [&](WorkQueue& queue) {
+            Buffer<float> sum(strip + engine_.width()), scratch(noise_scratch_size(strip));
+            Buffer<Total> total(strip);
+            for (std::int64_t item; queue.take(item);)
+                sum_strip(strips_[item], sum.data(), total.data(), scratch.data());
+        });
     }
+
+    template <class Total>
+    void sum_strip(const Strip& part, float* sum, Total* total, float* scratch) {
+        const double largest = largest_integer(population_.noise);
+        const bool one_run =
+            digits_.size() == 1 && exact_run(digits_[0].difference, 0, 1, largest, exact_in_float) == pairs_;
+        if (digits_.empty() || one_run) {
+            add_pairs(part, weights_.difference, 0, pairs_, sum, scratch);
+            for (std::int64_t i = 0; i < part.count; ++i) write(part, i, 0.0 + sum[i]);
+            return;
+        }
+        std::fill_n(total, part.count, Total{0});
+        for (const Digit& digit : digits_) {
+            const auto unit = static_cast<Total>(digit.unit);
+            for (std::int64_t pair = 0, end = 0; pair < pairs_; pair = end) {
+                end = exact_run(digit.difference, pair, 1, largest, exact_in_float);
+                add_pairs(part, digit.difference, pair, end, sum, scratch);
+                for (std::int64_t i = 0; i < part.count; ++i) total[i] += unit * static_cast<std::int32_t>(sum[i]);
+            }
+        }
+        for (std::int64_t i = 0; i < part.count; ++i) write(part, i, static_cast<double>(total[i]));
+    }
+
+    // sum = the noise of these pairs times their weights, added in order.
+    void add_pairs(const Strip& part, const std::vector<float>& difference, std::int64_t begin, std::int64_t end,
+                   float* sum, float* scratch) {
+        std::fill_n(sum, part.count, 0.0f);
+        for (std::int64_t pair = begin; pair < end; ++pair) {
+            engine_.outside(&ModeKernels::accumulate_noise, population_.stream(part.layer, part.role, pair),
+                            static_cast<std::uint64_t>(part.first), difference[pair], static_cast<int>(part.count), sum,
+                            scratch);
+        }
+    }
+
+    void write(const Strip& part, std::int64_t i, double total) { part.out[i] = static_cast<float>(total * scale_); }
 
     const Engine& engine_;
     const Population& population_;
     const PairWeights& weights_;
     float* gradient_;
     std::int64_t pairs_;
+    double scale_;
+    std::vector<Digit> digits_;  // of the weights, where the sum is exact
     std::vector<Strip> strips_;
 };
 
 }  // namespace
 
 PairWeights pair_weights(const float* weights, std::int64_t members) {
-    PairWeights pairs{std::vector<float>(members / 2), /*integers=*/false};
+    PairWeights pairs{std::vector<float>(members / 2), {}};
     const FpMode ieee(false);
     for (std::int64_t p = 0; p < members / 2; ++p) pairs.difference[p] = weights[2 * p] - weights[2 * p + 1];
     return pairs;
 }
 
-PairWeights pair_weights(const std::int32_t* weights, std::int64_t members) {
-    PairWeights pairs{std::vector<float>(members / 2), /*integers=*/true};
+PairWeights pair_weights(const std::int64_t* weights, std::int64_t members) {
+    PairWeights pairs{std::vector<float>(members / 2), std::vector<std::int64_t>(members / 2)};
     for (std::int64_t p = 0; p < members / 2; ++p) {
-        pairs.difference[p] = static_cast<float>(static_cast<std::int64_t>(weights[2 * p]) - weights[2 * p + 1]);
+        pairs.integers[p] = weights[2 * p] - weights[2 * p + 1];
+        pairs.difference[p] = static_cast<float>(pairs.integers[p]);
     }
     return pairs;
 }
 
 bool exact(const Population& population, const PairWeights& weights) {
-    return weights.integers && population.noise != NoiseKind::gaussian;
+    return !weights.integers.empty() && population.noise != NoiseKind::gaussian;
 }
 
-std::int64_t exact_run(const PairWeights& weights, std::int64_t begin, int per_pair, double largest, double limit) {
-    const auto terms = static_cast<std::int64_t>(weights.difference.size()) * per_pair;
+std::vector<Digit> digits_of(const std::vector<std::int64_t>& integers, std::int64_t largest, std::int64_t base) {
+    std::vector<Digit> digits;
+    std::vector<std::int64_t> rest = integers;
+    for (Integer unit = 1;; unit *= base) {
+        const bool last = std::all_of(rest.begin(), rest.end(),
+                                      [=](std::int64_t integer) { return -largest <= integer && integer <= largest; });
+        Digit digit{std::vector<float>(rest.size()), unit};
+        for (std::size_t i = 0; i < rest.size(); ++i) {
+            std::int64_t low = rest[i];
+            if (!last) {
+                // From -base / 2 to below base / 2.
+                low = ((rest[i] + base / 2) % base + base) % base - base / 2;
+                rest[i] = (rest[i] - low) / base;
+            }
+            digit.difference[i] = static_cast<float>(low);
+        }
+        digits.push_back(std::move(digit));
+        if (last) return digits;
+    }
+}
+
+bool sum_fits_int64(const std::vector<Digit>& digits, double largest) {
+    double bound = 0.0;
+    for (const Digit& digit : digits) {
+        double sum = 0.0;
+        for (const float difference : digit.difference) sum += std::fabs(difference);
+        bound += sum * static_cast<double>(digit.unit) * largest;
+    }
+    return bound < 0x1p62;
+}
+
+std::int64_t exact_run(const std::vector<float>& difference, std::int64_t begin, int per_pair, double largest,
+                       double limit) {
+    const auto terms = static_cast<std::int64_t>(difference.size()) * per_pair;
     double bound = 0.0;
     std::int64_t end = begin;
     for (; end < terms; ++end) {
-        bound += std::fabs(weights.difference[end / per_pair]) * largest;
+        bound += std::fabs(difference[end / per_pair]) * largest;
         if (bound > limit && end > begin) break;
     }
     return end;

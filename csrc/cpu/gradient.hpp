@@ -9,19 +9,32 @@ namespace fpes {
 
 // Half the weights of an ES update: one number for each pair, weight of the + member minus weight of the - member.
 struct PairWeights {
-    std::vector<float> difference;
-    // Whether the differences are integers, so that with integer noise the sum over pairs is exact.
-    bool integers;
+    std::vector<float> difference;       // rounded
+    std::vector<std::int64_t> integers;  // where weights are integers: the same, exactly. Else empty
 };
 PairWeights pair_weights(const float* weights, std::int64_t members);
-PairWeights pair_weights(const std::int32_t* weights, std::int64_t members);
+PairWeights pair_weights(const std::int64_t* weights, std::int64_t members);
 
 // Whether the sum over pairs is one of integers, and so exact and free of any order.
 bool exact(const Population& population, const PairWeights& weights);
 
+// Exact sums are made of pieces that machine arithmetic holds: integers, however large, are sums of `unit` times
+// digits that are small.
+using Integer = __int128;
+struct Digit {
+    std::vector<float> difference;
+    Integer unit;
+};
+// Digits of up to `largest` in magnitude; all but the last to the base `base`, which is twice that or less.
+std::vector<Digit> digits_of(const std::vector<std::int64_t>& integers, std::int64_t largest, std::int64_t base);
+
+// Whether 64 bits hold the sum, whatever its terms are: each at most `largest` times its weight.
+bool sum_fits_int64(const std::vector<Digit>& digits, double largest);
+
 // The end of the run of terms, from `begin` on, whose sum can't leave what the sum's type holds exactly, up to `limit`.
 // A pair has `per_pair` terms in a row, each at most `largest` times the pair's weight.
-std::int64_t exact_run(const PairWeights& weights, std::int64_t begin, int per_pair, double largest, double limit);
+std::int64_t exact_run(const std::vector<float>& difference, std::int64_t begin, int per_pair, double largest,
+                       double limit);
 constexpr double exact_in_float = 1 << 24;
 constexpr double exact_in_int32 = 0x7fffffff;
 

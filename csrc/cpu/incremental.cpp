@@ -44,12 +44,12 @@ struct Group {
 
 std::vector<Group> make_groups(const Job& job, PairRange pairs, std::int64_t tile) {
     std::vector<Group> groups;
+    const auto pairs_by_layer = job.population.pairs_by_layer(pairs.begin, pairs.end);
     for (int l = 0; l < job.network.depth(); ++l) {
         const std::int64_t most =
             std::max<std::int64_t>(1, (job.population.units[l] ? sparse_rows : dense_rows) / (2 * tile));
         Group group{l, {}};
-        for (std::int64_t pair = pairs.begin; pair < pairs.end; ++pair) {
-            if (job.population.layer_of(pair) != l) continue;
+        for (const std::int64_t pair : pairs_by_layer[l]) {
             group.pairs.push_back(pair);
             if (static_cast<std::int64_t>(group.pairs.size()) == most) {
                 groups.push_back(group);

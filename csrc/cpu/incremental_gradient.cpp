@@ -52,10 +52,7 @@ class IncrementalGradient {
           network_(job.network),
           weights_(weights),
           samples_(job.batch.count * job.batch.size),
-          pairs_(network_.depth()) {
-        for (std::int64_t pair = job.pairs.begin; pair < job.pairs.end; ++pair) {
-            pairs_[job.population.layer_of(pair)].push_back(pair);
-        }
+          pairs_(job.population.pairs_by_layer(job.pairs.begin, job.pairs.end)) {
         const float* sums = job.sums;
         for (int l = 0; l < network_.depth(); ++l) {
             noise_.push_back(engine_.matrix(samples_, network_.layer(l).fan_out));

@@ -12,6 +12,7 @@
 #include "kernels_product.hpp"
 #include "kernels_skipping.hpp"
 #include "kernels_sums.hpp"
+#include "kernels_unit.hpp"
 
 FPES_NAMESPACE_BEGIN
 
@@ -33,6 +34,13 @@ constexpr ModeKernels mode_kernels() {
         /*subtract=*/subtract<F>,
         /*add_and_scale=*/add_and_scale<F>,
         /*cross_entropy=*/cross_entropy<F>,
+        /*unit_perturb=*/unit_perturb<F>,
+        /*unit_boundary=*/unit_boundary<F>,
+        /*unit_subtract=*/unit_subtract<F>,
+        /*unit_output_sums=*/unit_output_sums<F>,
+        /*unit_losses=*/unit_losses<F>,
+        /*unit_activations=*/unit_activations<F>,
+        /*unit_product=*/unit_product<F>,
         /*multiply_add_chains=*/multiply_add_chains<F>,
         /*bias_add=*/bias_add<F>,
         /*multiply=*/multiply<F>,
@@ -48,6 +56,7 @@ constexpr Kernels kernel_set(const char* name, bool hardware_flush) {
         lanes_of<F32Ieee>,
         panel_width<F32Ieee>,
         peak_chains,
+        max_tile_rows,
         nonzero_run<F32Ieee>,
         hardware_flush,
         mode_kernels<F32Ieee>(),
@@ -57,13 +66,16 @@ constexpr Kernels kernel_set(const char* name, bool hardware_flush) {
         transpose<F32Ieee>,
         to_integer_terms<F32Ieee>,
         integer_product_transposed<F32Ieee>,
-        add_to_totals<F32Ieee>,
         finish_sums<F32Ieee>,
         find_nonzeros<F32Ieee>,
         noise<F32Ieee>,
         noise_panels<F32Ieee>,
         unit_positions<F32Ieee>,
         gather_units<F32Ieee>,
+        unit_gram<F32Ieee>,
+        unit_project<F32Ieee>,
+        unit_fitness<F32Ieee>,
+        unit_reached<F32Ieee>,
     };
 }
 

@@ -45,6 +45,20 @@ struct Nonzeros {
     std::int32_t* begin;
 };
 
+// A vector of samples of a member of which one unit below the last layer has changed: by how much, the weights that
+// lead on from it, the first of the samples, and where their losses go.
+struct UnitEntry {
+    const float* change;
+    const float* weights;
+    int sample;
+    float* loss;
+};
+// A member of which one unit has changed on one sample, and the weights that lead on from that unit.
+struct UnitRow {
+    float change;
+    const float* weights;
+};
+
 // What the lanes of a matrix of sums hold.
 enum class SumType { float32, int32 };
 
@@ -99,6 +113,20 @@ struct ModeKernels {
     // multiple of `lanes` are read and written too.
     void (*cross_entropy)(Panels logits, int rows, int classes, const std::int32_t* labels, float* losses);
 
+    // Members that differ in one unit (kernels_unit.hpp, which says what each does).
+    void (*unit_perturb)(const float* sums, const float* change, float unit, int units, int samples, float* plus,
+                         float* minus);
+    void (*unit_boundary)(float* v, const float* bias, float enter, float leave, int units, int samples);
+    void (*unit_subtract)(float* v, const float* before, std::int64_t count);
+    void (*unit_output_sums)(const UnitEntry* entries, int count, const float* sums, int samples, int classes,
+                             float* out);
+    void (*unit_losses)(const UnitEntry* entries, int count, float* sums, int classes, const float* bias, float enter,
+                        float leave, const std::uint32_t* masks, int samples);
+    void (*unit_activations)(const UnitRow* rows, int count, const float* sums, const float* bias, bool flush, int n,
+                             float* out, std::int64_t stride, std::int32_t* nonzeros, int* found);
+    void (*unit_product)(const float* a, std::int64_t stride, int rows, const std::int32_t* terms, int count,
+                         const std::int32_t* every, int k, Panels b, int n, Panels out);
+
     // The peak: `steps` multiply-adds in each lane of `peak_chains` independent chains. out[lanes] is their sum.
     void (*multiply_add_chains)(std::int64_t steps, float* out);
 
@@ -118,6 +146,7 @@ struct Kernels {
     int lanes;            // floats in a vector
     int width;            // columns of a panel
     int peak_chains;      // of multiply_add_chains
+    int tile_rows;        // rows that unit_product takes at most
     int nonzero_run;      // columns of a run of Nonzeros: a multiple of `width`
     bool hardware_flush;  // whether MXCSR decides the mode, rather than which ModeKernels is called
     ModeKernels ieee;
@@ -132,12 +161,8 @@ struct Kernels {
     // integers: init and c hold these in their lanes.
     void (*to_integer_terms)(Panels in, int rows, int n, Panels out);
     void (*integer_product_transposed)(Panels a, Panels b, Panels init, Panels c, int m, int n, int k);
-    // Sums [m, n] that go on in double: totals[i, j] += unit * sums[i, j]; and their end, out[i, j] = (totals[i, j] +
-    // unit * sums[i, j]) * scale, rounded once where the rest is exact. unit is a power of 2. totals and out are
-    // row-major without gaps; where totals is null it is +0.
-    void (*add_to_totals)(Panels sums, SumType type, double unit, int m, int n, double* totals);
-    void (*finish_sums)(Panels sums, SumType type, double unit, const double* totals, int m, int n, double scale,
-                        float* out);
+    // out[i, j] = sums[i, j] * scale in double, rounded once where the sum is exact; row-major without gaps.
+    void (*finish_sums)(Panels sums, SumType type, int m, int n, double scale, float* out);
     // Lists the elements of a [rows, k] that are not zero, and returns how many there are. Two vectors' worth beyond
     // them are written too.
     std::int64_t (*find_nonzeros)(Panels a, int rows, int k, Nonzeros out);
@@ -151,6 +176,14 @@ struct Kernels {
                            float* scratch);
     // out[i, j] = m[i, units[i, j]], row-major; m[0, units[i, j]] where m has one row for all.
     void (*gather_units)(Panels m, bool one_row, const std::int32_t* units, int rows, int k, float* out);
+    // The inputs of a layer on a batch, in double (kernels_unit.hpp).
+    void (*unit_gram)(const double* inputs, std::int64_t features, int samples, std::int64_t stride, double* gram);
+    void (*unit_project)(const double* inputs, std::int64_t features, std::int64_t stride, const float* direction,
+                         double* out);
+    void (*unit_fitness)(const float* losses, std::int64_t stride, int members, const float* weights, int samples,
+                         float* fitness);
+    // Which samples a unit's change has reached.
+    void (*unit_reached)(const float* v, std::int64_t count, std::uint16_t* bits);
 };
 
 // Floats of scratch that kernels with noise need for strips of `n` elements, or tensors whose rows are `n` long.

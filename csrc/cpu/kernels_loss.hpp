@@ -7,7 +7,15 @@
 
 FPES_NAMESPACE_BEGIN
 
-// A lane is a sample: the sum over classes then runs in order of class, whatever the number of lanes.
+// log(sum_c exp(logit(c))) - chosen, where a lane is a sample: the sum over classes then runs in order of class,
+// whatever the number of lanes.
+template <class F, class Logit>
+FPES_INLINE F loss_of(int classes, F largest, F chosen, Logit logit) {
+    F sum = splat<F>(0.0f);
+    for (int c = 0; c < classes; ++c) sum = add(sum, exp(sub(logit(c), largest)));
+    return add(log(sum), sub(largest, chosen));
+}
+
 template <class F>
 void cross_entropy(Panels logits, int rows, int classes, const std::int32_t* labels, float* losses) {
     constexpr int lanes = lanes_of<F>, width = panel_width<F>;
@@ -18,15 +26,12 @@ void cross_entropy(Panels logits, int rows, int classes, const std::int32_t* lab
             const F z = logit(j);
             largest = select(less(largest, z), z, largest);
         }
-        F sum = splat<F>(0.0f);
-        for (int j = 0; j < classes; ++j) sum = add(sum, exp(sub(logit(j), largest)));
-
         float chosen[lanes];
         for (int lane = 0; lane < lanes; ++lane) {
             const int label = row + lane < rows ? labels[row + lane] : 0;
             chosen[lane] = panel_row<F>(logits, row + lane, label / width * width)[label % width];
         }
-        store(losses + row, add(log(sum), sub(largest, load<F>(chosen))));
+        store(losses + row, loss_of<F>(classes, largest, load<F>(chosen), logit));
     }
 }
 

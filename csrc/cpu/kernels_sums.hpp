@@ -1,4 +1,4 @@
-// The end of long sums: from panels of floats or integers to doubles, and to the floats that they are rounded to.
+// The end of sums: from panels of floats or integers to the floats that they are rounded to.
 #pragma once
 
 #include "kernels_panels.hpp"
@@ -34,21 +34,10 @@ FPES_INLINE void for_each_sum(Panels sums, SumType type, int m, int n, Use use) 
 }
 
 template <class F>
-void add_to_totals(Panels sums, SumType type, double unit, int m, int n, double* totals) {
-    for_each_sum<F>(sums, type, m, n, [=](std::int64_t k, double sum) { totals[k] += unit * sum; });
-}
-
-template <class F>
-void finish_sums(Panels sums, SumType type, double unit, const double* totals, int m, int n, double scale, float* out) {
-    if (totals) {
-        for_each_sum<F>(sums, type, m, n, [=](std::int64_t k, double sum) {
-            out[k] = static_cast<float>((totals[k] + unit * sum) * scale);
-        });
-    } else {
-        // A total of +0 isn't nothing: with it, a sum of -0 gives +0.
-        for_each_sum<F>(sums, type, m, n,
-                        [=](std::int64_t k, double sum) { out[k] = static_cast<float>((0.0 + unit * sum) * scale); });
-    }
+void finish_sums(Panels sums, SumType type, int m, int n, double scale, float* out) {
+    // A sum of -0 gives +0.
+    for_each_sum<F>(sums, type, m, n,
+                    [=](std::int64_t k, double sum) { out[k] = static_cast<float>((0.0 + sum) * scale); });
 }
 
 FPES_NAMESPACE_END

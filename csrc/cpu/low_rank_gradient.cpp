@@ -10,11 +10,14 @@
 //
 // Where weights and noise are integers, as they are for centred ranks, so is the sum, and it is exact. Then terms are
 // integers of 16 bits, two of them to a lane, and sums of 32 bits. Weights that would make d a too large, those of more
-// than 2,048 members, are two digits: d = 4096 high + low, and the sum is made of the sums of both. Weights that are
-// floats are added in order.
+// than 2,048 members, are digits: d = 4096 high + low, and the sum is made of the sums of both. Weights that are floats
+// are added in order.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <memory>
+#include <numeric>
+#include <utility>
 #include <vector>
 
 #include "gradient.hpp"
@@ -31,16 +34,9 @@ constexpr std::int64_t item_terms = 32;
 // Rows of a gradient that one thread computes at a time.
 constexpr std::int64_t block_rows = 64;
 
-// What a weight times a draw of noise may come to, to fit 16 bits; and the base of digits where it doesn't. Weights
-// below 2^18, more than anybody may give here, have two.
-constexpr double largest_int16 = 0x7fff;
-constexpr float digit_base = 4096.0f;
-
-// The weights' part in the sum: they are sums of `unit` times these.
-struct Digit {
-    PairWeights weights;
-    double unit;
-};
+// What a weight times a draw of noise may come to, to fit 16 bits; and the base of digits where it doesn't.
+constexpr std::int64_t largest_int16 = 0x7fff;
+constexpr std::int64_t digit_base = 4096;
 
 // Terms begin ... end - 1 of a layer, drawn and multiplied together.
 struct Step {
@@ -53,21 +49,27 @@ struct Step {
 
 class LayerGradient {
    public:
-    LayerGradient(const Engine& engine, const Population& population, const PairWeights& weights, const Layer& layer,
-                  float* gradient)
+    LayerGradient(const Engine& engine, const Population& population, const PairWeights& weights,
+                  std::vector<std::int64_t> pairs, const Layer& layer, float* gradient)
         : engine_(engine),
           population_(population),
           layer_(layer),
           gradient_(gradient + layer.weight_offset),
-          pairs_(pairs_of(population, layer, static_cast<std::int64_t>(weights.difference.size()))),
+          pairs_(std::move(pairs)),
           sums_(exact(population, weights) ? SumType::int32 : SumType::float32),
-          digits_(digits_of(population, weights_of(weights, pairs_))),
+          digits_(weights_of(population, weights, pairs_)),
           steps_(plan()),
           left_(engine.matrix(std::min(drawn_rows, rows_of(terms())), layer.fan_in)),
           right_(engine.matrix(std::min(drawn_rows, rows_of(terms())), layer.fan_out)) {
         const auto runs = std::count_if(steps_.begin(), steps_.end(), [](const Step& step) { return step.last; });
         if (steps_.size() > 1) kept_ = std::make_unique<PanelMatrix>(engine.matrix(layer.fan_in, layer.fan_out));
-        if (runs > 1) totals_.resize(layer.fan_in * layer.fan_out);
+        if (runs < 2) return;
+        const auto count = static_cast<std::size_t>(layer.fan_in * layer.fan_out);
+        if (sum_fits_int64(digits_, std::pow(largest_integer(population.noise), 2) * population.rank)) {
+            totals_.resize(count);
+        } else {
+            wide_totals_.resize(count);
+        }
     }
 
     std::size_t steps() const { return steps_.size(); }
@@ -80,9 +82,9 @@ class LayerGradient {
     void draw(std::size_t step, std::int64_t item, PanelMatrix& rows, float* scratch) {
         const std::int64_t first = item * item_terms, begin = steps_[step].begin + first;
         const std::int64_t end = std::min(begin + item_terms, steps_[step].end);
-        const PairWeights& weights = digits_[steps_[step].digit].weights;
+        const std::vector<float>& difference = digits_[steps_[step].digit].difference;
         draw_rows(begin, end, first, left_, layer_.fan_in, rows,
-                  [&](std::int64_t term, Panels row) { draw_left(term, weights, row, scratch); });
+                  [&](std::int64_t term, Panels row) { draw_left(term, difference, row, scratch); });
         draw_rows(begin, end, first, right_, layer_.fan_out, rows,
                   [&](std::int64_t term, Panels row) { draw_right(term, row, scratch); });
     }
@@ -101,40 +103,50 @@ class LayerGradient {
             engine_.outside(&ModeKernels::product_transposed, left, right_.view(), init, out, m, n, depth);
         }
         if (!step.last) return;
-        const double unit = digits_[step.digit].unit;
-        double* totals = totals_.empty() ? nullptr : totals_.data() + row * n;
-        if (number + 1 == steps_.size()) {
-            engine_.kernels().finish_sums(out, sums_, unit, totals, m, n, scale(), gradient_ + row * n);
+        float* to = gradient_ + row * n;
+        if (!totals_.empty()) {
+            add_to_totals(out, number, m, n, totals_.data() + row * n, to);
+        } else if (!wide_totals_.empty()) {
+            add_to_totals(out, number, m, n, wide_totals_.data() + row * n, to);
         } else {
-            engine_.kernels().add_to_totals(out, sums_, unit, m, n, totals);
+            engine_.kernels().finish_sums(out, sums_, m, n, scale(), to);
         }
     }
 
    private:
-    static std::vector<std::int64_t> pairs_of(const Population& population, const Layer& layer, std::int64_t count) {
-        std::vector<std::int64_t> pairs;
-        for (std::int64_t pair = 0; pair < count; ++pair) {
-            if (!population.one_layer_at_a_time() || population.layer_of(pair) == layer.index) pairs.push_back(pair);
-        }
-        return pairs;
+    template <class T>
+    static std::vector<T> chosen(const std::vector<T>& all, const std::vector<std::int64_t>& pairs) {
+        std::vector<T> some(pairs.size());
+        for (std::size_t i = 0; i < pairs.size(); ++i) some[i] = all[pairs[i]];
+        return some;
     }
-    static PairWeights weights_of(const PairWeights& all, const std::vector<std::int64_t>& pairs) {
-        PairWeights weights{std::vector<float>(pairs.size()), all.integers};
-        for (std::size_t i = 0; i < pairs.size(); ++i) weights.difference[i] = all.difference[pairs[i]];
-        return weights;
+    static std::vector<Digit> weights_of(const Population& population, const PairWeights& weights,
+                                         const std::vector<std::int64_t>& pairs) {
+        if (!exact(population, weights)) return {{chosen(weights.difference, pairs), 1}};
+        return digits_of(chosen(weights.integers, pairs), largest_int16 / largest_integer(population.noise),
+                         digit_base);
     }
-    static std::vector<Digit> digits_of(const Population& population, const PairWeights& weights) {
-        float largest = 0.0f;
-        for (const float difference : weights.difference) largest = std::max(largest, std::fabs(difference));
-        if (!exact(population, weights) || largest * largest_integer(population.noise) <= largest_int16) {
-            return {{weights, 1.0}};
+
+    // totals[i, j] += unit * sums[i, j], row-major; and after the last step, gradient = totals * scale.
+    template <class Total>
+    void add_to_totals(Panels sums, std::size_t step, int m, int n, Total* totals, float* gradient) const {
+        const int width = engine_.width();
+        const auto unit = static_cast<Total>(digits_[steps_[step].digit].unit);
+        for (int j = 0; j < n; j += width) {
+            const float* panel = engine_.at_column(sums, j).data;
+            for (int i = 0; i < m; ++i) {
+                for (int column = 0; column < std::min(width, n - j); ++column) {
+                    std::int32_t sum;
+                    std::memcpy(&sum, panel + i * width + column, sizeof sum);
+                    totals[std::int64_t{i} * n + j + column] += unit * sum;
+                }
+            }
         }
-        PairWeights low = weights, high = weights;
-        for (std::size_t i = 0; i < weights.difference.size(); ++i) {
-            high.difference[i] = std::nearbyint(weights.difference[i] / digit_base);
-            low.difference[i] = weights.difference[i] - digit_base * high.difference[i];
+        if (step + 1 < steps_.size()) return;
+        const double factor = scale();
+        for (std::int64_t i = 0; i < std::int64_t{m} * n; ++i) {
+            gradient[i] = static_cast<float>(static_cast<double>(totals[i]) * factor);
         }
-        return {{low, 1.0}, {high, digit_base}};
     }
 
     std::int64_t terms() const { return static_cast<std::int64_t>(pairs_.size()) * population_.rank; }
@@ -153,7 +165,7 @@ class LayerGradient {
         for (std::int64_t begin = 0, end = 0; begin < terms(); begin = end) {
             end = terms();
             if (sums_ == SumType::int32) {
-                end = exact_run(digits_[digit].weights, begin, population_.rank, largest, exact_in_int32);
+                end = exact_run(digits_[digit].difference, begin, population_.rank, largest, exact_in_int32);
             }
             for (std::int64_t from = begin; from < end; from += most) {
                 const std::int64_t to = std::min(from + most, end);
@@ -174,12 +186,12 @@ class LayerGradient {
                                            operand.from_row(first / terms_in_row()));
     }
 
-    void draw_left(std::int64_t term, const PairWeights& weights, Panels row, float* scratch) const {
+    void draw_left(std::int64_t term, const std::vector<float>& difference, Panels row, float* scratch) const {
         const std::int64_t place = term / population_.rank, r = term % population_.rank;
         const int n = static_cast<int>(layer_.fan_in);
         engine_.kernels().noise_panels(population_.stream(layer_.index, NoiseRole::factor_a, pairs_[place]),
                                        static_cast<std::uint64_t>(r * n), 1, n, row, scratch);
-        engine_.outside(&ModeKernels::scale, row, 1, n, weights.difference[place], row);
+        engine_.outside(&ModeKernels::scale, row, 1, n, difference[place], row);
     }
 
     void draw_right(std::int64_t term, Panels row, float* scratch) const {
@@ -213,7 +225,8 @@ class LayerGradient {
     PanelMatrix left_;                   // the operands of a step: [terms, fan_in]
     PanelMatrix right_;                  // and [terms, fan_out]
     std::unique_ptr<PanelMatrix> kept_;  // sums from one step to the next, where there are several
-    std::vector<double> totals_;         // of runs, where there are several
+    std::vector<std::int64_t> totals_;   // of runs, where there are several: then sums are integers
+    std::vector<Integer> wide_totals_;   // instead, where they may pass 64 bits
 };
 
 // Items of all layers in one list, so that all threads are busy until the last.
@@ -239,9 +252,18 @@ void low_rank_gradient(const Engine& engine, int threads, const std::vector<Laye
     std::vector<LayerGradient> parts;
     parts.reserve(layers.size());
     std::size_t steps = 0;
+    const auto count = static_cast<std::int64_t>(weights.difference.size());
+    std::vector<std::vector<std::int64_t>> pairs;  // of each layer
+    if (population.one_layer_at_a_time()) {
+        pairs = population.pairs_by_layer(0, count);
+    } else {
+        std::vector<std::int64_t> all(count);
+        std::iota(all.begin(), all.end(), std::int64_t{0});
+        pairs.assign(layers.size(), all);
+    }
     for (const Layer& layer : layers) {
         widest = std::max({widest, layer.fan_in, layer.fan_out});
-        parts.emplace_back(engine, population, weights, layer, gradient);
+        parts.emplace_back(engine, population, weights, std::move(pairs[layer.index]), layer, gradient);
         steps = std::max(steps, parts.back().steps());
     }
     for (std::size_t step = 0; step < steps; ++step) {

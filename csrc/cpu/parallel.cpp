@@ -24,7 +24,11 @@ void parallel(int threads, std::int64_t count, const std::function<void(WorkQueu
         }
     };
     const std::int64_t helpers = std::max<std::int64_t>(0, std::min<std::int64_t>(threads, count) - 1);
-    ThreadPool::of_this_process().run(static_cast<std::size_t>(helpers), run);
+    Interruption* interruption = Interruption::current();
+    auto wait = [&] {
+        if (interruption) interruption->look();
+    };
+    ThreadPool::of_this_process().run(static_cast<std::size_t>(helpers), run, wait);
     if (failure) std::rethrow_exception(failure);
 }
 

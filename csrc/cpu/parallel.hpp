@@ -5,14 +5,17 @@
 #include <cstdint>
 #include <functional>
 
+#include "interruption.hpp"
+
 namespace fpes {
 
 // Hands out 0, 1, ..., count - 1, each once, to whoever asks.
 class WorkQueue {
    public:
-    explicit WorkQueue(std::int64_t count) : count_(count) {}
-    // The next item, or false when none is left.
+    explicit WorkQueue(std::int64_t count) : count_(count), interruption_(Interruption::current()) {}
+    // The next item, or false when none is left. Throws Interrupted.
     bool take(std::int64_t& item) {
+        if (interruption_) interruption_->check();
         item = next_.fetch_add(1, std::memory_order_relaxed);
         return item < count_;
     }
@@ -21,11 +24,13 @@ class WorkQueue {
 
    private:
     std::int64_t count_;
+    Interruption* interruption_;
     std::atomic<std::int64_t> next_{0};
 };
 
 // Runs worker(queue) on up to `threads` threads, the caller's among them, over `count` items. A worker takes items
-// until none is left. The first exception that a worker throws ends the others early and is thrown here.
+// until none is left. The first exception that a worker throws ends the others early and is thrown here, when all have
+// ended.
 void parallel(int threads, std::int64_t count, const std::function<void(WorkQueue&)>& worker);
 
 // One contiguous part of 0 ... count for each item: the simple case of parallel().

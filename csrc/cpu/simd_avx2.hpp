@@ -107,12 +107,22 @@ FPES_INLINE U32x8 smaller_signed(U32x8 a, U32x8 b) { return {_mm256_min_epi32(a.
 FPES_INLINE bool any_equal(U32x8 a, std::uint32_t value) {
     return _mm256_movemask_epi8(_mm256_cmpeq_epi32(a.v, _mm256_set1_epi32(static_cast<int>(value)))) != 0;
 }
+// Subnormals become zeros of their sign, whatever the mode: zero where no bit of the exponent is set.
+FPES_INLINE F32x8 flush_subnormals(F32x8 a) {
+    const __m256i exponent = _mm256_and_si256(as_u32(a).v, _mm256_set1_epi32(0x7f800000));
+    const __m256i magnitude = _mm256_srli_epi32(_mm256_cmpeq_epi32(exponent, _mm256_setzero_si256()), 1);
+    return {_mm256_andnot_ps(_mm256_castsi256_ps(magnitude), a.v)};
+}
+// A bit for each lane that isn't zero, of either sign.
+FPES_INLINE unsigned nonzero_lanes(F32x8 a) {
+    const __m256i magnitude = _mm256_slli_epi32(as_u32(a).v, 1);
+    const __m256i zero = _mm256_cmpeq_epi32(magnitude, _mm256_setzero_si256());
+    return static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(zero))) ^ 0xffu;
+}
 // Stores the lanes of a that aren't zero, of either sign, one after another, and the same lanes of n. Returns how many;
 // what is behind them, up to a vector's length, is overwritten too.
 FPES_INLINE int compress_nonzeros(F32x8 a, U32x8 n, float* values, std::int32_t* numbers) {
-    const __m256i magnitude = _mm256_slli_epi32(as_u32(a).v, 1);
-    const __m256i zero = _mm256_cmpeq_epi32(magnitude, _mm256_setzero_si256());
-    const unsigned mask = static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(zero))) ^ 0xffu;
+    const unsigned mask = nonzero_lanes(a);
     // The bits that are set in the mask, as bytes, pick the numbers of their lanes.
     const std::uint64_t chosen = _pdep_u64(mask, 0x0101010101010101u) * 0xff;
     const std::uint64_t lanes = _pext_u64(0x0706050403020100u, chosen);

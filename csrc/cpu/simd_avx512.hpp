@@ -111,10 +111,19 @@ FPES_INLINE U32x16 smaller_signed(U32x16 a, U32x16 b) { return {_mm512_min_epi32
 FPES_INLINE bool any_equal(U32x16 a, std::uint32_t value) {
     return _mm512_cmpeq_epi32_mask(a.v, _mm512_set1_epi32(static_cast<int>(value))) != 0;
 }
+// Subnormals become zeros of their sign, whatever the mode: zero where no bit of the exponent is set.
+FPES_INLINE F32x16 flush_subnormals(F32x16 a) {
+    const __mmask16 tiny = _mm512_testn_epi32_mask(as_u32(a).v, _mm512_set1_epi32(0x7f800000));
+    return as_f32(U32x16{_mm512_mask_and_epi32(as_u32(a).v, tiny, as_u32(a).v, _mm512_set1_epi32(INT32_MIN))});
+}
+// A bit for each lane that isn't zero, of either sign.
+FPES_INLINE unsigned nonzero_lanes(F32x16 a) {
+    return _mm512_test_epi32_mask(as_u32(a).v, _mm512_set1_epi32(0x7fffffff));
+}
 // Stores the lanes of a that aren't zero, of either sign, one after another, and the same lanes of n. Returns how many;
 // what is behind them, up to a vector's length, is overwritten too.
 FPES_INLINE int compress_nonzeros(F32x16 a, U32x16 n, float* values, std::int32_t* numbers) {
-    const __mmask16 mask = _mm512_test_epi32_mask(as_u32(a).v, _mm512_set1_epi32(0x7fffffff));
+    const auto mask = static_cast<__mmask16>(nonzero_lanes(a));
     _mm512_storeu_ps(values, _mm512_maskz_compress_ps(mask, a.v));
     _mm512_storeu_si512(numbers, _mm512_maskz_compress_epi32(mask, n.v));
     return __builtin_popcount(mask);

@@ -260,6 +260,18 @@ template <bool ftz>
 FPES_INLINE bool any_equal(U32x4<ftz> a, std::uint32_t value) {
     return a.v[0] == value || a.v[1] == value || a.v[2] == value || a.v[3] == value;
 }
+// Subnormals become zeros of their sign, whatever the mode.
+template <bool ftz>
+FPES_INLINE F32x4<ftz> flush_subnormals(F32x4<ftz> a) {
+    return {soft::flush_exact<true>(a.v)};
+}
+// A bit for each lane that isn't zero, of either sign.
+template <bool ftz>
+FPES_INLINE unsigned nonzero_lanes(F32x4<ftz> a) {
+    unsigned bits = 0;
+    for (int lane = 0; lane < 4; ++lane) bits |= static_cast<unsigned>((((Uint4)a.v)[lane] << 1) != 0) << lane;
+    return bits;
+}
 // Stores the lanes of a that aren't zero, of either sign, one after another, and the same lanes of n. Returns how many;
 // what is behind them, up to a vector's length, is overwritten too.
 template <bool ftz>

@@ -4,11 +4,17 @@
 #include <sched.h>
 
 #include <atomic>
-#include <system_error>
+#include <chrono>
+#include <exception>
+#include <memory>
 #include <thread>
+#include <utility>
 
 namespace fpes {
 namespace {
+
+// How often a thread that waits for others looks for something else to do.
+constexpr std::chrono::milliseconds waiting{50};
 
 std::atomic<ThreadPool*> current{nullptr};
 
@@ -50,14 +56,17 @@ class Processors {
 // One call of run().
 struct ThreadPool::Job {
     const std::function<void()>* body = nullptr;
+    Worker* called = nullptr;  // a list
     std::size_t unfinished = 0;
     Processors processors;
 };
 
-// A thread, and the job that it is to begin.
+// A thread, and the job that it is to begin. Workers are in lists through `next`, so that nothing here can fail for
+// want of memory, half-way between one list and another: those that are idle, or those that a job has called.
 struct ThreadPool::Worker {
     std::condition_variable wake;
     Job* job = nullptr;
+    Worker* next = nullptr;
     pthread_t thread;
 };
 
@@ -70,16 +79,15 @@ ThreadPool& ThreadPool::of_this_process() {
     return *current.load();
 }
 
-void ThreadPool::run(std::size_t helpers, const std::function<void()>& body) {
+void ThreadPool::run(std::size_t helpers, const std::function<void()>& body,
+                     const std::function<void()>& while_waiting) {
     if (helpers == 0) return body();
     Job job;
     job.body = &body;
-    std::vector<Worker*> called;
     std::unique_lock<std::mutex> lock(mutex_);
-    while (called.size() < helpers) {
-        Worker* worker = worker_for(job);
-        if (!worker) break;
-        called.push_back(worker);
+    for (Worker* worker; helpers > 0 && (worker = idle_worker()) != nullptr; --helpers) {
+        worker->job = &job;
+        worker->next = std::exchange(job.called, worker);
         ++job.unfinished;
         job.processors.send_elsewhere(worker->thread);
         worker->wake.notify_one();
@@ -88,46 +96,45 @@ void ThreadPool::run(std::size_t helpers, const std::function<void()>& body) {
     body();
     lock.lock();
     // Helpers that have not begun are not needed any more.
-    for (Worker* worker : called) {
-        if (worker->job != &job) continue;
-        worker->job = nullptr;
-        idle_.push_back(worker);
-        --job.unfinished;
+    for (Worker* worker = job.called; worker; worker = worker->next) {
+        if (worker->job == &job) {
+            worker->job = nullptr;
+            --job.unfinished;
+        }
     }
-    done_.wait(lock, [&] { return job.unfinished == 0; });
+    while (!done_.wait_for(lock, waiting, [&] { return job.unfinished == 0; })) {
+        lock.unlock();
+        while_waiting();
+        lock.lock();
+    }
+    while (job.called) put_back(std::exchange(job.called, job.called->next));
 }
 
-// A thread that will begin the job, or null where the system gives no more threads.
-ThreadPool::Worker* ThreadPool::worker_for(Job& job) {
-    if (idle_.empty()) {
-        auto* worker = new Worker;
-        try {
-            std::thread thread([this, worker] { serve(*worker); });
-            worker->thread = thread.native_handle();
-            thread.detach();
-        } catch (const std::system_error&) {
-            delete worker;
-            return nullptr;
-        }
-        idle_.push_back(worker);
+// A thread without a job, or null where the system gives no more.
+ThreadPool::Worker* ThreadPool::idle_worker() {
+    if (idle_) return std::exchange(idle_, idle_->next);
+    try {
+        auto worker = std::make_unique<Worker>();
+        std::thread thread([this, worker = worker.get()] { serve(*worker); });
+        worker->thread = thread.native_handle();
+        thread.detach();
+        return worker.release();
+    } catch (const std::exception&) {  // no thread, or no memory for one
+        return nullptr;
     }
-    Worker* worker = idle_.back();
-    idle_.pop_back();
-    worker->job = &job;
-    return worker;
 }
+
+void ThreadPool::put_back(Worker* worker) { worker->next = std::exchange(idle_, worker); }
 
 void ThreadPool::serve(Worker& worker) {
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
         worker.wake.wait(lock, [&] { return worker.job != nullptr; });
-        Job& job = *worker.job;
-        worker.job = nullptr;
+        Job& job = *std::exchange(worker.job, nullptr);
         lock.unlock();
         job.processors.allow_all();
         (*job.body)();
         lock.lock();
-        idle_.push_back(&worker);
         if (--job.unfinished == 0) done_.notify_all();
     }
 }

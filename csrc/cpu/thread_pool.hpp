@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <functional>
 #include <mutex>
-#include <vector>
 
 namespace fpes {
 
@@ -17,19 +16,21 @@ class ThreadPool {
     static ThreadPool& of_this_process();
 
     // Runs body() on up to `helpers` threads of the pool and on this one, and returns when all have ended. If the
-    // system gives fewer threads, fewer run. body must not throw.
-    void run(std::size_t helpers, const std::function<void()>& body);
+    // system gives fewer threads, fewer run. body must not throw, nor while_waiting(), which this thread calls some
+    // times a second while it has nothing else to do.
+    void run(std::size_t helpers, const std::function<void()>& body, const std::function<void()>& while_waiting);
 
    private:
     struct Job;
     struct Worker;
 
-    Worker* worker_for(Job& job);
+    Worker* idle_worker();
+    void put_back(Worker* worker);
     void serve(Worker& worker);
 
     std::mutex mutex_;
     std::condition_variable done_;
-    std::vector<Worker*> idle_;
+    Worker* idle_ = nullptr;  // a list
 };
 
 }  // namespace fpes

@@ -14,7 +14,8 @@ constexpr std::int64_t images_at_a_time = 16;
 struct Axis {
     Axis(int pixels, int points) : cell(pixels), fraction(pixels) {
         for (int i = 0; i < pixels; ++i) {
-            const float at = pixels > 1 ? static_cast<float>(i * (points - 1)) / static_cast<float>(pixels - 1) : 0.0f;
+            const float at =
+                pixels > 1 ? static_cast<float>(std::int64_t{i} * (points - 1)) / static_cast<float>(pixels - 1) : 0.0f;
             cell[i] = std::min(static_cast<int>(at), points - 2);
             fraction[i] = at - static_cast<float>(cell[i]);
         }
@@ -43,11 +44,12 @@ class Warper {
 
     void warp(const float* image, const float* displacement, float* out) {
         for (int y = 0; y < images_.height; ++y) {
-            std::copy_n(image + y * images_.width, images_.width, framed_.data() + (y + frame) * stride_ + frame);
+            std::copy_n(image + static_cast<std::ptrdiff_t>(y) * images_.width, images_.width,
+                        framed_.data() + static_cast<std::ptrdiff_t>(y + frame) * stride_ + frame);
         }
         for (int y = 0; y < images_.height; ++y) {
             locate_row(displacement, y);
-            sample_row(out + y * images_.width);
+            sample_row(out + static_cast<std::ptrdiff_t>(y) * images_.width);
         }
     }
 
@@ -69,8 +71,9 @@ class Warper {
             const float fraction = columns_.fraction[x];
             const float at_y = static_cast<float>(y + frame) + between(down_[cell], down_[cell + 1], fraction);
             const float at_x = static_cast<float>(x + frame) + between(right_[cell], right_[cell + 1], fraction);
-            y_[x] = std::min(std::max(at_y, 1.0f), lowest);
-            x_[x] = std::min(std::max(at_x, 1.0f), rightmost);
+            // In this order, NaN becomes 1.
+            y_[x] = std::min(lowest, std::max(1.0f, at_y));
+            x_[x] = std::min(rightmost, std::max(1.0f, at_x));
         }
     }
 
@@ -78,7 +81,7 @@ class Warper {
         for (int x = 0; x < images_.width; ++x) {
             const int top = static_cast<int>(y_[x]), left = static_cast<int>(x_[x]);
             const float down = y_[x] - static_cast<float>(top), right = x_[x] - static_cast<float>(left);
-            const float* corner = framed_.data() + top * stride_ + left;
+            const float* corner = framed_.data() + static_cast<std::ptrdiff_t>(top) * stride_ + left;
             const float upper = between(corner[0], corner[1], right);
             const float lower = between(corner[stride_], corner[stride_ + 1], right);
             out[x] = between(upper, lower, down);

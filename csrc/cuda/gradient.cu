@@ -63,12 +63,18 @@ __global__ __launch_bounds__(elementwise_threads) void integer_kernel(NoiseSourc
     };
     const Share share = share_of(pairs, shares);
     for (std::int64_t pair = share.begin; pair < share.end; ++pair) {
-        const auto weight = static_cast<float>(difference(weights, pair));
+        const std::int64_t integer = difference(weights, pair);
+        const auto weight = static_cast<float>(integer);
         const float most = (weight < 0.0f ? -weight : weight) * largest;
-        if (bound + most > exact_limit) empty();
-        bound += most;
         float z[per_thread];
         draw<per_thread>(noise.kind, noise.counters(tensor, pair), static_cast<std::uint64_t>(first), z);
+        if (most > exact_limit) {  // not even one term fits: weights of a million members and more
+            FPES_UNROLL
+            for (int i = 0; i < per_thread; ++i) total[i] += integer * static_cast<int>(z[i]);
+            continue;
+        }
+        if (bound + most > exact_limit) empty();
+        bound += most;
         FPES_UNROLL
         for (int i = 0; i < per_thread; ++i) sum[i] = Ieee::fma(weight, z[i], sum[i]);
     }
@@ -132,12 +138,13 @@ struct LowRankTerms {
             to[c] = unit < fan_out ? scattered_factor(noise, layer, turn.pair(t), unit, units, fan_out) : 0.0f;
         }
     }
-    // As integers: a difference of weights times a draw is one below 2^24.
+    // As integers: a difference of weights times a draw is one below 2^31.
     FPES_DEVICE void left(std::int64_t t, std::int64_t i, int* to) const {
         float z[4];
-        left(t, i, z);
+        draw_factor(t, NoiseRole::factor_a, fan_in, i, z);
+        const auto d = static_cast<int>(difference(weights, turn.pair(t / rank)));
         FPES_UNROLL
-        for (int c = 0; c < 4; ++c) to[c] = static_cast<int>(z[c]);
+        for (int c = 0; c < 4; ++c) to[c] = static_cast<int>(z[c]) * d;
     }
     FPES_DEVICE void right(std::int64_t t, std::int64_t j, int* to) const {
         float z[4];

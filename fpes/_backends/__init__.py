@@ -10,9 +10,19 @@ from typing import Any
 from fpes._backends.base import Backend
 from fpes._backends.cpu import CpuBackend
 from fpes._backends.cuda_arrays import gpu_of
-from fpes._backends.description import Array, NetworkCall, PopulationCall
+from fpes._backends.description import Array, NetworkCall, PopulationCall, UnitCall, UnitState
 
-__all__ = ["CPU", "Array", "Backend", "NetworkCall", "PopulationCall", "backend_named", "backend_of"]
+__all__ = [
+    "CPU",
+    "Array",
+    "Backend",
+    "NetworkCall",
+    "PopulationCall",
+    "UnitCall",
+    "UnitState",
+    "backend_named",
+    "backend_of",
+]
 
 CPU = CpuBackend()
 

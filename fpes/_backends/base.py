@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fpes import _checks
-from fpes._backends.description import Array, NetworkCall, PopulationCall
+from fpes._backends.description import Array, NetworkCall, PopulationCall, UnitCall, UnitState
 
 if TYPE_CHECKING:
     from fpes.minibatch import Minibatch
@@ -44,6 +44,10 @@ class Backend(ABC):
         """`array` in C order, copied only if it has gaps."""
 
     @abstractmethod
+    def copy(self, array: Array) -> Array:
+        """The same elements in memory of their own."""
+
+    @abstractmethod
     def empty(self, shape: tuple[int, ...], dtype: type = np.float32) -> Array:
         """An array that isn't initialised.
 
@@ -64,8 +68,11 @@ class Backend(ABC):
         """`value` as int32 labels in 0 ... classes - 1; refused if they aren't, where finding out costs no wait."""
 
     @abstractmethod
-    def integer_weights(self, name: str, value: Array, shape: Shape, limit: int) -> Array:
-        """`value` as int32 of at most `limit` in magnitude; refused if not, where finding out costs no wait."""
+    def integer_weights(self, name: str, value: Array, population: PopulationCall | UnitCall) -> Array:
+        """`value` as integer weights [size] of the gradient where weights are perturbed.
+
+        Refused where they are too large for an exact sum, and finding out costs no wait.
+        """
 
     def floats(self, name: str, value: Any, shape: Shape | None = None) -> Array:
         """`value` as a C-contiguous float32 array: copied if it has gaps, refused if it has another dtype or shape.
@@ -95,11 +102,8 @@ class Backend(ABC):
         """Call a function of the module, on this device."""
 
     @abstractmethod
-    def pairs_per_call(self, population: PopulationCall, batch: Minibatch, multiply_adds: int) -> int:
-        """How many pairs to compute in one call where the caller leaves it open.
-
-        `multiply_adds`: of one member and sample, roughly.
-        """
+    def pairs_per_call(self, population: PopulationCall, batch: Minibatch) -> int:
+        """How many pairs to compute in one call where the caller leaves it open."""
 
     # --- primitives ---------------------------------------------------------------------------------------------------
 
@@ -181,7 +185,7 @@ class Backend(ABC):
         self.run(module, "population_member", *self._population(module, population), index, self.address(out))
 
     def gradient(self, population: PopulationCall, weights: Array, out: Array) -> None:
-        """out[parameters], from int32 or float32 weights [size]."""
+        """out[parameters], from float32 weights [size], or integer_weights()."""
         module = self.module(None)
         self.run(
             module,
@@ -189,7 +193,7 @@ class Backend(ABC):
             population.network.sizes,
             _native(module, population),
             self.address(weights),
-            weights.dtype == np.int32,
+            weights.dtype.kind == "i",
             population.size,
             self.address(out),
         )
@@ -214,6 +218,68 @@ class Backend(ABC):
             self.run(module, "node_gradient", *call, self.address(out))
         else:
             self.run(module, "incremental_gradient", *call, self.address(sums), self.address(out))
+
+    # --- populations whose members differ in one unit -----------------------------------------------------------------
+
+    def prepare_units(self, population: UnitCall, batch: Minibatch, state: UnitState) -> None:
+        """Fill the state."""
+        self._run_units("unit_prepare", population, batch, state)
+
+    def evaluate_units(
+        self,
+        population: UnitCall,
+        batch: Minibatch,
+        state: UnitState,
+        pairs: PairRange,
+        *,
+        labels: Array | None = None,
+        weights: Array | None = None,
+        fitness: Array | None = None,
+        losses: Array | None = None,
+        outputs: Array | None = None,
+        centre: Array | None = None,
+    ) -> None:
+        """What isn't None of fitness[2 pairs], losses[2 pairs, batch], outputs[2 pairs, batch, classes] of a range.
+
+        centre[groups * batch]: losses of the unperturbed network, where the range has seen them.
+        """
+        results = [self._address_or_0(array) for array in (weights, fitness, losses, outputs, centre)]
+        self._run_units("unit_evaluate", population, batch, state, *pairs, self._address_or_0(labels), results)
+
+    def unit_gradient(
+        self, population: UnitCall, batch: Minibatch, state: UnitState, weights: Array, out: Array
+    ) -> None:
+        """out[parameters], from int64 or float32 weights [size]."""
+        integers = weights.dtype == np.int64
+        self._run_units("unit_gradient", population, batch, state, self.address(weights), integers, self.address(out))
+
+    def unit_member(self, population: UnitCall, batch: Minibatch, state: UnitState, index: int, out: Array) -> None:
+        """out[parameters] of one member."""
+        self._run_units("unit_member", population, batch, state, index, self.address(out))
+
+    def _run_units(
+        self, function: str, population: UnitCall, batch: Minibatch, state: UnitState, *arguments: Any
+    ) -> None:
+        module = self.module(population.network.flush)
+        native = module.UnitPopulation(
+            span=population.span,
+            seed=population.seed,
+            generation=population.generation,
+            sigma=population.sigma,
+            draws=population.draws,
+        )
+        arrays = [self.address(array) for array in (state.sums, state.changes, state.solutions, state.factors)]
+        self.run(
+            module,
+            function,
+            *self._network(module, population.network),
+            native,
+            population.pairs,
+            self.address(batch.x),
+            batch.shape,
+            arrays,
+            *arguments,
+        )
 
     # --- jobs as the C++ modules take them ----------------------------------------------------------------------------
 

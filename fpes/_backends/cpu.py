@@ -9,14 +9,12 @@ import numpy as np
 
 from fpes import _checks, _cpu, _settings
 from fpes._backends.base import Backend, Shape
-from fpes._backends.description import Array, PopulationCall
+from fpes._backends.description import Array, PopulationCall, UnitCall
 
 if TYPE_CHECKING:
     from fpes.minibatch import Minibatch
 
-# Multiply-adds in one call of the C++ module: a second or so on one core, after which Ctrl-C is heard.
-_CALL_MULTIPLY_ADDS = 2**35
-_FEWEST_PAIRS = 16
+_LARGEST_WEIGHT = 2**53
 
 
 class CpuBackend(Backend):
@@ -28,7 +26,10 @@ class CpuBackend(Backend):
         return _checks.numpy_array(name, value)
 
     def contiguous(self, array: Array) -> Array:
-        return np.asarray(array, order="C")
+        return _checks.contiguous(array)
+
+    def copy(self, array: Array) -> Array:
+        return array.copy()
 
     def empty(self, shape: tuple[int, ...], dtype: type = np.float32) -> Array:
         return np.empty(shape, dtype)
@@ -42,15 +43,15 @@ class CpuBackend(Backend):
     def labels(self, name: str, value: Any, shape: Shape, classes: int) -> Array:
         return _checks.labels(name, value, shape, classes)
 
-    def integer_weights(self, name: str, value: Array, shape: Shape, limit: int) -> Array:
-        _checks.check_shape(name, value.shape, shape)
+    def integer_weights(self, name: str, value: Array, population: PopulationCall | UnitCall) -> Array:
+        _checks.check_shape(name, value.shape, (population.size,))
         largest = max(abs(int(value.max())), abs(int(value.min())))
-        if largest > limit:
+        if largest > _LARGEST_WEIGHT:
             raise ValueError(
-                f"{name} has integers up to {largest} in magnitude, expected at most {limit} for an exact sum: "
-                "convert them to float32 to have them summed in float32"
+                f"{name} has integers up to {largest} in magnitude, expected at most {_LARGEST_WEIGHT} for an exact "
+                "sum: convert them to float32 to have them summed in float32"
             )
-        return np.ascontiguousarray(value, dtype=np.int32)
+        return np.array(value, dtype=np.int64, order="C")
 
     def address(self, array: Array) -> int:
         return int(array.ctypes.data)
@@ -61,5 +62,5 @@ class CpuBackend(Backend):
     def run(self, module: ModuleType, function: str, *arguments: Any) -> None:
         getattr(module, function)(_settings.execution(), *arguments)
 
-    def pairs_per_call(self, population: PopulationCall, batch: Minibatch, multiply_adds: int) -> int:
-        return max(_FEWEST_PAIRS, _CALL_MULTIPLY_ADDS // (2 * batch.size * multiply_adds))
+    def pairs_per_call(self, population: PopulationCall, batch: Minibatch) -> int:
+        return population.pairs

@@ -19,13 +19,21 @@ from fpes._backends import cuda_modules
 from fpes._backends.base import Backend, Shape
 from fpes._backends.cuda_arrays import as_cupy, import_cupy
 from fpes._backends.cuda_errors import out_of_memory, translated
-from fpes._backends.description import Array, PopulationCall
+from fpes._backends.description import Array, PopulationCall, UnitCall
 
 if TYPE_CHECKING:
     from fpes.minibatch import Minibatch
 
 # Scratch memory of one call, unless a single pair needs more: beside the 16 GB or more of a card it doesn't count.
 _WORKSPACE_BYTES = 2**30
+
+
+def _largest_weight(population: PopulationCall | UnitCall) -> int:
+    """Magnitude of integer weights up to which kernels sum exactly: in 64 bits, and low rank's terms fit 32 bits."""
+    if isinstance(population, UnitCall):
+        return 2**31 - 1  # each becomes a double
+    fits = 2**30 if population.family == "full" else 2**26
+    return min(fits, 2**62 // (population.size * population.rank * 64))
 
 
 def cuda_backend(index: int | None) -> CudaBackend:
@@ -66,6 +74,10 @@ class CudaBackend(Backend):
         with self._current():
             return self._cupy.ascontiguousarray(array)
 
+    def copy(self, array: Array) -> Array:
+        with self._current(), self._room_for(array.nbytes, "a copy of the inputs: use a smaller batch"):
+            return array.copy()
+
     def empty(self, shape: tuple[int, ...], dtype: type = np.float32) -> Array:
         size = math.prod(shape) * np.dtype(dtype).itemsize
         with self._current(), self._room_for(size, "the result: use a smaller batch or population"):
@@ -85,8 +97,9 @@ class CudaBackend(Backend):
         _checks.check_shape(name, array.shape, shape)
         return self._as_int32(array, -1, classes)
 
-    def integer_weights(self, name: str, value: Array, shape: Shape, limit: int) -> Array:
-        _checks.check_shape(name, value.shape, shape)
+    def integer_weights(self, name: str, value: Array, population: PopulationCall | UnitCall) -> Array:
+        _checks.check_shape(name, value.shape, (population.size,))
+        limit = _largest_weight(population)
         return self._as_int32(value, -limit - 1, limit + 1)
 
     def address(self, array: Array) -> int:
@@ -107,7 +120,7 @@ class CudaBackend(Backend):
             where = module.Execution(self._index, stream, workspace.ptr, size)
             getattr(module, function)(where, *arguments)
 
-    def pairs_per_call(self, population: PopulationCall, batch: Minibatch, multiply_adds: int) -> int:
+    def pairs_per_call(self, population: PopulationCall, batch: Minibatch) -> int:
         module = self.module(population.network.flush)
         job = self._population(module, population)
 
@@ -123,7 +136,7 @@ class CudaBackend(Backend):
     def gradient(self, population: PopulationCall, weights: Array, out: Array) -> None:
         super().gradient(population, weights, out)
         if weights.dtype == np.int32:
-            limit = population.largest_weight
+            limit = _largest_weight(population)
             with self._current():
                 inexact = ((weights > limit) | (weights < -limit)).any()
                 self._cupy.copyto(out, math.nan, where=inexact)

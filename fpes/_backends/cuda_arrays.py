@@ -23,7 +23,7 @@ def import_cupy() -> Any:
         import cupy
     except ImportError as error:
         raise ImportError(
-            f"arrays on a GPU need CuPy, which can't be imported ({error}): pip install 'fpes[cuda]'"
+            f"arrays on a GPU need CuPy, which can't be imported ({error}): pip install cupy-cuda13x"
         ) from error
     return cupy
 

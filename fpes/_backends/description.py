@@ -9,9 +9,6 @@ from typing import Any
 # A NumPy or a CuPy array; on the way in also what else lies on a GPU and speaks DLPack or __cuda_array_interface__.
 Array = Any
 
-# The largest integer weights whose products with integer noise a float holds exactly (24 bits).
-_LARGEST_WEIGHT = {"full": 2**20, "low_rank": 2**17, "one_layer_rank_one": 2**17}
-
 
 @dataclass(frozen=True)
 class NetworkCall:
@@ -63,7 +60,47 @@ class PopulationCall:
         """Antithetic pairs."""
         return self.size // 2
 
+
+@dataclass(frozen=True)
+class UnitCall:
+    """A population whose members differ from a network in one unit's weights.
+
+    Args:
+        network: its centre.
+        size: members.
+        span: whether directions lie in the span of a layer's inputs; otherwise they are white.
+        seed: 0 ... 2**64 - 1.
+        generation: 0 ... 2**32 - 1.
+        sigma: root mean square of what a member changes in its unit's pre-activations.
+        draws: of each layer, in a block of members.
+    """
+
+    network: NetworkCall
+    size: int
+    span: bool
+    seed: int
+    generation: int
+    sigma: float
+    draws: Sequence[int]
+
     @property
-    def largest_weight(self) -> int:
-        """Magnitude up to which integer weights have an exact gradient, where weights are perturbed."""
-        return _LARGEST_WEIGHT[self.family]
+    def pairs(self) -> int:
+        """Antithetic pairs."""
+        return self.size // 2
+
+
+@dataclass(frozen=True)
+class UnitState:
+    """What a batch makes of such a population: arrays that are filled once, and that all later calls read.
+
+    Args:
+        sums: of the unperturbed network, float32: for each layer [groups * batch, fan_out].
+        changes: float32 [blocks, draws, batch], of the pre-activations by a draw's + member.
+        solutions: float64, likewise: the coefficients of the inputs in a draw's direction. Empty for white ones.
+        factors: float64 [groups, layers], times a direction: the change of the weights.
+    """
+
+    sums: Array
+    changes: Array
+    solutions: Array
+    factors: Array

@@ -1,18 +1,32 @@
-"""The command line: `fpes train`, `fpes demo`, `fpes info`."""
+"""The command line: `fpes train`, `compare`, `demo`, `bench` and `info`."""
 
 from __future__ import annotations
 
 import sys
 
-_NEEDED = ("click", "rich", "matplotlib", "pooch", "sklearn")
+from fpes._signals import terminating_raises
+from fpes.cli.process import INTERRUPTED, give_up_output, prepare_streams
+
+_NEEDED = ("click", "rich")
+_ALL = "click matplotlib pooch rich scikit-learn"  # what some command or other needs
 
 
 def main() -> None:
     """Run the command line, or say which packages it lacks."""
-    try:
-        from fpes.cli.commands import cli
-    except ModuleNotFoundError as error:
-        if error.name not in _NEEDED:
-            raise
-        sys.exit(f'fpes: the command line needs {error.name}: pip install "fpes[cli]"')
-    cli()
+    prepare_streams()
+    with terminating_raises():
+        try:
+            try:
+                from fpes.cli.commands import cli
+            except ModuleNotFoundError as error:
+                if error.name not in _NEEDED:
+                    raise
+                sys.exit(f"fpes: the command line needs {error.name}: pip install {_ALL}")
+            cli()
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
+        except OSError as error:  # of what click prints by itself
+            print(f"fpes: {error}", file=sys.stderr)
+            sys.exit(2)
+        finally:
+            give_up_output()

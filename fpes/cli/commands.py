@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,16 +11,55 @@ from typing import Any
 import click
 
 from fpes import __version__, _settings
-from fpes.cli import bench, compare, demo, info, train
+from fpes.cli import bench, compare, compare_builds, demo, export, info, train
+from fpes.cli.process import INTERRUPTED
 from fpes.presets import PRESETS
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
+class _Finite(click.FloatRange):
+    """A range of numbers, which infinity and NaN are not in, though NaN is neither below nor above anything."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number, if it is one."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+def _even(_ctx: click.Context, _param: click.Parameter, value: int | None) -> int | None:
+    if value is not None and value % 2:
+        raise click.BadParameter(f"{value} is odd: members come in antithetic pairs, so the number is even.")
+    return value
+
+
+def _use_threads(_ctx: click.Context, _param: click.Parameter, value: int | None) -> None:
+    if value is not None:
+        _settings.set_threads(value)
+
+
+# For the group and for each command, so that it may stand before the command's name or after it.
+_threads = click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    callback=_use_threads,
+    expose_value=False,
+    help="Threads to use; all CPUs unless told.",
+)
+
+
 def _user_errors(run: Callable[[], int]) -> None:
-    """Turn what a user can mend into one line and exit status 2."""
+    """Turn what a user can mend into one line and exit status 2, and Ctrl-C into its own status."""
     try:
         status = run()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough, as `head` does: click ends quietly
+        raise
+    except KeyboardInterrupt:
+        click.echo("fpes: interrupted", err=True)
+        status = INTERRUPTED
     except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
         click.echo(f"fpes: {error}", err=True)
         status = 2
@@ -27,11 +68,9 @@ def _user_errors(run: Callable[[], int]) -> None:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(__version__)
-@click.option("--threads", type=click.IntRange(1, 1024), help="Threads to use; all CPUs unless told.")
-def cli(threads: int | None) -> None:
+@_threads
+def cli() -> None:
     """Floating-point evolution strategies: networks whose only nonlinearity is float32 underflow."""
-    if threads is not None:
-        _settings.set_threads(threads)
 
 
 def _preset_list() -> str:
@@ -48,26 +87,34 @@ def _preset_list() -> str:
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="Of weights, noise and minibatches.")
 @click.option("--seeds", type=click.IntRange(1, 100), help="How many runs, with seeds from --seed on.")
 @click.option("--steps", type=click.IntRange(1), help="Generations of each run.")
-@click.option("--max-minutes", type=click.FloatRange(0, min_open=True), help="Limit to the time of each run.")
-@click.option("--population", type=click.IntRange(2), help="Members, an even number.")
+@click.option(
+    "--max-minutes",
+    type=_Finite(0, min_open=True),
+    help="Limit to the time of each run: its plan is made to fit.",
+)
+@click.option("--population", type=click.IntRange(2), callback=_even, help="Members, an even number.")
 @click.option("--batch", type=click.IntRange(1), help="Samples in a minibatch.")
-@click.option("--sigma", type=click.FloatRange(0, min_open=True), help="Of the perturbation, at first.")
-@click.option("--lr", type=click.FloatRange(0, min_open=True), help="Learning rate, at first.")
-@click.option("--weight-decay", type=click.FloatRange(0), help="Fraction of the weights, times the learning rate.")
+@click.option("--sigma", type=_Finite(0, min_open=True), help="Of the perturbation, at first.")
+@click.option("--lr", type=_Finite(0, min_open=True), help="Learning rate, at first.")
+@click.option("--weight-decay", type=_Finite(0), help="Fraction of the weights, times the learning rate.")
 @click.option("--device", default="cpu", help="Where to compute: cpu, cuda or cuda:1; the bits are the same.")
 @click.option("--data-dir", type=_FOLDER, help="Folder with MNIST's IDX files; also FPES_DATA.")
-@click.option("--output", type=_FOLDER, help="Where results go; runs/PRESET unless told.")
-@click.option("--resume", is_flag=True, help="Go on with the run that is in the output folder.")
+@click.option(
+    "--output", type=_FOLDER, help="Where results go; unless told runs/PRESET, or runs/PRESET-2 where that has a run."
+)
+@click.option("--resume", is_flag=True, help="Go on with the run in the output folder, or the last of the preset.")
+@click.option("--overwrite", is_flag=True, help="Remove the run in the output folder, or the last of the preset.")
 @click.option("--plot/--no-plot", default=True, help="Draw the training curves.")
 @click.option("--tensorboard", is_flag=True, help="Write logs for TensorBoard too.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
+@_threads
 def train_command(**options: Any) -> None:
     """Train a deep linear network with underflow, and compare with backprop and with the controls.
 
-    What isn't told is as the preset has it. With --max-minutes the number of generations is chosen so that the learning
-    rate comes to its end in time; with --steps the run is the same to the bit on any machine. An interrupted run goes
-    on with the same command and --resume.
+    What isn't told is as the preset has it. A run of so many steps is the same to the bit on any machine. With
+    --max-minutes there are fewer of them if need be, so that the learning rate comes to its end in time. An interrupted
+    run goes on with the same command and --resume.
     """
     _user_errors(lambda: train.run(train.Options(**options)))
 
@@ -77,23 +124,26 @@ def train_command(**options: Any) -> None:
 @click.option("--data-dir", type=_FOLDER, help="Folder with MNIST's IDX files; also FPES_DATA.")
 @click.option("--output", type=_FOLDER, help="Where the chart goes; beside the checkpoint unless told.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
+@_threads
 def compare_command(checkpoint: Path, data_dir: Path | None, output: Path | None, as_json: bool) -> None:
     """Run the weights of a checkpoint in other arithmetics: what happens when underflow is taken away."""
     _user_errors(lambda: compare.run(checkpoint, data_dir, output, as_json))
 
 
 @cli.command("demo")
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=15.0, help="Time to train for.")
+@click.option("--seconds", type=_Finite(0, min_open=True), help="Limit to the time of training.")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Of weights and noise.")
 @click.option("--output", type=_FOLDER, default=Path("runs/demo"), help="Where the picture goes.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
-def demo_command(seconds: float, seed: int, output: Path, quiet: bool) -> None:
+@_threads
+def demo_command(seconds: float | None, seed: int, output: Path, quiet: bool) -> None:
     """Two spirals: draw the decision regions of one network with ftz on and off."""
     _user_errors(lambda: demo.run(seconds, seed, output, quiet))
 
 
 @cli.command("info")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
+@_threads
 def info_command(as_json: bool) -> None:
     """Show builds, instruction set and threads, and why what is absent is absent."""
     _user_errors(lambda: info.run(as_json))
@@ -103,7 +153,13 @@ def info_command(as_json: bool) -> None:
 @click.option("--long", "long_run", is_flag=True, help="More networks and families: half an hour.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Store the results there.")
 @click.option("--compare", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="With stored results.")
-@click.option("--only", metavar="WORDS", help="Benchmarks whose names match, as pytest's -k takes them.")
-def bench_command(long_run: bool, json_file: Path | None, compare: Path | None, only: str | None) -> None:
+@click.option("--only", metavar="WORDS", help="Those whose names match: words with and, or, not, as pytest's -k.")
+@click.option("--list", "names", is_flag=True, help="Show the names, and measure nothing.")
+@_threads
+def bench_command(long_run: bool, json_file: Path | None, compare: Path | None, only: str | None, names: bool) -> None:
     """Measure the kernels: fractions of the machine's peak, and PyTorch, JAX and NumPy beside them."""
-    _user_errors(lambda: bench.run(long_run, json_file, compare, only))
+    _user_errors(lambda: bench.run(long_run, json_file, compare, only, names))
+
+
+cli.add_command(_threads(compare_builds.command))
+cli.add_command(_threads(export.command))

@@ -6,11 +6,12 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from fpes import plots
-from fpes.controls import Accuracy, accuracy, evaluate_boundaries, evaluate_controls
+from fpes.controls import Accuracy, evaluate_boundaries, evaluate_controls, measured
 from fpes.datasets import Dataset, load
 from fpes.es import ES
 from fpes.files import writable_folder, written_whole
@@ -19,14 +20,16 @@ from fpes.fitting import fingerprint
 
 def run(checkpoint: Path, data_dir: Path | None, output: Path | None, as_json: bool) -> int:
     """Evaluate every control, print a table or JSON, and draw a bar chart."""
+    plots.require()
     es = ES.load(checkpoint)
     data = _data(es, checkpoint, data_dir)
     folder = writable_folder(checkpoint.parent if output is None else output)
     controls = _controls(es, data)
     chart = folder / "controls.png"
+    chance = float(np.bincount(data.y_test).max() / len(data.y_test))
     title = f"{data.name}, {'-'.join(map(str, es.net.sizes))}, generation {es.generation}"
     with written_whole(chart) as path:
-        plots.control_bars(title, controls, path)
+        plots.control_bars(title, controls, chance, path)
     if as_json:
         print(
             json.dumps({"checkpoint": str(checkpoint), "controls": [asdict(control) for control in controls]}, indent=2)
@@ -50,17 +53,14 @@ def _data(es: ES, checkpoint: Path, data_dir: Path | None) -> Dataset:
 
 def _controls(es: ES, data: Dataset) -> list[Accuracy]:
     theta = es.solution
-    train, test = es.net(theta, data.x_train), es.net(theta, data.x_test)
-    trained = Accuracy(
-        f'as trained: flush "{es.net.flush}"', accuracy(train, data.y_train), accuracy(test, data.y_test)
-    )
+    trained = measured(f'as trained: flush "{es.net.flush}"', es.net, theta, data)
     controls = [trained, *evaluate_controls(es.net, theta, data)]
     return [*controls, *evaluate_boundaries(es.net, theta, data)] if es.net.flush == "boundary" else controls
 
 
 def _print_table(title: str, controls: list[Accuracy]) -> None:
-    table = Table(title=title, caption="The same weights, in other arithmetics.")
-    table.add_column("")
+    table = Table()
+    table.add_column("", overflow="fold")
     table.add_column("train, %", justify="right")
     table.add_column("test, %", justify="right")
     for number, control in enumerate(controls):
@@ -71,4 +71,6 @@ def _print_table(title: str, controls: list[Accuracy]) -> None:
             style="bold" if number == 0 else None,
             end_section=number == 0,
         )
-    Console(markup=False).print(table)
+    console = Console(markup=False)
+    console.print(f"{title}: the same weights in other arithmetics", style="bold", highlight=False)
+    console.print(table)

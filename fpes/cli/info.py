@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import json
 from typing import Any
@@ -26,7 +27,7 @@ def run(as_json: bool) -> int:
     table.add_row("threads", str(config["cpu"]["threads"]))
     for build, modes in (("ftz", "boundary, always"), ("ieee", "never")):
         table.add_row(f"CUDA {build}: flush {modes}", _cuda_state(build, config["cuda"]))
-    table.add_row("GPUs", ", ".join(config["cuda"]["devices"]) or "none that can be used")
+    table.add_row("GPUs", _gpu_state(config["cuda"]))
     table.add_row("CuPy", _package_state("cupy"))
     Console(markup=False).print(table)  # cells hold names with brackets
     return 0
@@ -45,7 +46,27 @@ def _cuda_state(build: str, cuda: dict[str, Any]) -> str:
     return f"absent: {cuda['reason']}"
 
 
+def _gpu_state(cuda: dict[str, Any]) -> str:
+    if cuda["devices"]:
+        return ", ".join(cuda["devices"])
+    return f"none that can be used: {_why_no_gpu() if cuda['built'] else 'there is no CUDA build'}"
+
+
+def _why_no_gpu() -> str:
+    """What the driver says."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        return f"there is no NVIDIA driver ({error})"
+    count, text = ctypes.c_int(), ctypes.c_char_p()
+    for status in (driver.cuInit(0), driver.cuDeviceGetCount(ctypes.byref(count))):
+        if status:
+            driver.cuGetErrorString(status, ctypes.byref(text))
+            return f"the NVIDIA driver answers with error {status}: {(text.value or b'unknown').decode()}"
+    return f"the NVIDIA driver has {count.value}, and the CUDA runtime of fpes can't use them: is the driver too old?"
+
+
 def _package_state(name: str) -> str:
     if importlib.util.find_spec(name) is None:
-        return "absent: not installed; only arrays on a GPU need it: pip install 'fpes[cuda]'"
+        return "absent: not installed; only arrays on a GPU need it: pip install cupy-cuda13x"
     return "installed"

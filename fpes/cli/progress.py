@@ -16,6 +16,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.status import Status
 
 from fpes.es import ES
 from fpes.health import TrainingWarning
@@ -65,9 +66,14 @@ def _warnings_on(console: Console) -> Iterator[None]:
 
         def show(message: Warning | str, category: type[Warning], *place: object) -> None:
             if issubclass(category, TrainingWarning):
-                console.print(f"[yellow]Warning:[/yellow] {message}", highlight=False)
+                console.print(f"[yellow]Warning:[/yellow] {message}", highlight=False, soft_wrap=True)
             else:
                 usual(message, category, *place)  # type: ignore[arg-type]
 
         warnings.showwarning = show  # type: ignore[assignment]
         yield
+
+
+def working(text: str) -> Status:
+    """A spinner of plain characters, which every terminal has."""
+    return Console(stderr=True).status(text, spinner="line")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from fpes.es import ES
+from fpes.health import warn
 
 
 class TensorBoard:
@@ -16,17 +18,32 @@ class TensorBoard:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.writer = _writer(folder)
+        self.writer = tensorboard_writer()(str(folder))
+        self.folder = folder
         self.written = 0
+        self.failing = False
 
     def __enter__(self) -> TensorBoard:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.writer.close()
+        self._try(self.writer.close)
 
     def update(self, es: ES) -> None:
-        """After a generation of `es`."""
+        """After a generation of `es`. A full disk doesn't end the run."""
+        self._try(lambda: self._add(es))
+
+    def _try(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except OSError as error:
+            if not self.failing:
+                warn(f"can't write {self.folder}: {error}; training goes on")
+            self.failing = True
+        else:
+            self.failing = False
+
+    def _add(self, es: ES) -> None:
         for record in es.records[self.written :]:
             for name, value in record.row().items():
                 if name != "generation" and value is not None:
@@ -36,12 +53,17 @@ class TensorBoard:
         self.written = len(es.records)
 
 
-def _writer(folder: Path) -> Any:
+def tensorboard_writer() -> Any:
+    """The class of the package that is installed.
+
+    Raises:
+        ImportError: none is.
+    """
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise ImportError(f'--tensorboard needs tensorboardX ({error}): pip install "fpes[tensorboard]"') from None
-    return SummaryWriter(str(folder))
+            raise ImportError(f"--tensorboard needs tensorboardX ({error}): pip install tensorboardX") from None
+    return SummaryWriter

@@ -4,31 +4,36 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
-from rich.table import Table
 
-from fpes import _config, plots
+from fpes import plots
+from fpes._signals import Terminated, terminating_raises
 from fpes.baseline import train_by_backprop
-from fpes.cli.progress import training_progress
-from fpes.cli.tensorboard import TensorBoard
-from fpes.controls import Accuracy, accuracy, evaluate_controls
+from fpes.cli.process import HUNG_UP, INTERRUPTED, TERMINATED
+from fpes.cli.progress import training_progress, working
+from fpes.cli.report import Result, doubts, draw_curves, print_table, summary, write_summary, write_thetas
+from fpes.cli.run_folder import CHECKPOINT, LOG, TENSORBOARD, RunFolder, owned_folder, resumed
+from fpes.cli.tensorboard import TensorBoard, tensorboard_writer
+from fpes.controls import evaluate_controls, measured
 from fpes.datasets import Dataset, load
 from fpes.es import ES, SETTINGS
-from fpes.files import writable_folder, written_whole
-from fpes.fitting import Terminated
+from fpes.files import writable_folder
+from fpes.fitting import Limits, Settings, prepare
+from fpes.health import warn
 from fpes.presets import PRESETS, Preset
 from fpes.records import write_csv
+from fpes.saving import NotSavedError
 from fpes.schedules import with_start
 
-_INTERRUPTED = 130  # exit status of a program that SIGINT ended
-_CHECKPOINT, _LOG = "checkpoint.npz", "log.csv"
+_NOT_WRITTEN = 1  # exit status where training is done, and not all of it is on disk
+_FEW = 10_000  # training samples that an interrupted run is measured on
+_RETRY_SECONDS = 5.0  # from a log that couldn't be written to the next try
 
 
 @dataclass(frozen=True)
@@ -49,46 +54,35 @@ class Options:
     data_dir: Path | None
     output: Path | None
     resume: bool
+    overwrite: bool
     plot: bool
     tensorboard: bool
     quiet: bool
     as_json: bool
 
     @property
-    def folder(self) -> Path:
-        """Where results go."""
-        return Path("runs") / self.preset if self.output is None else self.output
-
-
-@dataclass
-class Result:
-    """What one seed came to."""
-
-    seed: int
-    es: ES
-    backprop: Accuracy
-    trained: Accuracy
-    controls: list[Accuracy]
-
-    @property
-    def finished(self) -> bool:
-        """Whether the plan is done."""
-        return self.es.generation == self.es.steps
+    def default_folder(self) -> Path:
+        """Where results go without --output."""
+        return Path("runs") / self.preset
 
 
 def run(options: Options) -> int:
-    """Train one network for each seed, save what came out, and print it."""
+    """Train one network for each seed, save what came out, and print it.
+
+    Whatever can be known to be wrong is known before anything is written or moved.
+    """
+    if options.resume and options.overwrite:
+        raise ValueError("--resume goes on with a run, and --overwrite removes it: expected one of them")
     preset = _overridden(PRESETS[options.preset], options)
     seeds = range(options.seed, options.seed + preset.seeds)
-    for seed in seeds:
-        preset.es(seed, options.device)  # a wrong setting is known before any time is spent
-    writable_folder(options.folder)
-    session = _Session(options, preset)
-    for seed in seeds:
-        session.train(seed)
-        if session.status:
-            break
-    session.report()
+    resume = resumed(options.output, options.default_folder, seeds) if options.resume else None
+    session = _Session(options, preset, seeds)
+    session.check(resume)
+    with (
+        terminating_raises(),
+        owned_folder(options.output, options.default_folder, resume, options.overwrite) as folder,
+    ):
+        session.run(folder)
     return session.status
 
 
@@ -104,107 +98,225 @@ def _overridden(preset: Preset, options: Options) -> Preset:
         "learning_rate": None if options.lr is None else with_start(preset.learning_rate, options.lr),
         "weight_decay": None if options.weight_decay is None else with_start(preset.weight_decay, options.weight_decay),
     }
-    if options.steps is not None and options.max_minutes is None:
-        preset = replace(preset, max_minutes=None)
     return replace(preset, **{name: value for name, value in given.items() if value is not None})
 
 
 class _Session:
     """One call of the command."""
 
-    def __init__(self, options: Options, preset: Preset) -> None:
+    def __init__(self, options: Options, preset: Preset, seeds: Sequence[int]) -> None:
         self.options = options
         self.preset = preset
+        self.seeds = seeds
         self.console = Console(stderr=options.as_json, markup=False)
         self.results: list[Result] = []
         self.status = 0
         self.seconds = 0.0
+        self.loaded: tuple[int, Dataset] | None = None
+
+    def check(self, resume: RunFolder | None) -> None:
+        """What would fail later on fails now.
+
+        Raises:
+            TypeError, ValueError: a setting that can't be; a checkpoint of another run.
+            ImportError: a package is missing.
+        """
+        first = self.preset.es(self.seeds[0], self.options.device)
+        self.preset.es(self.seeds[-1])
+        prepare(first, self.data(self.seeds[0]), self.settings(loaded=False), self.limits(None))
+        if self.options.tensorboard:
+            tensorboard_writer()
+        if self.options.plot:
+            plots.require()
+        if resume is not None:
+            self.check_resumed(resume)
+
+    def check_resumed(self, folder: RunFolder) -> None:
+        """Whether what is there can go on with what was asked for."""
+        for seed in folder.seeds:
+            checkpoint = folder.checkpoint(seed)
+            es = ES.load(checkpoint, device=self.options.device)
+            _check_same(es, self.preset.es(seed), self.preset, checkpoint)
+            if self.options.steps is not None and self.options.steps < es.generation:
+                raise ValueError(
+                    f"--steps is {self.options.steps}, and seed {seed} has {es.generation} generations behind it: "
+                    "expected at least as many, for steps are counted from the beginning of the run"
+                )
+
+    def run(self, folder: RunFolder) -> None:
+        """All seeds, and the report of what is finished, whatever ends it."""
+        self.folder = folder
+        if self.options.output is None and folder.path != self.options.default_folder and not self.options.resume:
+            self.console.print(f"{self.options.default_folder} has a run already: this one goes to {folder.path}.")
+        try:
+            for seed in self.seeds:
+                self.train(seed)
+        except KeyboardInterrupt:
+            self.status = INTERRUPTED
+        except Terminated as end:
+            self.status = int(str(end.code))
+        except Exception:
+            if self.results:
+                self.report(complete=False)
+            raise
+        self.report(complete=self.status not in (INTERRUPTED, TERMINATED, HUNG_UP))
+
+    def data(self, seed: int) -> Dataset:
+        """The data of a seed, whose number may decide about the split."""
+        if self.loaded is None or self.loaded[0] != seed:
+            self.loaded = seed, load(self.preset.dataset, data_dir=self.options.data_dir, seed=seed)
+        return self.loaded[1]
 
     def train(self, seed: int) -> None:
         """The run of one seed, from its beginning or from its checkpoint, and its controls."""
-        data = load(self.preset.dataset, data_dir=self.options.data_dir, seed=seed)
-        folder = writable_folder(self.options.folder / f"seed-{seed}")
-        es = self.beginning(seed, folder)
+        data, folder = self.data(seed), writable_folder(self.folder.seed(seed))
+        es = self.beginning(seed)
         started = time.monotonic()
         label = f"{self.preset.name}, seed {seed}"
-        with training_progress(label, self.options.quiet) as progress, self.observers(folder) as observers:
-            try:
+        try:
+            with training_progress(label, self.options.quiet) as progress, self.observers(folder) as observers:
                 self.fit(es, data, folder, lambda es: [observe(es) for observe in (progress, *observers)])
-            except KeyboardInterrupt:
-                self.status = _INTERRUPTED
-            except Terminated as end:
-                self.status = int(str(end.code))
-        self.seconds += time.monotonic() - started
-        write_csv(es.records, folder / _LOG)
-        with nullcontext() if self.options.quiet else Console(stderr=True).status("baseline by backprop, and controls"):
-            self.results.append(self.compared(seed, es, data))
+        except NotSavedError as error:
+            self.failed(error)
+        except (KeyboardInterrupt, Terminated):
+            if es.generation:
+                # As much of it as a record has: whoever interrupts doesn't want to wait.
+                few = replace(data, x_train=data.x_train[:_FEW], y_train=data.y_train[:_FEW])
+                self.results.append(Result(seed, es, measured("trained", es.net, es.solution, few)))
+                self.attempt(lambda: write_csv(es.records, folder / LOG))
+            raise
+        finally:
+            self.seconds += time.monotonic() - started
+        self.attempt(lambda: write_csv(es.records, folder / LOG))
+        with nullcontext() if self.options.quiet else working("baseline by backprop, and controls"):
+            self.compare(seed, es, data)
 
-    def compared(self, seed: int, es: ES, data: Dataset) -> Result:
+    def compare(self, seed: int, es: ES, data: Dataset) -> None:
         """What was trained, beside the linear baseline and the controls."""
-        backprop = train_by_backprop(es.net, data, steps=self.preset.baseline_steps, seed=seed)
-        return Result(
-            seed,
-            es,
-            _of(es.net.with_flush("never"), backprop, data, "backprop"),
-            _of(es.net, es.solution, data, "trained"),
-            evaluate_controls(es.net, es.solution, data),
-        )
+        result = Result(seed, es, measured("trained", es.net, es.solution, data))
+        self.results.append(result)
+        theta = train_by_backprop(es.net, data, steps=self.preset.baseline_steps, seed=seed)
+        backprop = measured("backprop", es.net.with_flush("never"), theta, data)
+        result.controls = evaluate_controls(es.net, es.solution, data)
+        result.backprop = backprop
 
-    def beginning(self, seed: int, folder: Path) -> ES:
+    def beginning(self, seed: int) -> ES:
         """A new run; or with --resume the one in the folder, if there is one."""
-        checkpoint = folder / _CHECKPOINT
-        if not checkpoint.exists():
+        checkpoint = self.folder.checkpoint(seed)
+        if not (self.options.resume and checkpoint.exists()):
             return self.preset.es(seed, self.options.device)
-        if self.options.resume:
-            es = ES.load(checkpoint, device=self.options.device)
-            _check_same(es, self.preset.es(seed), self.preset, checkpoint)
-            return es
-        older = checkpoint.with_name("checkpoint-before.npz")
-        checkpoint.replace(older)
-        self.console.print(f"{checkpoint} of an earlier run is now {older.name}. (--resume would go on with it.)")
-        return self.preset.es(seed, self.options.device)
+        es, steps = ES.load(checkpoint, device=self.options.device), self.options.steps
+        if steps is None or steps == es.steps:
+            if es.generation == es.steps:
+                words = f"is finished: generation {es.generation} of {es.steps}. --steps with a larger number goes on"
+            else:
+                words = f"goes on from generation {es.generation} of {es.steps}"
+        else:
+            rate = (
+                es.learning_rate if isinstance(es.learning_rate, float) else es.learning_rate.at(es.generation, steps)
+            )
+            words = (
+                f"goes on from generation {es.generation} of {steps}, and had {es.steps} planned: schedules follow the "
+                f"new number, so the learning rate is {rate:.3g} now"
+            )
+        self.console.print(f"Seed {seed} {words}.", highlight=False)
+        return es
 
     def fit(self, es: ES, data: Dataset, folder: Path, after_step: Callable[[ES], Any]) -> None:
-        """The training itself."""
-        preset, minutes = self.preset, self.preset.max_minutes
-        resumed = es.generation > 0
+        """The training itself, of what isn't finished."""
+        settings, limits = self.settings(loaded=es.run.data is not None), self.limits(folder / CHECKPOINT)
+        if es.generation and es.generation == (settings.steps or es.steps):
+            return
         es.fit(
             data,
-            steps=None if resumed else preset.steps,
+            steps=settings.steps,
+            batch=settings.batch,
+            groups=settings.groups,
+            augmentation=settings.augmentation,
+            importance=settings.importance,
+            max_seconds=limits.max_seconds,
+            checkpoint=limits.checkpoint,
+            after_step=after_step,
+        )
+
+    def settings(self, *, loaded: bool) -> Settings:
+        """What fit() is asked to do. A loaded run has its plan, unless the command line says otherwise."""
+        preset = self.preset
+        return Settings(
+            steps=self.options.steps if loaded else preset.steps,
             batch=preset.batch,
             groups=preset.groups,
             augmentation=preset.augmentation,
             importance=preset.importance,
-            max_seconds=None if minutes is None else 60.0 * minutes,
-            checkpoint=folder / _CHECKPOINT,
-            after_step=after_step,
         )
+
+    def limits(self, checkpoint: Path | None) -> Limits:
+        """Of time, and where it is saved."""
+        minutes = self.preset.max_minutes
+        return Limits(None if minutes is None else 60.0 * minutes, checkpoint)
 
     @contextmanager
     def observers(self, folder: Path) -> Iterator[list[Callable[[ES], None]]]:
         """What writes logs as the run goes."""
-        with TensorBoard(folder / "tensorboard") if self.options.tensorboard else nullcontext() as board:
-            yield [_Log(folder / _LOG).update, *([] if board is None else [board.update])]
+        with TensorBoard(folder / TENSORBOARD) if self.options.tensorboard else nullcontext() as board:
+            yield [_Log(folder / LOG).update, *([] if board is None else [board.update])]
 
-    def report(self) -> None:
-        """Files, and the table or JSON."""
-        _save(self.options, self.preset, self.results)
+    def report(self, complete: bool) -> None:
+        """Files, and the table or JSON. Who interrupts gets no picture, which takes a second or more."""
+        files = self.save(self.options.plot and complete) if self.results else []
         if self.options.as_json:
-            print(json.dumps(_summary(self.preset, self.results), indent=2))
-            return
-        _print_table(self.console, self.preset, self.results)
-        evaluations = sum(result.es.evaluations for result in self.results)
-        self.console.print(
-            f"{evaluations:.3g} evaluations (member x sample), {self.seconds:.0f} s of training in this session; "
-            f"results in {self.options.folder}/ ({', '.join(_files(self.options))}, and a checkpoint for each seed)",
-            highlight=False,
-        )
-        unfinished = [result for result in self.results if not result.finished]
-        for result in unfinished:
+            print(json.dumps(summary(self.preset, self.results), indent=2))
+        elif self.results:
+            print_table(self.console, self.preset, self.results)
+            evaluations = sum(result.es.evaluations for result in self.results)
             self.console.print(
-                f"Seed {result.seed} is not finished: generation {result.es.generation} of {result.es.steps}. The same "
-                "command with --resume goes on."
+                f"{evaluations:.3g} evaluations (member x sample), {self.seconds:.0f} s of training in this session; "
+                f"results in {self.folder.path}/ ({', '.join(files)}, and a checkpoint for each seed)",
+                highlight=False,
             )
+        for line in (*doubts(self.preset, self.results), *self.unfinished()):
+            self.console.print(line, highlight=False)
+
+    def unfinished(self) -> Iterator[str]:
+        """What is left to do, and how to go on."""
+        command = "--resume in place of --overwrite" if self.options.overwrite else "--resume"
+        for result in self.results:
+            if not result.finished:
+                yield (
+                    f"Seed {result.seed} is not finished: generation {result.es.generation} of {result.es.steps}. The "
+                    f"same command with {command} goes on."
+                )
+            elif result.backprop is None:
+                yield (
+                    f"Seed {result.seed} is trained, and not compared with backprop and the controls. The same command "
+                    f"with {command} does that."
+                )
+        missing = [str(seed) for seed in self.seeds if seed not in [result.seed for result in self.results]]
+        if missing and self.results:
+            yield f"Seed {', '.join(missing)} has not begun. The same command with {command} goes on."
+        elif missing:
+            yield "Interrupted before the first generation was done: there is nothing to keep."
+
+    def save(self, plot: bool) -> list[str]:
+        """The results of all seeds; the names of the files."""
+        folder, preset, results = self.folder.path, self.preset, self.results
+        self.attempt(lambda: write_summary(preset, results, folder / "result.json"))
+        self.attempt(lambda: write_thetas(results, folder / "theta.npz"))
+        if plot:
+            self.attempt(lambda: draw_curves(preset, results, folder / "curves.png"))
+        return ["result.json", "theta.npz", *(["curves.png"] if plot else [])]
+
+    def attempt(self, write: Callable[[], None]) -> None:
+        """Write a file of results. One that can't be written doesn't take the others along, nor the table."""
+        try:
+            write()
+        except OSError as error:
+            self.failed(error)
+
+    def failed(self, error: OSError) -> None:
+        """Something isn't on disk that ought to be: said at once, and by the exit status."""
+        Console(stderr=True, markup=False).print(f"Warning: {error}", highlight=False, soft_wrap=True)
+        self.status = self.status or _NOT_WRITTEN
 
 
 class _Log:
@@ -213,12 +325,22 @@ class _Log:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.written = 0
+        self.failed_at: float | None = None
 
     def update(self, es: ES) -> None:
-        """After a generation of `es`."""
-        if len(es.records) != self.written:
+        """After a generation of `es`. What can't be written now is tried again, and doesn't end the run."""
+        if len(es.records) == self.written:
+            return
+        if self.failed_at is not None and time.monotonic() - self.failed_at < _RETRY_SECONDS:
+            return
+        try:
             write_csv(es.records, self.path)
-            self.written = len(es.records)
+        except OSError as error:
+            if self.failed_at is None:
+                warn(f"{error}; training goes on, and it is tried again")
+            self.failed_at = time.monotonic()
+        else:
+            self.written, self.failed_at = len(es.records), None
 
 
 def _check_same(es: ES, asked: ES, preset: Preset, checkpoint: Path) -> None:
@@ -235,85 +357,3 @@ def _check_same(es: ES, asked: ES, preset: Preset, checkpoint: Path) -> None:
             f"{checkpoint} is from a run with {'; '.join(different)}: resume it with the settings that it was started "
             "with, or choose another --output for a new run"
         )
-
-
-def _of(net: Any, theta: Any, data: Dataset, name: str) -> Accuracy:
-    return Accuracy(
-        name,
-        accuracy(net(theta, data.x_train), data.y_train),
-        accuracy(net(theta, data.x_test), data.y_test),
-    )
-
-
-def _rows(results: list[Result]) -> list[tuple[str, list[Accuracy]]]:
-    """The table, row by row: what it is, and its accuracy for each seed."""
-    rows = [
-        ("backprop: linear", [result.backprop for result in results]),
-        ('trained: flush "boundary"', [result.trained for result in results]),
-    ]
-    for i, control in enumerate(results[0].controls):
-        rows.append((f"the same weights, {control.name}", [result.controls[i] for result in results]))
-    return rows
-
-
-def _print_table(console: Console, preset: Preset, results: list[Result]) -> None:
-    table = Table(
-        title=f"{preset.name}: deep linear network {'-'.join(map(str, preset.sizes))}, no activation function",
-        caption=f"Trained by {preset.algorithm}.",
-    )
-    table.add_column("")
-    table.add_column("train, %", justify="right")
-    table.add_column("test, %", justify="right")
-    if len(results) > 1:
-        table.add_column("test, by seed", justify="right")
-    for number, (name, accuracies) in enumerate(_rows(results)):
-        cells = [
-            name,
-            f"{100 * np.mean([a.train for a in accuracies]):.2f}",
-            f"{100 * np.mean([a.test for a in accuracies]):.2f}",
-            "  ".join(f"{100 * a.test:.2f}" for a in accuracies),
-        ]
-        table.add_row(*cells[: len(table.columns)], style="bold" if number == 1 else None, end_section=number == 1)
-    console.print(table)
-
-
-def _summary(preset: Preset, results: list[Result]) -> dict[str, Any]:
-    return {
-        "preset": preset.name,
-        "algorithm": preset.algorithm,
-        "network": list(preset.sizes),
-        "settings": {name: _config.to_json(value) for name, value in vars(preset).items()},
-        "seeds": [
-            {
-                "seed": result.seed,
-                "finished": result.finished,
-                "seconds": result.es.run.seconds,
-                "generations": result.es.generation,
-                "steps": result.es.steps,
-                "plan": result.es.run.plan,
-                "evaluations": result.es.evaluations,
-                "backprop": asdict(result.backprop),
-                "trained": asdict(result.trained),
-                "controls": [asdict(control) for control in result.controls],
-                "records": [record.as_json() for record in result.es.records],
-            }
-            for result in results
-        ],
-    }
-
-
-def _files(options: Options) -> list[str]:
-    return ["result.json", "theta.npz", *(["curves.png"] if options.plot else [])]
-
-
-def _save(options: Options, preset: Preset, results: list[Result]) -> None:
-    with written_whole(options.folder / "result.json") as path:
-        path.write_text(json.dumps(_summary(preset, results), indent=2) + "\n")
-    with written_whole(options.folder / "theta.npz") as path:
-        thetas: dict[str, Any] = {f"seed_{result.seed}": result.es.solution for result in results}
-        np.savez(path, **thetas)
-    if options.plot:
-        linear = float(np.mean([result.backprop.test for result in results]))
-        curves = {f"seed {result.seed}": result.es.records for result in results}
-        with written_whole(options.folder / "curves.png") as path:
-            plots.training_curves(f"{preset.name}: {preset.algorithm}", curves, linear, path)

@@ -9,10 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fpes import _checks, _cpu, _settings
+from fpes._modes import ieee_mode
 
 from .streams import Stream, uniform
 
 _FEWEST_POINTS, _MOST_POINTS = 2, 64
+_LARGEST = 2.0**24  # of displacements: beyond the edge of any image, and far from where float32 ends
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Augmentation:
         _checks.integer("height", self.height, 1, _checks.LARGEST_INDEX)
         _checks.integer("width", self.width, 1, _checks.LARGEST_INDEX)
         for name in ("shift", "linear", "elastic"):
-            _checks.not_negative(name, getattr(self, name))
+            _checks.at_most(name, getattr(self, name), _LARGEST)
         if _checks.not_negative("fade", self.fade) > 1.0:
             raise ValueError(f"fade is {self.fade}, expected a fraction from 0 to 1")
         _checks.integer("points", self.points, _FEWEST_POINTS, _MOST_POINTS)
@@ -74,34 +76,44 @@ class Augmentation:
         """The chosen images, each deformed by itself.
 
         Args:
-            images: float32 [n, features], contiguous.
-            chosen: which of them, int64 [count], each in 0 ... n - 1.
+            images: float32 [n, features].
+            chosen: which of them, integers [count], each in 0 ... n - 1.
             seed: 0 ... 2**64 - 1.
             step: 0 ... 2**32 - 1; every step has deformations of its own.
-            strength: what they are multiplied by.
+            strength: what they are multiplied by, 0 ... 2**24.
 
         Returns:
             float32 [count, features].
+
+        Raises:
+            TypeError: images aren't float32, chosen aren't integers.
+            ValueError: images of another size, an index or a number out of its range.
         """
-        displacements = np.float32(strength) * self.displacements(len(chosen), seed, step)
-        result = np.empty((len(chosen), self.features), np.float32)
+        pixels = _checks.float_array("images", images, ("n", self.features))
+        rows = _checks.indices("chosen", chosen, None, len(pixels))
+        with ieee_mode():
+            factor = np.float32(_checks.at_most("strength", strength, _LARGEST))
+            displacements = factor * self.displacements(len(rows), seed, step)
+        result = np.empty((len(rows), self.features), np.float32)
         _cpu.warp(
             _settings.execution(),
-            images.ctypes.data,
+            pixels.ctypes.data,
             (self.height, self.width),
-            chosen.ctypes.data,
-            len(chosen),
+            rows.ctypes.data,
+            len(rows),
             displacements.ctypes.data,
             (self.points, self.points),
             result.ctypes.data,
         )
         return result
 
+    @ieee_mode()
     def displacements(self, count: int, seed: int, step: int) -> npt.NDArray[np.float32]:
         """Where the control points of so many images look for their pixels: float32 [count, points, points, 2].
 
         The last axis is (down, right), in pixels.
         """
+        _checks.integer("count", count, 1, _checks.LARGEST_INDEX)
         shape = (self.points, self.points, 2)
         free = math.prod(shape)
         draws = uniform(Stream.AUGMENTATION, seed, step, count * (6 + free)).reshape(count, 6 + free)

@@ -16,13 +16,13 @@ class Dataset:
     Attributes:
         name: what the task is called.
         x_train: float32 [n, features], C-contiguous, finite.
-        y_train: int32 [n], C-contiguous, labels in [0, classes).
+        y_train: int32 [n], C-contiguous, labels in [0, classes); other integers are converted.
         x_test: float32 [m, features], like ``x_train``.
         y_test: int32 [m], like ``y_train``.
         classes: number of classes.
 
     Raises:
-        TypeError: an array is not a NumPy array of the dtype above, or ``classes`` is not an int.
+        TypeError: an array is not a NumPy array of the dtype above, or ``classes`` is not an integer.
         ValueError: a shape, a memory layout or a value breaks what is said above, or a part is empty.
     """
 
@@ -34,11 +34,12 @@ class Dataset:
     classes: int
 
     def __post_init__(self) -> None:
-        _check_classes(self.classes)
+        object.__setattr__(self, "classes", _checked_classes(self.classes))
         for part in ("train", "test"):
             x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
             _check_inputs(f"x_{part}", x)
             _check_labels(f"y_{part}", y, self.classes)
+            object.__setattr__(self, f"y_{part}", y.astype(np.int32, copy=False))
             if len(x) != len(y):
                 raise ValueError(f"x_{part} has {len(x)} samples, but y_{part} has {len(y)} labels")
         if self.x_test.shape[1] != self.features:
@@ -50,18 +51,17 @@ class Dataset:
         return int(self.x_train.shape[1])
 
 
-def _check_classes(classes: Any) -> None:
-    if isinstance(classes, bool) or not isinstance(classes, int):
-        raise TypeError(f"classes must be an int, got {classes!r} ({type(classes).__name__})")
+def _checked_classes(classes: Any) -> int:
+    if isinstance(classes, bool) or not isinstance(classes, int | np.integer):
+        raise TypeError(f"classes must be an integer, got {classes!r} ({type(classes).__name__})")
     if classes < 1:
         raise ValueError(f"classes must be at least 1, got {classes}")
+    return int(classes)
 
 
-def _check_array(name: str, array: Any, dtype: type[np.generic], dimensions: int) -> None:
+def _check_array(name: str, array: Any, dimensions: int) -> None:
     if not isinstance(array, np.ndarray):
         raise TypeError(f"{name} must be a NumPy array, got {type(array).__name__}")
-    if array.dtype != dtype:
-        raise TypeError(f"{name} must have dtype {np.dtype(dtype)}, got {array.dtype}")
     if array.ndim != dimensions:
         raise ValueError(f"{name} must have {dimensions} dimension(s), got shape {array.shape}")
     if array.size == 0:
@@ -71,7 +71,9 @@ def _check_array(name: str, array: Any, dtype: type[np.generic], dimensions: int
 
 
 def _check_inputs(name: str, x: Any) -> None:
-    _check_array(name, x, np.float32, 2)
+    _check_array(name, x, 2)
+    if x.dtype != np.float32:
+        raise TypeError(f"{name} must have dtype float32, got {x.dtype}: convert it with {name}.astype(np.float32)")
     finite = np.isfinite(x)
     if not finite.all():
         row, column = np.unravel_index(np.argmin(finite), x.shape)
@@ -79,7 +81,9 @@ def _check_inputs(name: str, x: Any) -> None:
 
 
 def _check_labels(name: str, y: Any, classes: int) -> None:
-    _check_array(name, y, np.int32, 1)
+    _check_array(name, y, 1)
+    if y.dtype.kind not in "iu":
+        raise TypeError(f"{name} must have an integer dtype, got {y.dtype}")
     wrong = (y < 0) | (y >= classes)
     if wrong.any():
         first = int(np.argmax(wrong))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from fpes import _checks
+
 from .dataset import Dataset
 
 _PIXELS = 8  # along one side of an original image
@@ -17,7 +19,7 @@ def load_digits(side: int = 4, test_fraction: float = 0.4, seed: int = 0) -> Dat
     Args:
         side: pixels along one side of an image: 2, 4 or 8. The features are ``side * side``, in [0, 1].
         test_fraction: share of the samples in the test part, in (0, 1).
-        seed: chooses the split, which keeps the proportions of the classes; in [0, 2**32).
+        seed: chooses the split, which keeps the proportions of the classes; 0 ... 2**64 - 1.
 
     Returns:
         ``Dataset`` with 10 classes.
@@ -34,7 +36,7 @@ def load_digits(side: int = 4, test_fraction: float = 0.4, seed: int = 0) -> Dat
     try:
         from sklearn import datasets, model_selection
     except ImportError as error:
-        raise ImportError('the digits data set needs scikit-learn: pip install "fpes[cli]"') from error
+        raise ImportError("the digits data set needs scikit-learn: pip install scikit-learn") from error
 
     images, labels = datasets.load_digits(return_X_y=True)
     block = _PIXELS // side
@@ -43,7 +45,13 @@ def load_digits(side: int = 4, test_fraction: float = 0.4, seed: int = 0) -> Dat
         pooled.reshape(-1, side * side).astype(np.float32),
         labels.astype(np.int32),
         test_size=test_fraction,
-        random_state=seed,
+        random_state=_generator(seed),
         stratify=labels,
     )
     return Dataset("digits", x_train, y_train, x_test, y_test, classes=10)
+
+
+def _generator(seed: int) -> int | np.random.RandomState:
+    """What scikit-learn takes: a number of 32 bits, or a generator."""
+    number = _checks.integer("seed", seed, 0, 2**64 - 1)
+    return number if number < 2**32 else np.random.RandomState(np.random.MT19937(number))

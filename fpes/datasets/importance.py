@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fpes import _checks, _cpu, _settings
+from fpes._modes import ieee_mode
 
 from .streams import Stream, raw
 
@@ -42,14 +43,21 @@ class ImportanceSampling:
         """Residuals before any sample was seen: float32 [samples]."""
         return np.full(samples, _START)
 
+    @ieee_mode()
     def draw(
         self, residuals: npt.NDArray[np.float32], count: int, seed: int, step: int
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Which samples a step sees, int64 [count], and their weights, float32 [count].
+        """Which samples a step sees, int64 [count], and their weights, float32 [count], from residuals float32 [n].
 
         Systematic resampling: `count` points at equal distances, shifted by one random number, on the line on which
         every sample has a stretch as long as its probability. Their order is then random.
+
+        Raises:
+            TypeError: residuals aren't float32.
+            ValueError: residuals that aren't finite and above 0, a number out of its range.
         """
+        residuals = _checked_residuals(residuals)
+        _checks.integer("count", count, 1, _checks.LARGEST_INDEX)
         samples = len(residuals)
         powers = _elementary("exp", np.float32(self.exponent) * _elementary("log", residuals)).astype(np.float64)
         # numpy.cumsum adds one after the other; numpy.sum by an order that depends on the machine.
@@ -61,13 +69,28 @@ class ImportanceSampling:
         rows = np.minimum(np.searchsorted(line, points), samples - 1)[np.argsort(words[1:], kind="stable")]
         return rows.astype(np.int64, copy=False), (1.0 / (samples * share[rows])).astype(np.float32)
 
+    @ieee_mode()
     def updated(
         self, residuals: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], losses: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.float32]:
-        """The residuals after these samples had these losses, float32 [count]; a new array."""
-        result: npt.NDArray[np.float32] = residuals.copy()
-        result[rows] = np.float32(1) - _elementary("exp", -np.maximum(losses, _LEAST_LOSS))
+        """The residuals after samples `rows`, integers [count], had these losses, float32 [count]; a new array.
+
+        Raises:
+            TypeError: an argument of another type.
+            ValueError: another number of losses than rows, rows out of range.
+        """
+        result: npt.NDArray[np.float32] = _checked_residuals(residuals).copy()
+        chosen = _checks.indices("rows", rows, None, len(result))
+        values = _checks.float_array("losses", losses, (len(chosen),))
+        result[chosen] = np.float32(1) - _elementary("exp", -np.maximum(values, _LEAST_LOSS))
         return result
+
+
+def _checked_residuals(residuals: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    checked = _checks.finite_array("residuals", residuals, ("n",))
+    if not (checked > 0.0).all():
+        raise ValueError(f"residuals go down to {checked.min()}, expected numbers above 0")
+    return checked
 
 
 def _elementary(name: str, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

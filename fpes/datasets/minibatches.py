@@ -12,14 +12,14 @@ from .dataset import Dataset
 from .streams import Stream, permutation
 
 _LARGEST_SEED = 2**64 - 1
+_MOST_STEPS = 2**32 - 1
+_MOST_SAMPLES = 2**27  # of a step; more than any memory has room for their pixels
 
 
 class Minibatches:
     """The training part of a data set, epoch after epoch, each in an order of its own.
 
     Which samples a step sees depends on (seed, step) alone: steps may be taken in any order, and again.
-
-    ::
 
         minibatches = fpes.datasets.Minibatches(data, batch=512, seed=0)
         for step in range(1000):
@@ -45,6 +45,12 @@ class Minibatches:
         self.data = data
         self.batch = _checks.integer("batch", batch, 1, len(data.x_train))
         self.groups = _checks.integer("groups", groups, 1, _checks.LARGEST_INDEX)
+        count = self.groups * self.batch
+        if count > _MOST_SAMPLES:
+            raise ValueError(
+                f"groups is {self.groups} and batch {self.batch}, which make {count} samples for each step, expected "
+                f"at most {_MOST_SAMPLES}"
+            )
         self.seed = _checks.integer("seed", seed, 0, _LARGEST_SEED)
         self.augmentation = augmentation
         if augmentation is not None and augmentation.features != data.features:
@@ -78,6 +84,7 @@ class Minibatches:
 
     def rows(self, step: int) -> npt.NDArray[np.int64]:
         """Which samples a step sees: int64 [groups * batch]."""
+        _checks.integer("step", step, 0, _MOST_STEPS)
         samples, count = len(self.data.x_train), self.groups * self.batch
         parts = []
         position, end = step * count, (step + 1) * count

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+from fpes.files import written_whole
 
 from .dataset import Dataset
 from .idx import read_idx
@@ -18,6 +23,11 @@ _LOGGER = logging.getLogger(__name__)
 _CLASSES = 10
 _PIXELS = 28  # along one side of an original image
 _SIDES = (7, 14, 28)
+
+_PIECE = 1 << 13  # bytes of a download that are taken at a time
+_LARGEST = 1 << 24  # bytes of a download; the largest original has 9,912,422
+_PATIENCE = 20.0  # seconds in which at least so many bytes must come
+_LEAST = 20 * _PIECE
 
 
 @dataclass(frozen=True)
@@ -131,9 +141,7 @@ def _cache_folder() -> Path:
     try:
         import pooch
     except ImportError as error:
-        raise ImportError(
-            f'the download and the cache of MNIST need pooch: pip install "fpes[cli]". {_BY_HAND}'
-        ) from error
+        raise ImportError(f"the download and the cache of MNIST need pooch: pip install pooch. {_BY_HAND}") from error
     return Path(pooch.os_cache("fpes")) / "mnist"
 
 
@@ -141,13 +149,14 @@ def _download(cache: Path) -> None:
     """Fill ``cache`` from the first mirror that serves what is still missing or damaged there."""
     from requests import RequestException
 
+    cache.mkdir(parents=True, exist_ok=True)
     failures = []
     for mirror in _MIRRORS:
         try:
             _download_from(mirror, cache)
-        # What a mirror can get wrong: not answering, and (ValueError, by pooch) serving a file of another
-        # hash. A full disk or a read-only cache is not the mirror's fault and passes through.
-        except (RequestException, ValueError) as error:
+        # What a mirror can get wrong: not answering, too slowly, and (ValueError) serving another file. A full disk
+        # or a read-only cache is not the mirror's fault and passes through.
+        except (RequestException, TimeoutError, ValueError) as error:
             _LOGGER.warning("MNIST mirror %s failed: %s", mirror, error)
             failures.append(f"  {mirror}: {error}")
         else:
@@ -158,13 +167,76 @@ def _download(cache: Path) -> None:
 def _download_from(mirror: str, cache: Path) -> None:
     import pooch
 
-    # Streaming would leave the connection open after an HTTP error; the files are small enough to do without.
-    downloader = pooch.HTTPDownloader(stream=False)
     for name, original in _ORIGINALS.items():
-        file_name = f"{name}.gz"
-        # pooch leaves a file with the right hash alone, and writes a new one under a temporary name until its
-        # hash is checked.
-        pooch.retrieve(mirror + file_name, original.sha256, file_name, cache, downloader=downloader)
+        path, url = cache / f"{name}.gz", f"{mirror}{name}.gz"
+        if path.is_file() and _sha256(path.read_bytes()) == original.sha256:
+            continue
+        pooch.get_logger().info("Downloading %s to %s", url, path)
+        content = _Download(url).wait()
+        if _sha256(content) != original.sha256:
+            raise ValueError(f"{url}: SHA-256 hash is {_sha256(content)}, expected {original.sha256}")
+        with written_whole(path) as aside:
+            aside.write_bytes(content)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+class _Download(threading.Thread):
+    """The content of an address, in a thread of its own, which can be given up.
+
+    A server may send a byte now and then, or answer with a header that never ends. No limit of a socket's notices: they
+    begin anew with each byte that comes.
+    """
+
+    def __init__(self, url: str) -> None:
+        super().__init__(name=f"download {url}", daemon=True)
+        self.url = url
+        self.pieces: list[bytes] = []
+        self.size = 0
+        self.error: Exception | None = None
+        self.given_up = False
+
+    def run(self) -> None:
+        """Take what comes, unless it is given up."""
+        import requests
+
+        try:
+            with requests.get(self.url, stream=True, timeout=_PATIENCE) as response:
+                response.raise_for_status()
+                for piece in response.iter_content(_PIECE):
+                    self.pieces.append(piece)
+                    self.size += len(piece)
+                    if self.given_up or self.size > _LARGEST:
+                        break
+        except Exception as error:
+            self.error = error
+
+    def wait(self) -> bytes:
+        """The content, when it is there.
+
+        Raises:
+            requests.RequestException: the server can't be reached, or gives an error.
+            TimeoutError: it sends too little.
+            ValueError: it sends too much.
+        """
+        self.start()
+        try:
+            before, begin = 0, time.monotonic()
+            while self.is_alive():
+                self.join(0.1)
+                if time.monotonic() - begin >= _PATIENCE and self.is_alive():
+                    if self.size - before < _LEAST:
+                        raise TimeoutError(f"{self.url}: {self.size - before} bytes in {_PATIENCE:g} s are too few")
+                    before, begin = self.size, time.monotonic()
+        finally:
+            self.given_up = True
+        if self.error is not None:
+            raise self.error
+        if self.size > _LARGEST:
+            raise ValueError(f"{self.url}: more than {_LARGEST} bytes came, and no file of MNIST has so many")
+        return b"".join(self.pieces)
 
 
 def _read_part(folder: Path, part: str, side: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:

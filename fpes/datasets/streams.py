@@ -11,6 +11,8 @@ import enum
 import numpy as np
 import numpy.typing as npt
 
+from fpes import _checks
+
 _NUMBER_BITS = 48  # the rest of the key's second word tells streams apart
 _MANTISSA_BITS = 24
 
@@ -24,7 +26,13 @@ class Stream(enum.IntEnum):
 
 
 def raw(stream: Stream, seed: int, number: int, count: int) -> npt.NDArray[np.uint64]:
-    """`count` words of 64 random bits, from (stream, seed, number)."""
+    """`count` words of 64 random bits, from (stream, seed, number).
+
+    Raises:
+        TypeError, ValueError: a seed that isn't 0 ... 2**64 - 1, a number that isn't 0 ... 2**48 - 1.
+    """
+    _checks.integer("seed", seed, 0, 2**64 - 1)
+    _checks.integer("step", number, 0, 2**_NUMBER_BITS - 1)
     key = np.array([seed, stream << _NUMBER_BITS | number], np.uint64)
     words: npt.NDArray[np.uint64] = np.random.Philox(key=key).random_raw(count)
     return words

@@ -15,7 +15,7 @@ _LOW32 = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
 
 # Roles of the tensors of one layer.
-WEIGHT, BIAS, FACTOR_A, FACTOR_B, NODE, POSITIONS, INIT = 0, 1, 2, 3, 4, 5, 7
+WEIGHT, BIAS, FACTOR_A, FACTOR_B, NODE, POSITIONS, DIRECTION, INIT = 0, 1, 2, 3, 4, 5, 6, 7
 ROLES_PER_LAYER = 8
 
 # How many values one block gives.

@@ -1,0 +1,325 @@
+// Kernels for members that differ from the network in one unit: what its change does to the rest of the network.
+//
+// Two layouts. Where all that matters of a layer is one unit, the lanes are samples: [units, samples], a row a unit.
+// Where a unit's change spreads over the next layer, they are the units of that layer: [rows, units], and a row is a
+// member on a sample.
+#pragma once
+
+#include "kernels_elementwise.hpp"
+#include "kernels_loss.hpp"
+#include "simd_wide.hpp"
+
+FPES_NAMESPACE_BEGIN
+
+// plus[i, b] = fma(change[b], unit, sums[i, b]), minus[i, b] = fma(change[b], -unit, sums[i, b]).
+template <class F>
+void unit_perturb(const float* sums, const float* change, float unit, int units, int samples, float* plus,
+                  float* minus) {
+    constexpr int lanes = lanes_of<F>;
+    const F up = splat<F>(unit), down = splat<F>(-unit);
+    for (int i = 0; i < units; ++i) {
+        for (int b = 0; b < samples; b += lanes, sums += lanes, plus += lanes, minus += lanes) {
+            const F sum = load<F>(sums), by = load<F>(change + b);
+            store(plus, fma(by, up, sum));
+            store(minus, fma(by, down, sum));
+        }
+    }
+}
+
+// v[i, b] = ((v[i, b] + bias[i]) * enter) * leave.
+template <class F>
+void unit_boundary(float* v, const float* bias, float enter, float leave, int units, int samples) {
+    constexpr int lanes = lanes_of<F>;
+    const F enter_factor = splat<F>(enter), leave_factor = splat<F>(leave);
+    for (int i = 0; i < units; ++i) {
+        const F own = splat<F>(bias[i]);
+        for (int b = 0; b < samples; b += lanes, v += lanes) {
+            store(v, mul(mul(add(load<F>(v), own), enter_factor), leave_factor));
+        }
+    }
+}
+
+// v[i] -= before[i]. count is a multiple of the lanes.
+template <class F>
+void unit_subtract(float* v, const float* before, std::int64_t count) {
+    for (std::int64_t i = 0; i < count; i += lanes_of<F>) store(v + i, sub(load<F>(v + i), load<F>(before + i)));
+}
+
+// The sums of the last layer after a unit below it has changed: out[e][c, lane] = fma(change, weights[c], sums[c, b]),
+// of a vector of samples for each entry.
+template <class F>
+void unit_output_sums(const UnitEntry* entries, int count, const float* sums, int samples, int classes, float* out) {
+    constexpr int lanes = lanes_of<F>;
+    for (int e = 0; e < count; ++e) {
+        const F change = load<F>(entries[e].change);
+        const float *weight = entries[e].weights, *sum = sums + entries[e].sample;
+        for (int c = 0; c < classes; ++c, sum += samples, out += lanes) {
+            store(out, fma(change, splat<F>(weight[c]), load<F>(sum)));
+        }
+    }
+}
+
+// unit_losses() of `count` entries, side by side.
+template <class F, int count>
+FPES_INLINE void unit_losses_of(const UnitEntry* entries, float* sums, int classes, const float* bias, float enter,
+                                float leave, const std::uint32_t* masks, int samples) {
+    constexpr int lanes = lanes_of<F>;
+    const F enter_factor = splat<F>(enter), leave_factor = splat<F>(leave);
+    Wide<F, count> largest;
+    UintOf<F> chosen[count];
+    for (int c = 0; c < classes; ++c) {
+        const F own = splat<F>(bias[c]);
+#pragma GCC unroll 4
+        for (int e = 0; e < count; ++e) {
+            float* at = sums + (e * classes + c) * lanes;
+            const F logit = mul(mul(add(load<F>(at), own), enter_factor), leave_factor);
+            store(at, logit);
+            const std::uint32_t* mask = masks + static_cast<std::int64_t>(c) * samples + entries[e].sample;
+            const UintOf<F> bits = bit_and(as_u32(logit), load_u32<UintOf<F>>(mask));
+            largest.part[e] = c == 0 ? logit : select(less(largest.part[e], logit), logit, largest.part[e]);
+            chosen[e] = c == 0 ? bits : bit_or(chosen[e], bits);
+        }
+    }
+    const Wide<F, count> loss = loss_of(
+        classes, largest, each_part<F, count>([&](int e) { return as_f32(chosen[e]); }),
+        [=](int c) { return each_part<F, count>([&](int e) { return load<F>(sums + (e * classes + c) * lanes); }); });
+#pragma GCC unroll 4
+    for (int e = 0; e < count; ++e) store(entries[e].loss, loss.part[e]);
+}
+
+// The boundary of the last layer, on sums [c, lane] of each entry, in place; and the cross-entropy of what it gives.
+// masks[c, b]: all bits set where c is the label of sample b, else none.
+template <class F>
+void unit_losses(const UnitEntry* entries, int count, float* sums, int classes, const float* bias, float enter,
+                 float leave, const std::uint32_t* masks, int samples) {
+    constexpr int side = 2;
+    const std::int64_t size = static_cast<std::int64_t>(classes) * lanes_of<F>;
+    int e = 0;
+    for (; e + side <= count; e += side) {
+        unit_losses_of<F, side>(entries + e, sums + e * size, classes, bias, enter, leave, masks, samples);
+    }
+    for (; e < count; ++e) {
+        unit_losses_of<F, 1>(entries + e, sums + e * size, classes, bias, enter, leave, masks, samples);
+    }
+}
+
+// Calls body(k, load, store) for vectors k, k + lanes, ... of a row of n floats, the last of them by its parts.
+template <class F, class Body>
+FPES_INLINE void for_each_lane_vector(int n, Body body) {
+    constexpr int lanes = lanes_of<F>;
+    int k = 0;
+    for (; k + lanes <= n; k += lanes) {
+        body(k, [](const float* p) { return load<F>(p); }, [](float* p, F v) { store(p, v); });
+    }
+    if (const int rest = n - k) {
+        body(k, [=](const float* p) { return load_part<F>(p, rest); }, [=](float* p, F v) { store_part(p, v, rest); });
+    }
+}
+
+// out[row, k] = fma(change, weights[k], sums[k]) + bias[k]: the activations of a whole layer between scaled ones after
+// a unit below it has changed, for several members on one sample. Lists the k where any row isn't zero, ascending, and
+// counts them; a vector's worth beyond them is written too.
+//
+// The sums belong to the matrix product, in whose mode this is called, and the rest to the boundary: where that
+// flushes, `flush`, it is done by hand. That gives the same bits: a sum of floats that falls below 2^-126 is exact.
+template <class F, bool flush>
+void unit_activations_of(const UnitRow* rows, int count, const float* sums, const float* bias, int n, float* out,
+                         std::int64_t stride, std::int32_t* nonzeros, int* found) {
+    auto flushed = [](F v) {
+        if constexpr (flush) return flush_subnormals(v);
+        return v;
+    };
+    int listed = 0;
+    for_each_lane_vector<F>(n, [&](int k, auto get, auto put) {
+        const F sum = get(sums + k), own = get(bias + k);
+        UintOf<F> any = splat<UintOf<F>>(0u);
+        float* to = out + k;
+        for (int row = 0; row < count; ++row, to += stride) {
+            const F changed = fma(splat<F>(rows[row].change), get(rows[row].weights + k), sum);
+            const F activation = flushed(add(flushed(changed), own));
+            put(to, activation);
+            any = bit_or(any, as_u32(activation));
+        }
+        // Beyond the end of the row all is zero.
+        float side[lanes_of<F>];
+        listed +=
+            compress_nonzeros(as_f32(any), consecutive<F>(static_cast<std::uint32_t>(k)), side, nonzeros + listed);
+    });
+    *found = listed;
+}
+
+template <class F>
+void unit_activations(const UnitRow* rows, int count, const float* sums, const float* bias, bool flush, int n,
+                      float* out, std::int64_t stride, std::int32_t* nonzeros, int* found) {
+    const auto kernel = flush ? unit_activations_of<F, true> : unit_activations_of<F, false>;
+    kernel(rows, count, sums, bias, n, out, stride, nonzeros, found);
+}
+
+// One tile of unit_product(), a panel's `vectors` vectors. Says whether any of the sums is -0.
+template <class F, int rows, int vectors>
+bool unit_product_tile(const float* a, std::int64_t stride, const float* b, const std::int32_t* terms, int count,
+                       float* out) {
+    constexpr int lanes = lanes_of<F>, width = panel_width<F>;
+    F sum[rows][vectors];
+#pragma GCC unroll 16
+    for (int row = 0; row < rows; ++row) {
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; ++v) sum[row][v] = splat<F>(0.0f);
+    }
+    for (int term = 0; term < count; ++term) {
+        const float *left = a + terms[term], *right = b + static_cast<std::int64_t>(terms[term]) * width;
+        F vector[vectors];
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; ++v) vector[v] = load<F>(right + v * lanes);
+#pragma GCC unroll 16
+        for (int row = 0; row < rows; ++row) {
+            const F value = splat<F>(left[row * stride]);
+#pragma GCC unroll 2
+            for (int v = 0; v < vectors; ++v) sum[row][v] = fma(value, vector[v], sum[row][v]);
+        }
+    }
+    UintOf<F> smallest = as_u32(sum[0][0]);
+#pragma GCC unroll 16
+    for (int row = 0; row < rows; ++row) {
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; ++v) {
+            smallest = smaller_signed(smallest, as_u32(sum[row][v]));
+            store(out + row * width + v * lanes, sum[row][v]);
+        }
+    }
+    return any_equal(smallest, 0x80000000u);
+}
+
+template <class F, int vectors, int rows = max_tile_rows>
+bool unit_product_tile_of(int height, const float* a, std::int64_t stride, const float* b, const std::int32_t* terms,
+                          int count, float* out) {
+    if (height == rows) return unit_product_tile<F, rows, vectors>(a, stride, b, terms, count, out);
+    if constexpr (rows > 1) {
+        return unit_product_tile_of<F, vectors, rows - 1>(height, a, stride, b, terms, count, out);
+    }
+    return false;
+}
+
+// out[rows, n] = a[rows, k] b[k, n] over the listed k, up to unit_tile_rows() rows. Why the others may be left out, and
+// why a sum of -0 is done again with all terms: see kernels_skipping.hpp. every: the list of all k.
+template <class F>
+void unit_product(const float* a, std::int64_t stride, int rows, const std::int32_t* terms, int count,
+                  const std::int32_t* every, int k, Panels b, int n, Panels out) {
+    constexpr int width = panel_width<F>;
+    for (int j = 0; j < n; j += width) {
+        const auto tile = n - j > lanes_of<F> ? unit_product_tile_of<F, 2> : unit_product_tile_of<F, 1>;
+        const float* right = panel_row<F>(b, 0, j);
+        float* to = panel_row<F>(out, 0, j);
+        if (tile(rows, a, stride, right, terms, count, to)) tile(rows, a, stride, right, every, k, to);
+    }
+}
+
+// Eight doubles, which the compiler makes of as many registers as it takes.
+typedef double Double8 __attribute__((vector_size(64)));
+FPES_INLINE Double8 load_double8(const double* p) {
+    Double8 v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+}
+
+// gram[i, j] = the sum over k, in order, of inputs[k, i] * inputs[k, j], for j <= i: [samples, samples]. Products of
+// floats are exact in double. stride is a multiple of 16.
+template <class F>
+void unit_gram(const double* inputs, std::int64_t features, int samples, std::int64_t stride, double* gram) {
+    // As many sums as fit the registers: half of 16 of them, or of 32 that are twice as wide.
+    constexpr int rows = 4, vectors = lanes_of<F> >= 16 ? 2 : 1, columns = 8 * vectors;
+    for (int i = 0; i < samples; i += rows) {
+        for (int j = 0; j < i + rows; j += columns) {
+            Double8 sum[rows][vectors] = {};
+            for (std::int64_t k = 0; k < features; ++k) {
+                const double *left = inputs + k * stride + i, *right = inputs + k * stride + j;
+#pragma GCC unroll 4
+                for (int row = 0; row < rows; ++row) {
+#pragma GCC unroll 2
+                    for (int v = 0; v < vectors; ++v) sum[row][v] += left[row] * load_double8(right + 8 * v);
+                }
+            }
+            for (int row = i; row < smaller(i + rows, samples); ++row) {
+                double side[columns];
+                std::memcpy(side, sum[row - i], sizeof side);
+                for (int column = j; column < smaller(j + columns, row + 1); ++column) {
+                    gram[static_cast<std::int64_t>(row) * samples + column] = side[column - j];
+                }
+            }
+        }
+    }
+}
+
+// out[b] = the sum over k, in order, of inputs[k, b] * direction[k]. stride is a multiple of 16.
+template <class F>
+void unit_project(const double* inputs, std::int64_t features, std::int64_t stride, const float* direction,
+                  double* out) {
+    for (std::int64_t b = 0; b < stride; b += 8) {
+        Double8 sum = {};
+        for (std::int64_t k = 0; k < features; ++k) {
+            sum += load_double8(inputs + k * stride + b) * static_cast<double>(direction[k]);
+        }
+        std::memcpy(out + b, &sum, sizeof sum);
+    }
+}
+
+typedef float Float8 __attribute__((vector_size(32)));
+typedef std::int32_t Int8 __attribute__((vector_size(32)));
+
+// Row i of the result is column i of what the rows were.
+FPES_INLINE void transpose8(Float8 (&rows)[8]) {
+    auto exchange = [&](int distance, Int8 lower, Int8 upper) {
+        for (int i = 0; i < 8; ++i) {
+            if (i & distance) continue;
+            const Float8 a = rows[i], b = rows[i + distance];
+            rows[i] = __builtin_shuffle(a, b, lower);
+            rows[i + distance] = __builtin_shuffle(a, b, upper);
+        }
+    };
+    exchange(4, Int8{0, 1, 2, 3, 8, 9, 10, 11}, Int8{4, 5, 6, 7, 12, 13, 14, 15});
+    exchange(2, Int8{0, 1, 8, 9, 4, 5, 12, 13}, Int8{2, 3, 10, 11, 6, 7, 14, 15});
+    exchange(1, Int8{0, 8, 2, 10, 4, 12, 6, 14}, Int8{1, 9, 3, 11, 5, 13, 7, 15});
+}
+
+// fitness[m] = minus the mean over the batch of weights[b] * losses[m, b], for eight members at a time: samples in
+// blocks in order, then the blocks. Rows of losses up to a multiple of 8 are read; weights[stride] are 0 beyond the
+// batch, as are the losses.
+template <class F>
+void unit_fitness(const float* losses, std::int64_t stride, int members, const float* weights, int samples,
+                  float* fitness) {
+    for (int m = 0; m < members; m += 8, losses += 8 * stride) {
+        Double8 total = {};
+        for (int first = 0; first < samples; first += 64) {
+            Double8 sum = {};
+            for (int b = first; b < smaller(samples, first + 64); b += 8) {
+                Float8 rows[8];
+#pragma GCC unroll 8
+                for (int i = 0; i < 8; ++i) std::memcpy(&rows[i], losses + i * stride + b, sizeof rows[i]);
+                transpose8(rows);
+                const int part = smaller(8, samples - b);
+#pragma GCC unroll 8
+                for (int i = 0; i < 8; ++i) {
+                    if (i >= part) break;
+                    sum += static_cast<double>(weights[b + i]) * __builtin_convertvector(rows[i], Double8);
+                }
+            }
+            total += sum;
+        }
+        for (int i = 0; i < smaller(8, members - m); ++i) {
+            fitness[m + i] = static_cast<float>(-(total[i] / static_cast<double>(samples)));
+        }
+    }
+}
+
+// Bit b of bits[i]: whether sample 16 i + b of v isn't zero. count is a multiple of 16.
+template <class F>
+void unit_reached(const float* v, std::int64_t count, std::uint16_t* bits) {
+    constexpr int lanes = lanes_of<F>;
+    for (std::int64_t i = 0; i < count; i += 16) {
+        unsigned word = 0;
+        for (int lane = 0; lane < 16; lane += lanes) word |= nonzero_lanes(load<F>(v + i + lane)) << lane;
+        bits[i / 16] = static_cast<std::uint16_t>(word);
+    }
+}
+
+FPES_NAMESPACE_END

@@ -1,0 +1,81 @@
+// Members that differ in one unit, on the CPU: what is prepared once for a batch, evaluation, gradient, members.
+#pragma once
+
+#include "../common/population.hpp"
+#include "../common/unit.hpp"
+#include "network.hpp"
+
+namespace fpes {
+
+// What the batches make of a population: arrays that the caller keeps, for all that follows needs them.
+struct UnitState {
+    float* sums;        // of the unperturbed network: for each layer [rows, fan_out]; a row is a sample of a batch
+    float* changes;     // [blocks, draws, batch size]: what a draw's + member adds to its unit's pre-activation
+    double* solutions;  // likewise: L^-T r, whose product with the inputs is the direction. Of span only
+    double* factors;    // [batches, layers]: see UnitScale
+};
+
+// One call: everything that is the same for all its threads.
+struct UnitJob {
+    const Engine& engine;
+    int threads;
+    PackedNetwork& network;
+    const float* theta;
+    const UnitPopulation& population;
+    UnitLayout layout;
+    Batches batch;       // whole blocks see the same batch
+    std::int64_t pairs;  // of the whole population
+    UnitState state;
+
+    std::int64_t blocks() const { return pairs / layout.pairs(); }
+    std::int64_t batch_of_block(std::int64_t block) const { return batch.batch_of(block * layout.pairs()); }
+    std::int64_t rows() const { return batch.count * batch.size; }
+    // Rows `row`, row + 1, ... of the sums of a layer, [., fan_out].
+    const float* sums(int layer, std::int64_t row) const;
+    std::int64_t draw_index(std::int64_t block, int layer, int draw) const {
+        return block * layout.draws() + layout.first_draw(layer) + draw;
+    }
+    NoiseStream stream(int layer, std::int64_t index) const {
+        return {population.key, noise_tensor(layer, NoiseRole::direction), static_cast<std::uint32_t>(index),
+                population.generation, NoiseKind::rademacher};
+    }
+};
+
+// Fills job.state.
+void unit_prepare(const UnitJob& job);
+
+// What evaluation gives, for members 2 pairs.begin ... 2 pairs.end - 1 from index 0 on; each may be null. Without
+// weights those of all samples are 1.
+struct UnitResults {
+    const float* weights;  // in: [batches, size], of each sample's loss in the fitness
+    float* fitness;        // [members]: minus the mean over the batch of weight * loss
+    float* losses;         // [members, size]
+    float* outputs;        // [members, size, classes]
+    float* centre;         // [batches, size]: losses of the unperturbed network
+};
+void unit_evaluate(const UnitJob& job, PairRange pairs, const UnitResults& results);
+
+// gradient[parameters] = for each layer the mean over its draws of (sum over units of difference of weights / (2
+// factor) * direction), and over blocks; weights[members]. Zero for biases.
+template <class Weight>
+void unit_gradient(const UnitJob& job, const Weight* weights, float* gradient);
+
+// theta[parameters] of one member.
+void unit_member(const UnitJob& job, std::int64_t member, float* theta);
+
+// A batch's inputs of a layer, in units of the network's own scale and transposed: [fan_in, stride], stride the size of
+// the batch rounded up to a multiple of `unit_samples`, zeros beyond it.
+constexpr std::int64_t unit_samples = 16;
+inline std::int64_t unit_stride(std::int64_t samples) {
+    return (samples + unit_samples - 1) / unit_samples * unit_samples;
+}
+
+// out[n, stride] = rows[samples, n] transposed, and zeros beyond.
+void unit_transpose(const float* rows, std::int64_t ld, std::int64_t samples, std::int64_t n, float* out);
+
+// Biases of a layer times its factor, as the boundary adds them: [fan_out].
+std::vector<float> unit_biases(const UnitJob& job, int layer);
+
+void unit_inputs(const UnitJob& job, int layer, std::int64_t batch, float* out);
+
+}  // namespace fpes

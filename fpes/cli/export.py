@@ -1,0 +1,122 @@
+"""`fpes export`: a checkpoint's network for other libraries, checked by running what was written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from rich.console import Console
+
+from fpes._checks import FloatArray
+from fpes.datasets import load
+from fpes.es import ES
+from fpes.export import formula_of, read_npz, write_npz, write_onnx, write_torch
+from fpes.files import writable_folder
+
+_SAMPLES = 2000  # for the check, where the data of the run isn't at hand
+
+
+@dataclass(frozen=True)
+class Target:
+    """A format: its file's suffix, what writes it, and what runs the file on x [batch, features]."""
+
+    suffix: str
+    write: Callable[..., None]
+    run: Callable[[Path, FloatArray], FloatArray]
+
+
+def _run_onnx(path: Path, x: FloatArray) -> FloatArray:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    logits: FloatArray = session.run(["logits"], {"x": x})[0]
+    return logits
+
+
+def _run_torch(path: Path, x: FloatArray) -> FloatArray:
+    import torch
+
+    with torch.no_grad():
+        logits: FloatArray = torch.export.load(path).module()(torch.from_numpy(x)).numpy()
+    return logits
+
+
+def _run_npz(path: Path, x: FloatArray) -> FloatArray:
+    return read_npz(path)(x)
+
+
+TARGETS = {
+    "onnx": Target(".onnx", write_onnx, _run_onnx),
+    "torch": Target(".pt2", write_torch, _run_torch),
+    "npz": Target(".npz", write_npz, _run_npz),
+}
+
+
+@click.command("export")
+@click.argument("checkpoint", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--to", "target", type=click.Choice(list(TARGETS)), required=True, help="What to write.")
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The file; network.onnx, .pt2 or .npz beside the checkpoint unless told.",
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder with MNIST's IDX files; also FPES_DATA.",
+)
+def command(**options: Any) -> None:
+    """Write the network of a checkpoint for ONNX, PyTorch (torch.export) or NumPy, and check what was written.
+
+    Underflow becomes a hard shrink: h = S(x W1 + b1), then h = S(S(h W) + S(b)).
+    """
+    from fpes.cli.commands import _user_errors
+
+    _user_errors(lambda: run(**options))
+
+
+def run(checkpoint: Path, target: str, output: Path | None, data_dir: Path | None) -> int:
+    """Write the file, run it, and say how it compares; the exit status is 1 where a class differs."""
+    es = ES.load(checkpoint)
+    chosen = TARGETS[target]
+    path = checkpoint.with_name(f"network{chosen.suffix}") if output is None else output
+    if path.resolve() == checkpoint.resolve():
+        raise ValueError(f"{path} is the checkpoint itself: choose another file with --output")
+    writable_folder(path.parent)
+    formula = formula_of(es.net, es.solution)
+    chosen.write(formula, path)
+    console = Console(markup=False)
+    console.print(f"Written: {path}", highlight=False)
+    what, x = _samples(es, data_dir)
+    try:
+        logits = chosen.run(path, x)
+    except ImportError as error:
+        console.print(f"Not checked: {error}.", highlight=False)
+        return 0
+    ours = es.net(es.solution, x)
+    differ = int((np.argmax(logits, axis=1) != np.argmax(ours, axis=1)).sum())
+    console.print(
+        f"Checked on {what}: {len(x) - differ:,} of {len(x):,} samples get the same class; logits differ by at most "
+        f"{abs(logits - ours).max():.1e}.",
+        highlight=False,
+    )
+    return 1 if differ else 0
+
+
+def _samples(es: ES, data_dir: Path | None) -> tuple[str, FloatArray]:
+    """What it was trained on, where that can be found; else numbers like those of images."""
+    if es.run.data is not None:
+        try:
+            data = load(es.run.data["name"], data_dir=data_dir, seed=es.seed)
+        except (ValueError, OSError, ImportError):
+            pass
+        else:
+            if data.features == es.net.features:
+                return f"the test part of {data.name}", data.x_test
+    rng = np.random.default_rng(0)
+    shape = (_SAMPLES, es.net.features)
+    return "random inputs", np.where(rng.random(shape) < 0.2, rng.random(shape), 0.0).astype(np.float32)

@@ -1,0 +1,30 @@
+"""What a command owes to whoever started it: text that any terminal takes, and an exit status."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+
+# Exit statuses of programs that SIGHUP, SIGINT and SIGTERM ended, as a shell has them.
+HUNG_UP = 129
+INTERRUPTED = 130
+TERMINATED = 143
+
+
+def give_up_output() -> None:
+    """Send what can't be written to nowhere: Python would try again at its end, and complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def prepare_streams() -> None:
+    """Let nothing that is printed fail: what the terminal's encoding lacks is escaped, and a closed stream swallows."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # for as long as the process lives
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

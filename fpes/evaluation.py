@@ -1,0 +1,233 @@
+"""What an evaluation of a population gives: fitness, and what a step needs to know about where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+
+from fpes import _checks
+from fpes._backends import Array, Backend
+from fpes._backends.cuda_arrays import gpu_of
+from fpes.minibatch import Minibatch
+from fpes.network import LinearNetwork
+from fpes.one_unit import SeenByUnits
+from fpes.perturbations import Perturbation
+
+_SHARING = ("__cuda_array_interface__", "__dlpack__", "__dlpack_device__")
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """Which population it was: what decides about its members.
+
+    Args:
+        net: the network.
+        theta: its parameters, as the population holds them.
+        size: members.
+        sigma: standard deviation of the perturbation.
+        perturbation: how members differ from theta.
+        seed: of the noise.
+        generation: likewise.
+    """
+
+    net: LinearNetwork
+    theta: Array
+    size: int
+    sigma: float
+    perturbation: Perturbation
+    seed: int
+    generation: int
+
+    def difference(self, other: Origin) -> str | None:
+        """What differs, in words; None where both have the same members.
+
+        Parameters are compared by value only where they aren't the same array.
+        """
+        for name in ("generation", "seed", "size", "sigma", "perturbation"):
+            ours, theirs = getattr(self, name), getattr(other, name)
+            if ours != theirs:
+                return f"{name} {ours}, expected {theirs}"
+        ours, theirs = (net.sizes for net in (self.net, other.net))
+        if ours != theirs:
+            return f"a network of sizes {list(ours)}, expected {list(theirs)}"
+        if (self.net.scaling, self.net.flush) != (other.net.scaling, other.net.flush):
+            return f"{self.net!r}, expected {other.net!r}"
+        if self.theta is not other.theta and not bool((self.theta == other.theta).all()):
+            return "other parameters theta than expected"
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """The batch of an evaluation.
+
+    Args:
+        groups: how many groups of members had a minibatch of their own; 1 where all had the same.
+        samples: how many samples each member saw.
+        inputs: a copy of them, where the gradient needs it (node perturbation), else None.
+        sums: of the unperturbed network on them, float32, where the gradient needs it (node perturbation of one layer).
+        units: what OneUnit keeps of its batch, else None.
+    """
+
+    groups: int
+    samples: int
+    inputs: Minibatch | None
+    sums: Array | None
+    units: SeenByUnits | None = None
+
+
+class Evaluation(NDArrayOperatorsMixin):
+    """The fitness of a population on a batch; higher is better.
+
+    It behaves as the array of fitness that it holds: NumPy's functions, operators, indices and methods work, and
+    ``evaluation[5] = -1e20`` changes what ES.tell() sees. Arithmetic that keeps the shape gives an Evaluation of the
+    same batch again, so a penalty is ``evaluation - penalty``. On a GPU the array is a CuPy array.
+
+    It belongs to its population and its batch. ES.tell() and Population.gradient() take it, and refuse that of another
+    population. For node perturbation it has a copy of the inputs, as large as they are; nothing that happens to the
+    arrays it was computed from changes it.
+    """
+
+    def __init__(self, backend: Backend, origin: Origin, seen: Seen, values: Array, fitness: Array | None = None):
+        self._backend = backend
+        self._origin = origin
+        self._seen = seen
+        self._values = values
+        self._fitness = fitness
+
+    @property
+    def values(self) -> Array:
+        """The array itself, not a copy: float [size], or [size, batch] where each sample has a fitness of its own."""
+        return self._values
+
+    @property
+    def fitness(self) -> Array:
+        """One number for each member, [size]: the values, or their mean over the batch."""
+        if self._values.ndim == 1:
+            return self._values
+        if self._fitness is None:
+            self._fitness = self._values.mean(axis=1, dtype=np.float64).astype(np.float32)
+        return self._fitness
+
+    @property
+    def losses(self) -> Array | None:
+        """Minus the values of each sample, [size, batch], a new array; None where there is one number for a member."""
+        return negated(self._values.copy()) if self._values.ndim == 2 else None
+
+    @property
+    def centre_losses(self) -> Array | None:
+        """Losses of the unperturbed network, [groups, batch]; None where it wasn't evaluated: it is for OneUnit."""
+        units = self._seen.units
+        return None if units is None or units.centre is None else units.centre.reshape(self.groups, self.samples)
+
+    @property
+    def groups(self) -> int:
+        """How many groups of members had a minibatch of their own; 1 where all saw the same."""
+        return self._seen.groups
+
+    @property
+    def samples(self) -> int:
+        """How many samples each member saw."""
+        return self._seen.samples
+
+    def with_fitness(self, values: Any) -> Evaluation:
+        """The same evaluation with other fitness: shaped, penalised, or measured in another way.
+
+        Args:
+            values: float32 or float64 [size], or [size, batch]; anything that is an array. Not copied where it is one
+                already. (Where a GPU is in use they may lie on the host, for ES.tell().)
+
+        Raises:
+            TypeError: values isn't an array of float32 or float64.
+            ValueError: wrong shape.
+        """
+        array = checked_fitness("values", values, self._backend, self._origin.size, self.samples)
+        return Evaluation(self._backend, self._origin, self._seen, array)
+
+    def check_belongs_to(self, origin: Origin) -> None:
+        """Refuse the evaluation of another population.
+
+        Raises:
+            ValueError: it is, with what differs.
+        """
+        difference = self._origin.difference(origin)
+        if difference is not None:
+            raise ValueError(
+                f"the evaluation is of another population: it has {difference}. Evaluate this population, or tell the "
+                "ES whose ask() gave the other one"
+            )
+
+    @property
+    def seen(self) -> Seen:
+        """The batch, for Population.gradient()."""
+        return self._seen
+
+    # --- as an array --------------------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        return f"Evaluation({self._values!r}, groups={self.groups}, samples={self.samples})"
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._values)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._values[index]
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self._values[index] = value
+
+    def __bool__(self) -> bool:
+        return bool(self._values)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        # A CuPy array refuses, and says how to bring it to the host.
+        array: np.ndarray = np.asarray(self._values, dtype)
+        if array is self._values:
+            return np.array(array) if copy else array
+        if copy is False:
+            raise ValueError(f"values of dtype {self._values.dtype} can't become {dtype} without a copy")
+        return array
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        if "out" in options:
+            options["out"] = tuple(plain(array) for array in options["out"])
+        result = getattr(ufunc, method)(*(plain(value) for value in inputs), **options)
+        if result is self._values:
+            return self
+        same_batch = all(value.seen is self._seen for value in inputs if isinstance(value, Evaluation))
+        if same_batch and getattr(result, "shape", None) == self._values.shape and result.dtype.kind == "f":
+            return Evaluation(self._backend, self._origin, self._seen, result)
+        return result
+
+    def __getattr__(self, name: str) -> Any:
+        """What the class lacks the array has: shape, dtype, mean(), argmax(), and how GPU libraries share memory."""
+        if name == "_values" or (name.startswith("__") and name not in _SHARING):
+            raise AttributeError(f"'Evaluation' object has no attribute {name!r}")
+        return getattr(self._values, name)
+
+
+def negated(losses: Array) -> Array:
+    """Minus losses, in place: by their sign bits, for CuPy's minus would flush."""
+    bits = losses.view(np.uint32)
+    bits ^= np.uint32(1 << 31)
+    return losses
+
+
+def checked_fitness(name: str, value: Any, backend: Backend, size: int, samples: int) -> Array:
+    """`value` as float32 or float64 [size] or [size, samples], an array on the host or on the backend's device."""
+    values = plain(value)
+    array = _checks.numpy_array(name, values) if gpu_of(values) is None else backend.adopt(name, values)
+    _checks.check_fitness(name, array, size, samples)
+    return array
+
+
+def plain(array: Any) -> Any:
+    """The values of an Evaluation; anything else as it is."""
+    return array.values if isinstance(array, Evaluation) else array

@@ -1,0 +1,128 @@
+"""The checkpoint file of a run that is going on: who owns it, when it is written, and what if it can't be."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fpes import checkpoint
+from fpes.files import owned, resolved
+from fpes.health import warn
+
+if TYPE_CHECKING:
+    from fpes.es import ES
+
+_RETRY_SECONDS = 5.0  # at most, from a checkpoint that failed to the next try
+
+
+class NotSavedError(OSError):
+    """Training is done, and its last state isn't on disk: the ES in memory alone has it."""
+
+
+class Saver:
+    """Saves a run now and then.
+
+    Args:
+        es: the run.
+        path: its file; None: nothing is saved.
+        seconds: time between checkpoints.
+    """
+
+    def __init__(self, es: ES, path: Path | None, seconds: float) -> None:
+        self.es = es
+        self.path = path
+        self.seconds = seconds
+        self.due_at = 0.0
+        self.failing = False
+        self._file = None if path is None else resolved(path)
+        self._seen: tuple[int, ...] | None = None  # the file as it was when it was known to be ours
+
+    @contextmanager
+    def owning(self) -> Iterator[None]:
+        """While the block runs, nobody else writes to the file.
+
+        Raises:
+            BlockingIOError: somebody else does.
+            FileExistsError: it holds what isn't an earlier state of this run.
+        """
+        if self._file is None:
+            yield
+            return
+        with owned(self._file):
+            self._check_ours(self._file)
+            self.es.run.file = self._file
+            try:
+                yield
+            finally:
+                self.es.run.file = None
+
+    def save(self) -> None:
+        """Write a checkpoint, where one is wanted.
+
+        Raises:
+            OSError: it can't be written, or the file isn't ours any more.
+        """
+        self.due_at = time.monotonic() + min(self.seconds, _RETRY_SECONDS)
+        if self._file is not None:
+            self._check_ours(self._file)
+            checkpoint.write(self._file, *self.es.described())
+            self._seen = _identity(self._file)
+        self.due_at = time.monotonic() + self.seconds
+        self.failing = False
+
+    def save_if_due(self) -> None:
+        """A checkpoint every so many seconds."""
+        if time.monotonic() >= self.due_at:
+            self.try_to_save()
+
+    def try_to_save(self) -> None:
+        """A checkpoint. One that fails isn't the end: the last one is still there, and the next may work again."""
+        try:
+            self.save()
+        except OSError as error:
+            if not self.failing:  # said once, until it works again
+                warn(f"{error}; training goes on, the last checkpoint is kept, and the next is tried soon")
+            self.failing = True
+
+    def save_after(self, end: BaseException) -> None:
+        """A last checkpoint before an exception is raised again, which stays what it is though this one fails."""
+        try:
+            self.save()
+        except Exception as error:
+            message = f"the last checkpoint was not saved: {error}"
+            if hasattr(end, "add_note"):  # Python 3.11
+                end.add_note(message)
+            with suppress(Warning):  # where warnings are errors
+                warn(message)
+
+    def save_at_the_end(self) -> None:
+        """The last checkpoint.
+
+        Raises:
+            NotSavedError: it can't be written.
+        """
+        try:
+            self.save()
+        except OSError as error:
+            raise NotSavedError(
+                f"{error}; training is done, and its result is in memory only: make room, and call save() again"
+            ) from error
+
+    def _check_ours(self, file: Path) -> None:
+        """Look at the file again, if it isn't the one that was seen last."""
+        found = _identity(file)
+        if found is None or found != self._seen:
+            checkpoint.check_replaceable(file, self.es.run.id, self.es.generation)
+            self._seen = found
+
+
+def _identity(file: Path) -> tuple[int, ...] | None:
+    try:
+        found = os.stat(file)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

@@ -1,0 +1,197 @@
+"""Reads the code inside the CUDA modules: PTX as text, machine code (SASS) by NVIDIA's disassemblers. No GPU is needed.
+
+cuobjdump and nvdisasm come with the CUDA toolkit, or from PyPI: nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import importlib.util
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from fpes._backends import cuda_modules
+
+# A line of PTX: a predicate, the instruction with its modifiers, operands.
+_PTX = re.compile(r"^\s*(?:@!?%p\d+\s+)?([a-z][\w.:]*)[\s;]", re.ASCII)
+_PTX_ENTRY = re.compile(r"\.(?:entry|func)\s+(?:\([^)]*\)\s*)?([\w$]+)")
+# A line of SASS: its address, a predicate, the instruction, operands; then its encoding.
+_SASS = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)")
+_SASS_TEXT = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;")
+_SASS_FUNCTION = re.compile(r"Function : ([\w$]+)")
+_ARCHITECTURE = re.compile(r"^arch = (\w+)")
+_RESOURCES_OF = re.compile(r"^\s*Function ([\w$]+):")
+_RESOURCE = re.compile(r"\b(REG|STACK|SHARED|LOCAL):(\d+)")
+_QUALIFIER = re.compile(r"(?:\b\w+|\(anonymous namespace\))::")
+
+
+@dataclass
+class Kernel:
+    """One kernel of one architecture.
+
+    Args:
+        name: its mangled name.
+        architecture: such as "sm_90".
+        instructions: the instructions with their modifiers, in order: "FFMA.FTZ".
+        lines: of machine code, the same with predicates and operands; of PTX empty.
+    """
+
+    name: str
+    architecture: str = ""
+    instructions: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+
+    def using(self, pattern: str) -> list[str]:
+        """Instructions that match a regular expression from their beginning."""
+        return [i for i in self.instructions if re.match(pattern, i)]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a kernel occupies.
+
+    Args:
+        registers: of a thread.
+        shared: bytes of a block that are fixed at compile time; what a launch asks for comes on top.
+        stack: bytes of a thread.
+        local: bytes of a thread in local memory.
+    """
+
+    registers: int
+    shared: int
+    stack: int
+    local: int
+
+
+def disassembler() -> str | None:
+    """cuobjdump, of PyPI's nvidia-cuda-cuobjdump or of the PATH; None where there is none."""
+    namespace = importlib.util.find_spec("nvidia")
+    places = (namespace.submodule_search_locations if namespace is not None else None) or []
+    folders = [Path(place) / "cu13" / "bin" for place in places]
+    found = [str(folder / "cuobjdump") for folder in folders if (folder / "cuobjdump").exists()]
+    return found[0] if found else shutil.which("cuobjdump")
+
+
+def module_file(build: str) -> Path | None:
+    """The shared library of a build, "ftz" or "ieee"; None where it isn't installed."""
+    spec = importlib.util.find_spec(cuda_modules.MODULES[build])
+    return None if spec is None or spec.origin is None else Path(spec.origin)
+
+
+@lru_cache
+def ptx(file: Path) -> list[Kernel]:
+    """Every kernel of every PTX in a library or object file.
+
+    Raises:
+        FileNotFoundError: there is no cuobjdump.
+        subprocess.CalledProcessError: it can't read the file.
+    """
+    return _parsed(_dump("-ptx", file), _PTX_ENTRY, _PTX)
+
+
+@lru_cache
+def sass(file: Path) -> list[Kernel]:
+    """Every kernel of every machine code in a library or object file. Raises what :func:`ptx` raises."""
+    return _parsed(_dump("-sass", file), _SASS_FUNCTION, _SASS, _SASS_TEXT)
+
+
+@lru_cache
+def resources(file: Path) -> dict[tuple[str, str], Resources]:
+    """What the kernels of a file occupy, by (architecture, mangled name). Raises what :func:`ptx` raises."""
+    found: dict[tuple[str, str], Resources] = {}
+    architecture = name = ""
+    for line in _dump("-res-usage", file).splitlines():
+        if match := _ARCHITECTURE.match(line):
+            architecture = match[1]
+        elif match := _RESOURCES_OF.match(line):
+            name = match[1]
+        elif name and (numbers := dict(_RESOURCE.findall(line))):
+            found[architecture, name] = Resources(
+                *(int(numbers.get(key, 0)) for key in ("REG", "SHARED", "STACK", "LOCAL"))
+            )
+            name = ""
+    return found
+
+
+def readable(mangled: str) -> str:
+    """A kernel's name as its source has it, without namespaces and parameters: "gemm_kernel<Tile<2, 2>, Ieee, 4>"."""
+    name = _demangled(mangled)
+    name = _QUALIFIER.sub("", name.removeprefix("void "))
+    return _without_parameters(name)
+
+
+def _demangled(mangled: str) -> str:
+    """By the C++ library, which has what c++filt calls; the name as it is where that isn't found."""
+    demangle = _demangler()
+    if demangle is None:
+        return mangled
+    status = ctypes.c_int(-1)
+    address = demangle(mangled.encode(), None, None, ctypes.byref(status))
+    if status.value != 0 or not address:
+        return mangled
+    try:
+        return ctypes.string_at(address).decode()
+    finally:
+        _free()(address)
+
+
+@lru_cache
+def _demangler() -> Any:
+    library = ctypes.util.find_library("stdc++") or "libstdc++.so.6"
+    try:
+        function = ctypes.CDLL(library).__cxa_demangle
+    except (OSError, AttributeError):
+        return None
+    function.restype = ctypes.c_void_p
+    function.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.POINTER(ctypes.c_int)]
+    return function
+
+
+@lru_cache
+def _free() -> Any:
+    function = ctypes.CDLL(None).free
+    function.argtypes = [ctypes.c_void_p]
+    function.restype = None
+    return function
+
+
+def _without_parameters(name: str) -> str:
+    """Cuts the list of parameters at the end: the last parenthesis that opens outside angle brackets."""
+    depth = 0
+    for i, character in enumerate(name):
+        depth += (character == "<") - (character == ">")
+        if character == "(" and depth == 0:
+            return name[:i]
+    return name
+
+
+def _dump(option: str, file: Path) -> str:
+    tool = disassembler()
+    if tool is None:
+        raise FileNotFoundError("cuobjdump is not installed: pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm")
+    return subprocess.run([tool, option, str(file)], check=True, capture_output=True, text=True).stdout
+
+
+def _parsed(
+    text: str, begin: re.Pattern[str], instruction: re.Pattern[str], whole: re.Pattern[str] | None = None
+) -> list[Kernel]:
+    kernels: list[Kernel] = []
+    architecture = ""
+    inside = False
+    for line in text.splitlines():
+        if entry := _ARCHITECTURE.match(line):
+            architecture, inside = entry[1], False
+        elif entry := begin.search(line):
+            kernels.append(Kernel(entry[1], architecture))
+            inside = True
+        elif inside and (found := instruction.match(line)):
+            kernels[-1].instructions.append(found[1])
+            if whole is not None and (full := whole.match(line)):
+                kernels[-1].lines.append(re.sub(r"\s+", " ", full[1]))
+    return kernels
