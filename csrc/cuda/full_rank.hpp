@@ -232,19 +232,14 @@ class FullRankBlock {
         FPES_DEVICE float* drawn(int number) const {
             return weights(number) + thread_index() / groups * T::columns + thread_index() % groups * 8;
         }
-        FPES_DEVICE void next_row() {
-            from_ += static_cast<std::int64_t>(distance) * fan_out_;
-            element_ += static_cast<std::uint64_t>(distance) * fan_out_;
-            rows_ -= distance;
-        }
 
         const FullRankBlock& block_;
-        const float* from_;
-        std::uint64_t element_;
+        const float* from_;      // the thread's next weights
+        std::uint64_t element_;  // of the layer's noise
         int fan_out_;
         int rows_;
         int columns_;
-        PhiloxCounters counters_;
+        Counters counters_;
 
        private:
         FPES_DEVICE std::int64_t fan_in() const { return block_.job_.layers.layer[0].fan_in; }
@@ -288,7 +283,9 @@ class FullRankBlock {
                     }
                 }
                 plus += this->distance * T::columns;
-                this->next_row();
+                this->from_ += static_cast<std::int64_t>(this->distance) * this->fan_out_;
+                this->element_ += static_cast<std::uint64_t>(this->distance) * this->fan_out_;
+                this->rows_ -= this->distance;
             }
         }
     };
@@ -302,7 +299,10 @@ class FullRankBlock {
 
         // Block 0 is ready after the first turn.
         FPES_DEVICE DrawnBetween(const FullRankBlock& block, const DeviceLayer& layer, int first_column)
-            : Operands<staged>(block, layer, first_column), anywhere_(layer.weight) {
+            : Operands<staged>(block, layer, first_column),
+              anywhere_(layer.weight),
+              step_(static_cast<std::int64_t>(this->distance) * layer.fan_out),
+              eight_(static_cast<std::uint32_t>(this->element_ / 8)) {
             load();
             start_drawing(0);
             FPES_ROLLED
@@ -326,9 +326,11 @@ class FullRankBlock {
         }
         FPES_DEVICE void draw_row(int pass) {
             float z[8];
-            draw_aligned<kind, 8>(this->counters_, this->element_, z);
+            draw_aligned<kind, 8>(this->counters_, std::uint64_t{eight_} * 8, z);
             this->block_.store_both(z, next_, to_ + pass * (rows_per_pass * T::columns));
-            this->next_row();
+            eight_ += static_cast<std::uint32_t>(step_ / 8);
+            this->from_ += step_;
+            this->rows_ -= this->distance;
             load();
         }
         // Beyond the layer's last row and column, anything.
@@ -339,6 +341,8 @@ class FullRankBlock {
         }
 
         const float* anywhere_;
+        std::int64_t step_;
+        std::uint32_t eight_;  // the number of the next eight of the layer's weights
         float* to_;
         float next_[8];
     };
@@ -358,7 +362,7 @@ class FullRankBlock {
 
     // Both members' biases, after their own factor: bias_[sign][column].
     FPES_DEVICE void perturb_bias(const DeviceLayer& layer, int first_column) const {
-        const PhiloxCounters counters = job_.noise.counters(noise_tensor(layer.index, NoiseRole::bias), pair_);
+        const Counters counters = job_.noise.counters(noise_tensor(layer.index, NoiseRole::bias), pair_);
         const int columns = smaller(T::columns, layer.fan_out - first_column);
         for (int first = 8 * thread_index(); first < columns; first += 8 * T::threads) {
             float z[8];
@@ -375,7 +379,7 @@ class FullRankBlock {
 
     FPES_DEVICE void narrow_layer(const DeviceLayer& layer) const {
         const int n = layer.fan_out, stride = narrow_padded(n), weights = layer.fan_in * n;
-        const PhiloxCounters counters = job_.noise.counters(noise_tensor(layer.index, NoiseRole::weight), pair_);
+        const Counters counters = job_.noise.counters(noise_tensor(layer.index, NoiseRole::weight), pair_);
         float* const plus = weights_;
         float* const minus = weights_ + layer.fan_in * stride;
         for (int first = 8 * thread_index(); first < weights; first += 8 * T::threads) {

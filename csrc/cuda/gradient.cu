@@ -155,7 +155,7 @@ struct LowRankTerms {
 
    private:
     FPES_DEVICE void draw_factor(std::int64_t t, NoiseRole role, int n, std::int64_t place, float* z) const {
-        const PhiloxCounters counters = noise.counters(noise_tensor(layer, role), turn.pair(t / rank));
+        const Counters counters = noise.counters(noise_tensor(layer, role), turn.pair(t / rank));
         draw<4>(noise.kind, counters, static_cast<std::uint64_t>(t % rank * n + place), z);
     }
 };

@@ -43,8 +43,8 @@ __global__ __launch_bounds__(elementwise_threads) void low_rank_kernel(MemberJob
     if (number >= groups * layer.fan_in) return;
     const std::int64_t row = number / groups, column = number % groups * 8;
     const std::int64_t first = row * layer.fan_out + column;
-    const PhiloxCounters of_a = job.noise.counters(noise_tensor(layer.index, NoiseRole::factor_a), job.pair);
-    const PhiloxCounters of_b = job.noise.counters(noise_tensor(layer.index, NoiseRole::factor_b), job.pair);
+    const Counters of_a = job.noise.counters(noise_tensor(layer.index, NoiseRole::factor_a), job.pair);
+    const Counters of_b = job.noise.counters(noise_tensor(layer.index, NoiseRole::factor_b), job.pair);
     float sum[8];
     FPES_UNROLL
     for (int i = 0; i < 8; ++i) sum[i] = column + i < layer.fan_out ? layer.weight[first + i] : 0.0f;

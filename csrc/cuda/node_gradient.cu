@@ -80,7 +80,7 @@ __global__ __launch_bounds__(elementwise_threads) void right_kernel(RightJob job
     const std::int64_t t = block_index(), stride = right_stride(job.fan_out);
     const Row row = row_of(job.rows, 0, t / job.rows.batch * 2 * job.rows.batch + t % job.rows.batch);
     const float weight = job.weights.difference(row.pair - job.rows.begin, row.sample);
-    const PhiloxCounters counters = job.noise.counters(noise_tensor(job.layer, NoiseRole::node), row.pair);
+    const Counters counters = job.noise.counters(noise_tensor(job.layer, NoiseRole::node), row.pair);
     for (int first = thread_index() * per_thread; first < stride; first += elementwise_threads * per_thread) {
         float z[per_thread];
         draw<per_thread>(job.noise.kind, counters,
@@ -388,8 +388,8 @@ __global__ __launch_bounds__(sparse_threads) void sparse_noise_kernel(NoiseSumJo
     pairs_of_sample(job, sample, begin, end);
     for (std::int64_t pair = begin; pair < end; ++pair) {
         if (!job.turn.has(pair)) continue;
-        const PhiloxCounters positions = job.noise.counters(noise_tensor(job.layer.index, NoiseRole::positions), pair);
-        const PhiloxCounters draws = job.noise.counters(noise_tensor(job.layer.index, NoiseRole::node), pair);
+        const Counters positions = job.noise.counters(noise_tensor(job.layer.index, NoiseRole::positions), pair);
+        const Counters draws = job.noise.counters(noise_tensor(job.layer.index, NoiseRole::node), pair);
         const float weight = job.weights.difference(pair, within);
         for (int j = thread_index(); j < job.units; j += sparse_threads) {
             const int unit = perturbed_unit(positions, within, j, job.units, job.layer.fan_out);
