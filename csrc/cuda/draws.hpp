@@ -1,6 +1,8 @@
 // Noise in registers: a few consecutive elements of a stream at a time, drawn by the thread that uses them.
 #pragma once
 
+#include <cmath>
+
 #include "../common/elementary.hpp"
 #include "../common/noise.hpp"
 #include "intrinsics.hpp"
@@ -44,9 +46,22 @@ struct NoiseSource {
 
 // popcount - 8 of the low 16 bits, as a float. The count is put into the last bits of 2^23, so that a subtraction
 // converts it, which runs where multiply-adds do; a conversion instruction has a quarter of that rate at most.
+//
+// In units of 2^-22 it takes an operation less: the count as it is, read as a float, is count times 2^-149, and a
+// multiply-add that keeps subnormals makes a normal float of it.
+template <bool small>
 FPES_DEVICE float centred_popcount(std::uint32_t bits) {
     const auto count = static_cast<std::uint32_t>(population_count(bits & 0xffffu));
+    if constexpr (small) return fma_ieee(as_f32(count), 0x1p127f, -8.0f * 0x1p-22f);
     return as_f32(0x4b000000u | count) - (0x1p23f + 8.0f);
+}
+
+// A draw in small units times small_scale(kind, scale) is the draw times the scale, both products exact; where that
+// isn't so, for the scale is huge or subnormal, small_scale is 0.
+inline float small_scale(NoiseKind kind, float scale) {
+    if (kind != NoiseKind::binomial) return scale;
+    const float size = std::fabs(scale);
+    return size >= 0x1p-126f && size < 0x1p105f ? scale * 0x1p22f : 0.0f;
 }
 
 FPES_DEVICE std::uint32_t word_of(const PhiloxBlock<std::uint32_t>& block, int i) {
@@ -57,7 +72,7 @@ FPES_DEVICE std::uint32_t word_of(const PhiloxBlock<std::uint32_t>& block, int i
 
 // Elements first ... first + count - 1 of a stream, where first is a multiple of count, 4 or 8: what a block's bits
 // mean is told in common/noise.hpp and cpu/kernels_noise.hpp.
-template <NoiseKind kind, int count>
+template <NoiseKind kind, int count, bool small = false>
 FPES_DEVICE void draw_aligned(const Counters& counters, std::uint64_t first, float* z) {
     static_assert(count == 4 || count == 8,
                   "a Philox block of any kind is a whole number of such groups, or half of one");
@@ -75,8 +90,8 @@ FPES_DEVICE void draw_aligned(const Counters& counters, std::uint64_t first, flo
         FPES_UNROLL
         for (int i = 0; i < count / 2; ++i) {
             const std::uint32_t word = count == 8 ? block.word[i] : half ? block.word[2 + i] : block.word[i];
-            z[2 * i] = centred_popcount(word);
-            z[2 * i + 1] = centred_popcount(word >> 16);
+            z[2 * i] = centred_popcount<small>(word);
+            z[2 * i + 1] = centred_popcount<small>(word >> 16);
         }
     } else {
         const auto block = philox4x32_7(counters, number);

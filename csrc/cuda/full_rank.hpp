@@ -43,6 +43,7 @@ struct FullRankJob {
     DeviceLayers layers;
     NoiseSource noise;
     float scale;              // of a draw: sigma times the noise's unit
+    float small_scale;        // of a draw in small units (draws.hpp), or 0
     std::int64_t first_pair;  // of the launch
     std::int64_t batch;       // samples of a batch
     std::int64_t pairs_each;  // that see the same batch
@@ -143,7 +144,7 @@ class FullRankBlock {
     FPES_DEVICE void multiply(const DeviceLayer& layer, int first_column, bool staged, Accumulators<T>& acc) const {
         acc.clear();
         perturb_bias(layer, first_column);
-        const bool whole = layer.has_vectors() && layer.fan_out % 8 == 0;
+        const bool whole = layer.has_vectors() && layer.fan_out % 8 == 0 && !is_zero(job_.small_scale);
         if (staged) {
             whole ? multiply<DrawnBetween<true>>(layer, first_column, acc)
                   : multiply<DrawnBefore<true>>(layer, first_column, acc);
@@ -326,7 +327,7 @@ class FullRankBlock {
         }
         FPES_DEVICE void draw_row(int pass) {
             float z[8];
-            draw_aligned<kind, 8>(this->counters_, std::uint64_t{eight_} * 8, z);
+            draw_aligned<kind, 8, true>(this->counters_, std::uint64_t{eight_} * 8, z);
             this->block_.store_both(z, next_, to_ + pass * (rows_per_pass * T::columns));
             eight_ += static_cast<std::uint32_t>(step_ / 8);
             this->from_ += step_;
@@ -351,8 +352,8 @@ class FullRankBlock {
         float up[8], down[8];
         FPES_UNROLL
         for (int i = 0; i < 8; ++i) {
-            up[i] = Mode::fma(z[i], job_.scale, w[i]);
-            down[i] = Mode::fma(z[i], opposite(job_.scale), w[i]);
+            up[i] = Mode::fma(z[i], job_.small_scale, w[i]);
+            down[i] = Mode::fma(z[i], opposite(job_.small_scale), w[i]);
         }
         store4(plus, up);
         store4(plus + 4, up + 4);

@@ -163,7 +163,7 @@ FPES_DEVICE void multiply_drawing(Operands& operands, int whole, Fragment<T>& ev
         const float* a = operands.left(block) + T::first_row();
         const float* b = operands.right(block) + T::first_column();
         operands.start(block + 1);
-        FPES_ROLLED
+        FPES_UNROLL
         for (int part = 0; part < depth / 4; ++part) {
             operands.go_on(part);
             odd.load(a + stride, b + T::columns);

@@ -30,7 +30,7 @@ def torch():
 
 
 def fitness(theta, x, y, size=8, **options):
-    return fpes.Population(NET, theta, size=size, sigma=0.05).evaluate(x, y, **options)
+    return fpes.Population(NET, theta, size=size, sigma=0.05).evaluate(x, y, **options).values
 
 
 EXPECTED = fitness(THETA, X, Y)
