@@ -425,6 +425,15 @@ def test_integers_that_need_more_than_a_float(reverse, family, largest):
     oracle.assert_bitwise_equal(shim.gradient(weights), cpu.gradient(weights))
 
 
+@pytest.mark.parametrize("terms", [1, 5, 40])
+def test_low_rank_gradient_of_some_terms_at_a_time(terms):
+    cpu, shim = populations((9, 10), (2,), "lowrank3", size=64)
+    weights = np.random.default_rng(4).integers(-(2**20), 2**20, 64).astype(np.int32)
+    with shim_backend.device(floats_at_a_time=terms * (3 * 12 + 12)):
+        for each in (weights, weights.astype(np.float32)):
+            oracle.assert_bitwise_equal(shim.gradient(each), cpu.gradient(each), f"{terms} at a time, {each.dtype}")
+
+
 @each_kind
 @every_mode
 def test_node_gradient(reverse, kind, flush):
