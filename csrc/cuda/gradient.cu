@@ -247,7 +247,7 @@ using FloatTile = Tile<2, 2, 4, 8, 8, 4>;    // 64 x 64: a block for all terms, 
 
 // Adds the sums of this block's share of the terms to the totals.
 __global__ __launch_bounds__(IntegerTile::threads,
-                             3) void integer_product_kernel(const FPES_CONSTANT ProductJob job, std::int64_t terms_each,
+                             2) void integer_product_kernel(const FPES_CONSTANT ProductJob job, std::int64_t terms_each,
                                                             const unsigned* used, std::int64_t* totals) {
     using T = IntegerTile;
     const SumsPlace<T> place(job);
