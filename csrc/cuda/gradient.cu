@@ -251,22 +251,33 @@ __global__ __launch_bounds__(IntegerTile::threads,
                                                             const unsigned* used, std::int64_t* totals) {
     using T = IntegerTile;
     const SumsPlace<T> place(job);
-    const std::int64_t begin = block_index_y() * terms_each, left_stride = factor_stride(job.fan_in);
-    const std::int64_t terms = begin + terms_each < job.terms ? terms_each : job.terms - begin;
+    const std::int64_t left_stride = factor_stride(job.fan_in), right_stride = factor_stride(job.fan_out);
+    std::int64_t sums[T::tm][T::tn] = {};
+    const std::int64_t begin = block_index_y() * terms_each;
+    const std::int64_t end = begin + terms_each < job.terms ? begin + terms_each : job.terms;
     FPES_ROLLED
-    for (int digit = 0; digit < digits; ++digit) {
-        if (used[digit] == 0) continue;
-        Accumulators<T> acc;
-        acc.clear();
-        const float* const left = job.left + (digit * job.terms + begin) * left_stride;
-        TermsOperands<T> operands(left, left_stride, job.right + begin * factor_stride(job.fan_out),
-                                  factor_stride(job.fan_out), terms, place.first_row, place.first_column);
-        operands.turn();
-        multiply_blocks<T, Ieee, terms_depth>(operands, terms, true, acc);
-        place.each([&](int i, int j, std::int64_t at) {
-            add_integer(totals + at, static_cast<std::int64_t>(static_cast<int>(acc.sum[i][j])) << digit * digit_bits);
-        });
+    for (std::int64_t first = begin; first < end; first += exact_terms) {
+        const std::int64_t terms = end - first < exact_terms ? end - first : exact_terms;
+        FPES_ROLLED
+        for (int digit = 0; digit < digits; ++digit) {
+            if (used[digit] == 0) continue;
+            Accumulators<T> acc;
+            acc.clear();
+            TermsOperands<T> operands(job.left + (digit * job.terms + first) * left_stride, left_stride,
+                                      job.right + first * right_stride, right_stride, terms, place.first_row,
+                                      place.first_column);
+            operands.turn();
+            multiply_blocks<T, Ieee, terms_depth>(operands, terms, true, acc);
+            FPES_UNROLL
+            for (int i = 0; i < T::tm; ++i) {
+                FPES_UNROLL
+                for (int j = 0; j < T::tn; ++j) {
+                    sums[i][j] += static_cast<std::int64_t>(static_cast<int>(acc.sum[i][j])) << digit * digit_bits;
+                }
+            }
+        }
     }
+    place.each([&](int i, int j, std::int64_t at) { add_integer(totals + at, sums[i][j]); });
 }
 
 // Continues the sums of earlier terms, which are where the gradient will be.
@@ -335,8 +346,8 @@ class GradientRun {
     double unit() const { return noise_unit(population_.noise); }
     double members() const { return 2.0 * static_cast<double>(pairs_); }
     // Enough blocks for every multiprocessor, but no share of fewer terms than make it worth while.
-    int shares(std::int64_t blocks, std::int64_t terms) const {
-        constexpr std::int64_t least_terms = 64, blocks_each = 8;
+    int shares(std::int64_t blocks, std::int64_t terms, int blocks_each) const {
+        constexpr std::int64_t least_terms = 64;
         const std::int64_t wanted = parts(blocks_each * context_.device.multiprocessors, blocks);
         return static_cast<int>(
             std::clamp<std::int64_t>(wanted, 1, std::min<std::int64_t>(parts(terms, least_terms), 65535)));
@@ -348,7 +359,7 @@ class GradientRun {
         const std::int64_t blocks = parts(count, std::int64_t{elementwise_threads} * per_thread);
         if constexpr (std::is_same_v<Weight, std::int32_t>) {
             if (exact_) {
-                const int split = shares(blocks, pairs_);
+                const int split = shares(blocks, pairs_, 8);
                 clear(count);
                 launch(integer_kernel, Grid{blocks, split}, elementwise_threads, 0, context_, noise, tensor, weights_,
                        pairs_, split, count, totals_);
@@ -382,9 +393,8 @@ class GradientRun {
             const ProductJob job = make_factors(layer, begin, terms);
             if (exact_) {
                 const std::int64_t tiles = tiles_of<IntegerTile>(layer);
-                // A share is a whole number of blocks of terms, and not more than floats add up exactly.
-                const std::int64_t each = std::clamp<std::int64_t>(
-                    parts(parts(terms, shares(tiles, terms)), terms_depth) * terms_depth, terms_depth, exact_terms);
+                // Two blocks on a multiprocessor; a share is a whole number of the loop's turns.
+                const std::int64_t each = parts(parts(terms, shares(tiles, terms, 2)), terms_depth) * terms_depth;
                 launch(integer_product_kernel, Grid{tiles, parts(terms, each)}, IntegerTile::threads,
                        TermsOperands<IntegerTile>::shared_bytes, context_, job, each, used_, totals_);
             } else {

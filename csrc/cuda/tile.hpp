@@ -117,7 +117,8 @@ FPES_DEVICE void multiply_rest(const float* a, const float* b, int depth, Accumu
 
 // The whole blocks of multiply_blocks.
 template <class T, class Mode, int depth, class Operands>
-FPES_DEVICE void multiply_copying(Operands& operands, int whole, bool works, Fragment<T>& even, Accumulators<T>& acc) {
+FPES_DEVICE void multiply_copying(Operands& operands, int whole, int blocks, bool works, Fragment<T>& even,
+                                  Accumulators<T>& acc) {
     constexpr int stride = padded_rows(T::rows);
     const auto left = [&](int block) { return operands.left(block) + T::first_row(); };
     const auto right = [&](int block) { return operands.right(block) + T::first_column(); };
@@ -145,18 +146,21 @@ FPES_DEVICE void multiply_copying(Operands& operands, int whole, bool works, Fra
         }
         operands.turn();
         if (works) {
-            even.load(left(block + 1), right(block + 1));
+            if (block + 1 < blocks) even.load(left(block + 1), right(block + 1));
             odd.template multiply<Mode>(acc);
         }
     }
 }
 
 // The same for operands that are drawn in the midst of multiply-adds, a part for every four k's: neither has a branch,
-// so the compiler fills the time that a draw's long chain of operations takes with multiply-adds of the same warp.
+// so the compiler fills the time that a draw's long chain of operations takes with multiply-adds of the same warp. A
+// warp without columns multiplies too, what nobody looks at, and keeps no other warp waiting: all warps of a scheduler
+// have the same columns.
 template <class T, class Mode, int depth, class Operands>
-FPES_DEVICE void multiply_drawing(Operands& operands, int whole, Fragment<T>& even, Accumulators<T>& acc) {
-    constexpr int stride = padded_rows(T::rows);
+FPES_DEVICE void multiply_drawing(Operands& operands, int whole, int blocks, Fragment<T>& even, Accumulators<T>& acc) {
+    constexpr int stride = padded_rows(T::rows), parts = depth / 4;
     static_assert(depth % 4 == 0, "four k's for a draw");
+    static_assert(4 % T::warps_n == 0, "a multiprocessor's four schedulers take warps in turn");
     Fragment<T> odd;
     FPES_ROLLED
     for (int block = 0; block < whole; ++block) {
@@ -164,7 +168,7 @@ FPES_DEVICE void multiply_drawing(Operands& operands, int whole, Fragment<T>& ev
         const float* b = operands.right(block) + T::first_column();
         operands.start(block + 1);
         FPES_UNROLL
-        for (int part = 0; part < depth / 4; ++part) {
+        for (int part = 0; part < parts; ++part) {
             operands.go_on(part);
             odd.load(a + stride, b + T::columns);
             even.template multiply<Mode>(acc);
@@ -172,27 +176,17 @@ FPES_DEVICE void multiply_drawing(Operands& operands, int whole, Fragment<T>& ev
             odd.template multiply<Mode>(acc);
             odd.load(a + 3 * stride, b + 3 * T::columns);
             even.template multiply<Mode>(acc);
+            if (part == parts - 1) break;
             a += 4 * stride;
             b += 4 * T::columns;
-            if (part == depth / 4 - 1) {
-                operands.turn();
-                a = operands.left(block + 1) + T::first_row();
-                b = operands.right(block + 1) + T::first_column();
-            }
             even.load(a, b);
             odd.template multiply<Mode>(acc);
         }
-    }
-}
-// What a warp without columns has to do for the others.
-template <int depth, class Operands>
-FPES_DEVICE void only_draw(Operands& operands, int whole) {
-    FPES_ROLLED
-    for (int block = 0; block < whole; ++block) {
-        operands.start(block + 1);
-        FPES_ROLLED
-        for (int part = 0; part < depth / 4; ++part) operands.go_on(part);
         operands.turn();
+        if (block + 1 < blocks) {
+            even.load(operands.left(block + 1) + T::first_row(), operands.right(block + 1) + T::first_column());
+        }
+        odd.template multiply<Mode>(acc);
     }
 }
 
@@ -205,7 +199,7 @@ FPES_DEVICE void only_draw(Operands& operands, int whole) {
 //     draws_between               whether go_on(part) draws, instead of finish (multiply_drawing)
 //     turn()                      waits until what this thread has made ready is there, and for all other threads
 //
-// Block 0 is ready. A warp that doesn't work has no columns, but makes blocks ready.
+// Block 0 is ready. A warp that doesn't work has no columns, but makes blocks ready (and see multiply_drawing).
 //
 // Two fragments take turns: one is loaded while the other is multiplied. So the threads meet before they multiply a
 // block's last k, not after: whoever has its fragment is done with the block, and finds work on the other side. When
@@ -219,14 +213,12 @@ FPES_DEVICE void multiply_blocks(Operands& operands, std::int64_t k_count, bool 
     const int whole = static_cast<int>(k_count / depth), rest = static_cast<int>(k_count % depth);
     Fragment<T> even;
     even.load(operands.left(0) + T::first_row(), operands.right(0) + T::first_column());
+    // After the last turn nothing is read any more that others may write to.
+    const int blocks = rest == 0 ? whole : whole + 1;
     if constexpr (Operands::draws_between) {
-        if (works) {
-            multiply_drawing<T, Mode, depth>(operands, whole, even, acc);
-        } else {
-            only_draw<depth>(operands, whole);
-        }
+        multiply_drawing<T, Mode, depth>(operands, whole, blocks, even, acc);
     } else {
-        multiply_copying<T, Mode, depth>(operands, whole, works, even, acc);
+        multiply_copying<T, Mode, depth>(operands, whole, blocks, works, even, acc);
     }
     if (rest == 0) return;
     if (works) multiply_rest<T, Mode>(operands.left(whole), operands.right(whole), rest, acc);
