@@ -465,6 +465,7 @@ class ES:
         evaluation = fitness if isinstance(fitness, Evaluation) else None
         if evaluation is not None:
             evaluation.check_belongs_to(population.origin)
+            evaluation.check_covers((0, self.size // 2))
         elif isinstance(self.perturbation, NodePerturbation | OneUnit):
             raise ValueError(
                 f"fitness is an array, and the gradient of {self.perturbation!r} needs the batch it belongs to: "
