@@ -116,8 +116,8 @@ build/asan/.installed build/tsan/.installed: build/%/.installed: $(VENV)/.instal
 	$(PYTHON) -m venv build/$*/venv
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 	    > "$$(build/$*/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tests.pth"
-	FPES_CUDA=OFF build/$*/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
-	    -Cbuild-dir=build/$*/cmake -Ccmake.define.FPES_SANITIZE=$(SANITIZE) .
+	FPES_CUDA=OFF SKBUILD_BUILD_DIR=build/$*/cmake CMAKE_ARGS=-DFPES_SANITIZE=$(SANITIZE) PATH="$(CURDIR)/$(BIN):$$PATH" \
+	    build/$*/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps .
 	@touch $@
 
 bench: check $(VENV)/.installed-test
