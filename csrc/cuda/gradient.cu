@@ -346,11 +346,18 @@ class GradientRun {
 
    private:
     // Enough blocks for every multiprocessor, but no share of fewer terms than make it worth while.
-    int shares(std::int64_t blocks, std::int64_t terms, int blocks_each) const {
+    static int within_terms(std::int64_t shares, std::int64_t terms) {
         constexpr std::int64_t least_terms = 64;
-        const std::int64_t wanted = parts(blocks_each * context_.device.multiprocessors, blocks);
         return static_cast<int>(
-            std::clamp<std::int64_t>(wanted, 1, std::min<std::int64_t>(parts(terms, least_terms), 65535)));
+            std::clamp<std::int64_t>(shares, 1, std::min<std::int64_t>(parts(terms, least_terms), 65535)));
+    }
+    int shares(std::int64_t blocks, std::int64_t terms) const {
+        constexpr std::int64_t blocks_each = 8;
+        return within_terms(parts(blocks_each * context_.device.multiprocessors, blocks), terms);
+    }
+    // Where two blocks fit on a multiprocessor: not one more than run at once, which would take as long as all others.
+    int shares_at_once(std::int64_t blocks, std::int64_t terms) const {
+        return within_terms(std::int64_t{2} * context_.device.multiprocessors / blocks, terms);
     }
 
     void full(std::uint32_t tensor, std::int64_t count, std::size_t offset) {
@@ -359,7 +366,7 @@ class GradientRun {
         const std::int64_t blocks = parts(count, std::int64_t{elementwise_threads} * per_thread);
         if constexpr (std::is_same_v<Weight, std::int32_t>) {
             if (exact_) {
-                const int split = shares(blocks, pairs_.end - pairs_.begin, 8);
+                const int split = shares(blocks, pairs_.end - pairs_.begin);
                 std::int64_t* const totals = cleared_totals(count, offset);
                 launch(integer_kernel, Grid{blocks, split}, elementwise_threads, 0, context_, noise, tensor, weights_,
                        pairs_, split, count, totals);
@@ -383,8 +390,8 @@ class GradientRun {
             const ProductJob job = make_factors(layer, first + done, terms);
             if (exact_) {
                 const std::int64_t tiles = tiles_of<IntegerTile>(layer);
-                // Two blocks on a multiprocessor; a share is a whole number of the loop's turns.
-                const std::int64_t each = parts(parts(terms, shares(tiles, terms, 2)), terms_depth) * terms_depth;
+                // A share is a whole number of the loop's turns.
+                const std::int64_t each = parts(parts(terms, shares_at_once(tiles, terms)), terms_depth) * terms_depth;
                 launch(integer_product_kernel, Grid{tiles, parts(terms, each)}, IntegerTile::threads,
                        TermsOperands<IntegerTile>::shared_bytes, context_, job, each, used_, totals);
             } else {

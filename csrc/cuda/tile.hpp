@@ -117,8 +117,7 @@ FPES_DEVICE void multiply_rest(const float* a, const float* b, int depth, Accumu
 
 // The whole blocks of multiply_blocks.
 template <class T, class Mode, int depth, class Operands>
-FPES_DEVICE void multiply_copying(Operands& operands, int whole, int blocks, bool works, Fragment<T>& even,
-                                  Accumulators<T>& acc) {
+FPES_DEVICE void multiply_copying(Operands& operands, int whole, bool works, Fragment<T>& even, Accumulators<T>& acc) {
     constexpr int stride = padded_rows(T::rows);
     const auto left = [&](int block) { return operands.left(block) + T::first_row(); };
     const auto right = [&](int block) { return operands.right(block) + T::first_column(); };
@@ -146,7 +145,7 @@ FPES_DEVICE void multiply_copying(Operands& operands, int whole, int blocks, boo
         }
         operands.turn();
         if (works) {
-            if (block + 1 < blocks) even.load(left(block + 1), right(block + 1));
+            even.load(left(block + 1), right(block + 1));
             odd.template multiply<Mode>(acc);
         }
     }
@@ -157,7 +156,7 @@ FPES_DEVICE void multiply_copying(Operands& operands, int whole, int blocks, boo
 // warp without columns multiplies too, what nobody looks at, and keeps no other warp waiting: all warps of a scheduler
 // have the same columns.
 template <class T, class Mode, int depth, class Operands>
-FPES_DEVICE void multiply_drawing(Operands& operands, int whole, int blocks, Fragment<T>& even, Accumulators<T>& acc) {
+FPES_DEVICE void multiply_drawing(Operands& operands, int whole, Fragment<T>& even, Accumulators<T>& acc) {
     constexpr int stride = padded_rows(T::rows), parts = depth / 4;
     static_assert(depth % 4 == 0, "four k's for a draw");
     static_assert(4 % T::warps_n == 0, "a multiprocessor's four schedulers take warps in turn");
@@ -183,9 +182,7 @@ FPES_DEVICE void multiply_drawing(Operands& operands, int whole, int blocks, Fra
             odd.template multiply<Mode>(acc);
         }
         operands.turn();
-        if (block + 1 < blocks) {
-            even.load(operands.left(block + 1) + T::first_row(), operands.right(block + 1) + T::first_column());
-        }
+        even.load(operands.left(block + 1) + T::first_row(), operands.right(block + 1) + T::first_column());
         odd.template multiply<Mode>(acc);
     }
 }
@@ -213,15 +210,13 @@ FPES_DEVICE void multiply_blocks(Operands& operands, std::int64_t k_count, bool 
     const int whole = static_cast<int>(k_count / depth), rest = static_cast<int>(k_count % depth);
     Fragment<T> even;
     even.load(operands.left(0) + T::first_row(), operands.right(0) + T::first_column());
-    // After the last turn nothing is read any more that others may write to.
-    const int blocks = rest == 0 ? whole : whole + 1;
     if constexpr (Operands::draws_between) {
-        multiply_drawing<T, Mode, depth>(operands, whole, blocks, even, acc);
+        multiply_drawing<T, Mode, depth>(operands, whole, even, acc);
     } else {
-        multiply_copying<T, Mode, depth>(operands, whole, blocks, works, even, acc);
+        multiply_copying<T, Mode, depth>(operands, whole, works, even, acc);
     }
-    if (rest == 0) return;
-    if (works) multiply_rest<T, Mode>(operands.left(whole), operands.right(whole), rest, acc);
+    if (works && rest > 0) multiply_rest<T, Mode>(operands.left(whole), operands.right(whole), rest, acc);
+    // Whole blocks end with a fragment of the next one, which may not be there: others write to its place after this.
     operands.turn();
 }
 
