@@ -133,8 +133,8 @@ class CudaBackend(Backend):
                 pairs = (pairs + 1) // 2
         return pairs
 
-    def gradient(self, population: PopulationCall, weights: Array, out: Array) -> None:
-        super().gradient(population, weights, out)
+    def gradient(self, population: PopulationCall, pairs: tuple[int, int], weights: Array, out: Array) -> None:
+        super().gradient(population, pairs, weights, out)
         self._nothing_of_large_integers(population, weights, out)
 
     def unit_gradient(
@@ -145,7 +145,7 @@ class CudaBackend(Backend):
 
     def _nothing_of_large_integers(self, population: PopulationCall | UnitCall, weights: Array, out: Array) -> None:
         """NaN where there is an integer weight that isn't summed exactly."""
-        if weights.dtype == np.int32:
+        if weights.dtype == np.int32 and out.dtype == np.float32:
             limit = _largest_weight(population)
             with self._current():
                 inexact = ((weights > limit) | (weights < -limit)).any()
