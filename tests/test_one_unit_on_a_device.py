@@ -18,7 +18,7 @@ import fpes
 
 both_directions = pytest.mark.parametrize("directions", ["span", "white"])
 # Bytes of shared memory that a block may have: the last isn't enough for many rows at a time.
-SHARED = {"H100": 232448, "Turing": 65536, "little": 24 * 1024}
+SHARED = {"H100": 232448, "Turing": 65536, "little": 40 * 1024}
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +84,7 @@ def test_devices(case, shared, reverse):
 
 def test_activations_that_fit_no_block():
     """A layer so wide that four rows of it are more than shared memory holds."""
-    sizes, rng = (3, 5, 800, 2), np.random.default_rng(0)
+    sizes, rng = (3, 5, 1300, 2), np.random.default_rng(0)
     perturbation = fpes.OneUnit()
     cpu = fpes.Population(
         fpes.LinearNetwork(sizes),
@@ -159,7 +159,7 @@ def test_layers_beyond_what_a_launch_carries_are_refused():
 def test_training_on_a_device_has_the_bits_of_the_cpu():
     data = fpes.datasets.load("digits")
     settings = {"batch": 8, "groups": 2, "importance": fpes.datasets.ImportanceSampling(1.0, 0.2)}
-    runs = []
+    runs: list[fpes.ES] = []
     for device in ("cpu", "cuda"):
         net, perturbation = fpes.LinearNetwork([16, 12, 9, 10]), fpes.OneUnit(draws=(2, 4, 2))
         es = fpes.ES(
@@ -175,3 +175,4 @@ def test_training_on_a_device_has_the_bits_of_the_cpu():
         runs.append(es)
     oracle.assert_bitwise_equal(runs[1].theta, runs[0].theta)
     oracle.assert_bitwise_equal(runs[1].residuals, runs[0].residuals)
+    fake_cupy.state.waits.clear()  # the state of a run is the host's

@@ -341,7 +341,7 @@ class EvaluateRun {
         pairs_at_a_time_ = pairs.count();
         if (job.batch.labels) {
             if (!centre_) centre_ = context.arena.take<float>(job.rows());
-            if (!results.losses) {
+            if (results.fitness && !results.losses) {
                 const std::int64_t most = context.device.floats_at_a_time / (2 * samples_);
                 pairs_at_a_time_ = std::clamp<std::int64_t>(most, 1, pairs.count());
                 losses_ = context.arena.take<float>(2 * pairs_at_a_time_ * samples_);
@@ -359,6 +359,7 @@ class EvaluateRun {
 
     void run(const Context& context) const {
         if (job_.batch.labels) find_centre(context);
+        if (!results_.fitness && !results_.losses && !results_.outputs) return;
         for (std::int64_t begin = pairs_.begin; begin < pairs_.end; begin += pairs_at_a_time_) {
             const PairRange some{begin, std::min(pairs_.end, begin + pairs_at_a_time_)};
             for (int l = 0; l < depth(); ++l) run_layer(context, l, some);
@@ -414,7 +415,7 @@ class EvaluateRun {
         members.sums = job_.sums(l);
         members.top_sums = job_.sums(depth() - 1);
         members.changes = job_.state.changes;
-        members.labels = job_.batch.labels;
+        members.labels = results_.fitness || results_.losses ? job_.batch.labels : nullptr;
         members.centre = centre_;
         members.losses = losses(some.begin);
         const std::int64_t classes = job_.network.layers.back().fan_out;
