@@ -24,7 +24,7 @@ from fpes._version import __version__
 from fpes.datasets import Minibatches
 from fpes.devices import to_host
 from fpes.distributed import worker
-from fpes.distributed.errors import VersionError, WorkerError
+from fpes.distributed.errors import DigestError, VersionError, WorkerError
 from fpes.distributed.messages import Message, Parcel, key_of
 from fpes.engine import Engine, Local, Measure, Samples, parts_pay, ranges
 from fpes.evaluation import Evaluation
@@ -89,6 +89,10 @@ class Workers:
         self.parts = _parts_of(self._executor) if parts is None else _checks.integer("parts", parts, 1, 2**20)
         self._run = os.urandom(8).hex()
         self._parcels: dict[str, Parcel] = {}
+
+    def __str__(self) -> str:
+        threads = "a share of the processors" if self.threads is None else f"{self.threads} thread(s)"
+        return f"{self.parts} workers of a {type(self._executor).__name__}, {threads} each"
 
     def __enter__(self) -> Workers:
         return self
@@ -378,7 +382,7 @@ def _failure(answer: Message) -> Exception:
     """The exception that a worker's answer is for the user."""
     error = answer["error"]
     text = f"worker {answer['worker']} failed, on pairs {answer['begin']} to {answer['end']}:\n{answer['traceback']}"
-    failure = WorkerError(text)
+    failure = (DigestError if isinstance(error, DigestError) else WorkerError)(text)
     failure.__cause__ = error
     return failure
 
