@@ -1,4 +1,4 @@
-"""Executors of other packages: the same bits as one process. Each test needs its package, and says so where it's absent."""
+"""Executors of other packages: the same bits as one process. Where a package is absent, its test says so."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def test_dask():
         warnings.simplefilter("ignore")  # Dask's own, of event loops and ports
         from distributed import Client
 
-        with Client(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as client:
-            with client.get_executor(pure=False) as executor:
-                check(executor)
+        cluster = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+        with Client(**cluster) as client, client.get_executor(pure=False) as executor:
+            check(executor)
 
 
 @needs("ray", '"fpes[ray]"')
