@@ -122,12 +122,12 @@ def test_killed_workers_change_no_bit(forks, given):
 
     def kill(es):
         if es.generation % 2:
-            victim = rng.choice(list(workers._executor._processes))
-            with contextlib.suppress(ProcessLookupError):  # its pool is breaking already
+            with contextlib.suppress(ProcessLookupError, IndexError):  # the pool may be breaking already
+                victim = rng.choice(list(workers._executor._processes))
                 os.kill(victim, signal.SIGKILL)
                 killed.append(victim)
 
-    told = pytest.warns(fpes.TrainingWarning, match=r"a worker was lost \(BrokenProcessPool.*by a fresh pool")
+    told = pytest.warns(fpes.TrainingWarning, match=r"a worker was lost \(.*by a fresh pool")
     with Workers(made if given == "a function" else made()) as workers, told:
         es = train("full", executor=workers, after_step=kill)
     oracle.assert_bitwise_equal(es.theta, alone("full"))

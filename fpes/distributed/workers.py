@@ -189,7 +189,7 @@ class Workers:
         for _ in range(2):
             try:
                 return self._executor.submit(_ANSWER, message)
-            except (BrokenExecutor, RuntimeError) as error:  # broken, or shut down
+            except (BrokenExecutor, RuntimeError, OSError) as error:  # broken, shut down, or breaking just now
                 if not self._renew(error):
                     return None
         return None
@@ -203,7 +203,7 @@ class Workers:
         self._executor, self._mine = _like(old) if self._make is None else self._make(), True
         warn(f"a worker was lost ({reason!r}): its pairs are computed by a fresh pool")
         if mine:
-            _end(old)
+            _end(old, patience=0.0)
         return True
 
 
@@ -410,12 +410,13 @@ def _like(executor: Executor) -> Executor:
     )
 
 
-def _end(executor: Executor) -> None:
+def _end(executor: Executor, patience: float = 0.2) -> None:
     """Shut an executor down at once; processes that hang would never hear of it, and are killed."""
     hanging = list((getattr(executor, "_processes", None) or {}).values())
     executor.shutdown(wait=False, cancel_futures=True)
+    deadline = time.monotonic() + patience
     for process in hanging:
-        process.join(timeout=0.2 if process is hanging[0] else 0.0)
+        process.join(timeout=max(0.0, deadline - time.monotonic()))
         if process.is_alive():
             process.kill()
 
