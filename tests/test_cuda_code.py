@@ -106,7 +106,7 @@ def test_no_multiply_add_was_made_of_two_operations(file):
 
 
 def test_sums_in_double_are_rounded_after_each_product_and_after_each_sum(file):
-    """Of the kernels that make directions of one unit's weights; a division is made of fused multiply-adds of its own."""
+    """Of the kernels that make directions of one-unit populations; in SASS of the one without a division."""
     kernels = [kernel for kernel in gpu_code.ptx(file) if re.search("gram_matrix|factorise|span_kernel", kernel.name)]
     assert len(kernels) == 3
     for kernel in kernels:
