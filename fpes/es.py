@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from fpes._version import __version__
 from fpes.checkpoint import CheckpointError
 from fpes.datasets import Augmentation, Dataset, ImportanceSampling
 from fpes.devices import checked_device, to_device, to_host
+from fpes.engine import Engine, Local
 from fpes.evaluation import Evaluation, plain
 from fpes.files import owned, resolved
 from fpes.health import DivergedError, warn
@@ -166,6 +167,7 @@ class ES:
         self.seed = _checks.integer("seed", seed, 0, LARGEST_SEED)
         self.device = checked_device(device)
         self.run = fitting.Run()
+        self._engine: Engine = Local()
         if type(self.optimiser) not in _OPTIMISERS:  # of a subclass a checkpoint would keep the name, at most
             raise TypeError(f"optimiser is {optimiser!r}, expected an SGD, Adam or ClipUp")
         copy = np.array(theta)
@@ -296,6 +298,7 @@ class ES:
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_seconds: float = 30.0,
         after_step: Callable[[ES], None] | None = None,
+        executor: Any = None,
     ) -> list[Record]:
         """Train on a data set until the planned number of generations is done.
 
@@ -331,6 +334,8 @@ class ES:
                 run's alone until fit() ends. As save() does, it replaces earlier states of this run only.
             checkpoint_seconds: time between checkpoints. One that fails, on a full disk, is warned of and tried again.
             after_step: called after every generation, for progress bars and the like.
+            executor: who shares the work: any concurrent.futures.Executor, or Workers or Ranks of fpes.distributed.
+                This process alone if not given. It decides about no bit.
 
         Returns:
             records: the points of the training curves (records.py).
@@ -349,8 +354,17 @@ class ES:
         """
         settings = fitting.Settings(steps, batch, groups, augmentation, importance, fitness, chunk)
         limits = fitting.Limits(max_seconds, None if checkpoint is None else Path(checkpoint), checkpoint_seconds)
-        fitting.fit(self, data, settings, limits, after_step)
+        fitting.fit(self, data, settings, limits, after_step=after_step, executor=executor)
         return self.records
+
+    @contextmanager
+    def computing_by(self, engine: Engine) -> Iterator[None]:
+        """Gradients are made by an engine (engine.py) meanwhile."""
+        self._engine = engine
+        try:
+            yield
+        finally:
+            self._engine = Local()
 
     def forget_residuals(self) -> None:
         """What fit() remembers of its samples is of no use for others."""
@@ -465,6 +479,7 @@ class ES:
         evaluation = fitness if isinstance(fitness, Evaluation) else None
         if evaluation is not None:
             evaluation.check_belongs_to(population.origin)
+            evaluation.check_covers((0, self.size // 2))
         elif isinstance(self.perturbation, NodePerturbation | OneUnit):
             raise ValueError(
                 f"fitness is an array, and the gradient of {self.perturbation!r} needs the batch it belongs to: "
@@ -476,7 +491,7 @@ class ES:
         shaped = weights.values
         if shaped.dtype == np.float64 or isinstance(self.perturbation, NodePerturbation):
             shaped = shaped.astype(np.float32, copy=False)
-        gradient = to_host(population.gradient(to_device(shaped, self.device), evaluation))
+        gradient = self._engine.gradient(self, population, values, shaped, evaluation)
         step = Step(
             self.generation, self._clipped(gradient, weights.factor), self.value("learning_rate", self.generation)
         )

@@ -92,10 +92,20 @@ class Evaluation(NDArrayOperatorsMixin):
     arrays it was computed from changes it.
     """
 
-    def __init__(self, backend: Backend, origin: Origin, seen: Seen, values: Array, fitness: Array | None = None):
+    def __init__(
+        self,
+        backend: Backend,
+        origin: Origin,
+        seen: Seen,
+        values: Array,
+        fitness: Array | None = None,
+        *,
+        pairs: tuple[int, int] | None = None,
+    ):
         self._backend = backend
         self._origin = origin
         self._seen = seen
+        self._pairs = pairs or (0, origin.size // 2)
         self._values = values
         self._fitness = fitness
 
@@ -125,6 +135,11 @@ class Evaluation(NDArrayOperatorsMixin):
         return None if units is None or units.centre is None else units.centre.reshape(self.groups, self.samples)
 
     @property
+    def pairs(self) -> tuple[int, int]:
+        """The antithetic pairs begin ... end - 1 whose members these are; all of the population unless told."""
+        return self._pairs
+
+    @property
     def groups(self) -> int:
         """How many groups of members had a minibatch of their own; 1 where all saw the same."""
         return self._seen.groups
@@ -138,15 +153,15 @@ class Evaluation(NDArrayOperatorsMixin):
         """The same evaluation with other fitness: shaped, penalised, or measured in another way.
 
         Args:
-            values: float32 or float64 [size], or [size, batch]; anything that is an array. Not copied where it is one
-                already. (Where a GPU is in use they may lie on the host, for ES.tell().)
+            values: float32 or float64 of as many members, or [members, batch]; anything that is an array. Not copied
+                where it is one already. (Where a GPU is in use they may lie on the host, for ES.tell().)
 
         Raises:
             TypeError: values isn't an array of float32 or float64.
             ValueError: wrong shape.
         """
-        array = checked_fitness("values", values, self._backend, self._origin.size, self.samples)
-        return Evaluation(self._backend, self._origin, self._seen, array)
+        array = checked_fitness("values", values, self._backend, members_of(self._pairs), self.samples)
+        return Evaluation(self._backend, self._origin, self._seen, array, pairs=self._pairs)
 
     def check_belongs_to(self, origin: Origin) -> None:
         """Refuse the evaluation of another population.
@@ -159,6 +174,18 @@ class Evaluation(NDArrayOperatorsMixin):
             raise ValueError(
                 f"the evaluation is of another population: it has {difference}. Evaluate this population, or tell the "
                 "ES whose ask() gave the other one"
+            )
+
+    def check_covers(self, pairs: tuple[int, int]) -> None:
+        """Refuse the evaluation of other pairs.
+
+        Raises:
+            ValueError: it has seen only some of these pairs.
+        """
+        if self._pairs[0] > pairs[0] or self._pairs[1] < pairs[1]:
+            raise ValueError(
+                f"the evaluation is of pairs {self._pairs}, expected one of pairs {pairs}: put the fitness of all "
+                "ranges together, population.evaluated(x, fitness)"
             )
 
     @property
@@ -203,7 +230,7 @@ class Evaluation(NDArrayOperatorsMixin):
             return self
         same_batch = all(value.seen is self._seen for value in inputs if isinstance(value, Evaluation))
         if same_batch and getattr(result, "shape", None) == self._values.shape and result.dtype.kind == "f":
-            return Evaluation(self._backend, self._origin, self._seen, result)
+            return Evaluation(self._backend, self._origin, self._seen, result, pairs=self._pairs)
         return result
 
     def __getattr__(self, name: str) -> Any:
@@ -211,6 +238,11 @@ class Evaluation(NDArrayOperatorsMixin):
         if name == "_values" or (name.startswith("__") and name not in _SHARING):
             raise AttributeError(f"'Evaluation' object has no attribute {name!r}")
         return getattr(self._values, name)
+
+
+def members_of(pairs: tuple[int, int]) -> int:
+    """How many members the pairs begin ... end - 1 have."""
+    return 2 * (pairs[1] - pairs[0])
 
 
 def negated(losses: Array) -> Array:

@@ -24,7 +24,8 @@ from fpes._modes import ieee_mode
 from fpes._signals import terminating_raises
 from fpes.controls import accuracy
 from fpes.datasets import Augmentation, Dataset, ImportanceSampling, Minibatches
-from fpes.devices import to_device, to_host
+from fpes.devices import to_host
+from fpes.engine import Engine, Helpers, Local, Measure, Samples
 from fpes.evaluation import Evaluation
 from fpes.health import DivergedError, active_fractions, diagnose, warn, weight_norms
 from fpes.perturbations import NodePerturbation, OneUnit
@@ -168,21 +169,46 @@ def _text(name: str, value: Any) -> str:
     return value
 
 
-def fit(es: ES, data: Dataset, settings: Settings, limits: Limits, after_step: Callable[[ES], None] | None) -> None:
+def fit(
+    es: ES,
+    data: Dataset,
+    settings: Settings,
+    limits: Limits,
+    *,
+    after_step: Callable[[ES], None] | None = None,
+    executor: Any = None,
+) -> None:
     """See ES.fit()."""
     started = time.monotonic()
+    helpers = helpers_of(executor)
+    if helpers.serve(es, settings.fitness):
+        return
     prepared = prepare(es, data, settings, limits, after_step)
     saver = Saver(es, limits.checkpoint, limits.checkpoint_seconds)
     with terminating_raises(), saver.owning():
         prepared.adopt(es)
-        loop = _Loop(es, prepared, limits, saver, started)
-        loop.plan()
-        if es.steps is not None and es.generation >= es.steps:
-            warn(
-                f"generation {es.generation} of {es.steps}: the planned end is reached, so there is nothing to train; "
-                "fit() with a larger number of steps goes on"
-            )
-        loop.run(after_step)
+        with helpers.training(es, prepared.minibatches) as engine, es.computing_by(engine):
+            loop = _Loop(es, engine, prepared, limits, saver, started=started)
+            loop.plan()
+            if es.steps is not None and es.generation >= es.steps:
+                warn(
+                    f"generation {es.generation} of {es.steps}: the planned end is reached, so there is nothing to "
+                    "train; fit() with a larger number of steps goes on"
+                )
+            loop.run(after_step)
+
+
+def helpers_of(executor: Any) -> Helpers:
+    """Who shares the work of a fit().
+
+    Raises:
+        TypeError, ValueError: as fpes.distributed.Workers().
+    """
+    if executor is None:
+        return Local()
+    from fpes.distributed import Ranks, Workers
+
+    return executor if isinstance(executor, Ranks | Workers) else Workers(executor)
 
 
 def fingerprint(data: Dataset) -> dict[str, Any]:
@@ -310,8 +336,11 @@ def _checked_fitness(es: ES, settings: Settings) -> str | None:
 class _Loop:
     """One session of a run."""
 
-    def __init__(self, es: ES, prepared: Prepared, limits: Limits, saver: Saver, started: float) -> None:
+    def __init__(
+        self, es: ES, engine: Engine, prepared: Prepared, limits: Limits, saver: Saver, *, started: float
+    ) -> None:
         self.es = es
+        self.engine = engine
         self.minibatches = prepared.minibatches
         self.settings = prepared.settings
         self.limits = limits
@@ -431,15 +460,15 @@ class _Loop:
     def evaluate(self) -> tuple[Evaluation, FloatArray | None]:
         """The fitness of the present population on its minibatch, and the residuals afterwards."""
         es, settings, importance = self.es, self.settings, self.es.run.importance
-        population, step = es.ask(), es.generation
+        step, chunk = es.generation, settings.chunk
         rows, weights, residuals = self.draw(step)
-        x, y = (to_device(array, es.device) for array in self.minibatches.samples(rows, step, self._strength(step)))
+        samples = Samples(rows, step, self._strength(step))
         if settings.fitness is not None:
-            return population.evaluate(x, y, settings.fitness, chunk=settings.chunk), None
+            return self.engine.evaluate(es, samples, Measure(settings.fitness, chunk=chunk)), None
         if isinstance(es.perturbation, OneUnit):
-            return self.evaluate_units(x, y, rows, weights, residuals)
+            return self.evaluate_units(samples, weights, residuals)
         node = isinstance(es.perturbation, NodePerturbation)
-        evaluation = population.evaluate(x, y, per_sample=node or importance is not None, chunk=settings.chunk)
+        evaluation = self.engine.evaluate(es, samples, Measure(per_sample=node or importance is not None, chunk=chunk))
         if importance is None or residuals is None:
             return evaluation, None
         groups = to_host(evaluation.values).reshape(evaluation.groups, -1, evaluation.samples)
@@ -449,20 +478,15 @@ class _Loop:
         return evaluation.with_fitness(fitness), residuals
 
     def evaluate_units(
-        self,
-        x: Any,
-        y: Any,
-        rows: npt.NDArray[np.int64],
-        weights: FloatArray,
-        residuals: FloatArray | None,
+        self, samples: Samples, weights: FloatArray, residuals: FloatArray | None
     ) -> tuple[Evaluation, FloatArray | None]:
         """As evaluate(), of OneUnit: losses are weighted as they come, and those of the centre are remembered."""
         es, importance = self.es, self.es.run.importance
-        weighted = to_device(weights.reshape(y.shape), es.device) if importance is not None else None
-        evaluation = es.ask().evaluate(x, y, sample_weights=weighted, chunk=self.settings.chunk)
+        weighted = None if importance is None else self.minibatches.shaped(weights)
+        evaluation = self.engine.evaluate(es, samples, Measure(sample_weights=weighted, chunk=self.settings.chunk))
         if importance is None or residuals is None:
             return evaluation, None
-        return evaluation, importance.updated(residuals, rows, to_host(evaluation.centre_losses).ravel())
+        return evaluation, importance.updated(residuals, samples.rows, to_host(evaluation.centre_losses).ravel())
 
     def _strength(self, step: int) -> float:
         """Of the augmentation."""

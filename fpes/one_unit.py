@@ -106,12 +106,19 @@ class UnitMembers:
         return SeenByUnits(inputs, state, backend.empty((rows,)) if labelled else None)
 
     def evaluate(
-        self, seen: SeenByUnits, labels: Array, weights: Array | None, losses: Array | None, chunk: int | None
+        self,
+        seen: SeenByUnits,
+        labels: Array,
+        *,
+        weights: Array | None,
+        losses: Array | None,
+        pairs: tuple[int, int],
+        chunk: int | None,
     ) -> Array:
-        """Fitness float32 [size]; losses [size, batch] too, unless None."""
-        fitness = self._backend.empty((self._call.size,))
-        for begin, end in self._ranges(chunk):
-            members = slice(2 * begin, 2 * end)
+        """Fitness float32 [members] of a range of pairs; losses [members, batch] too, unless None."""
+        fitness = self._backend.empty((2 * (pairs[1] - pairs[0]),))
+        for begin, end in self._ranges(pairs, chunk):
+            members = slice(2 * (begin - pairs[0]), 2 * (end - pairs[0]))
             self._backend.evaluate_units(
                 self._call,
                 seen.inputs,
@@ -125,17 +132,21 @@ class UnitMembers:
             )
         return fitness
 
-    def outputs(self, seen: SeenByUnits, chunk: int | None) -> Array:
-        """Logits float32 [size, batch, classes]."""
-        outputs = self._backend.empty((self._call.size, seen.inputs.size, self._sizes[-1]))
-        for begin, end in self._ranges(chunk):
-            self._backend.evaluate_units(
-                self._call, seen.inputs, seen.state, (begin, end), outputs=outputs[2 * begin : 2 * end]
-            )
+    def evaluate_centre(self, seen: SeenByUnits, labels: Array) -> None:
+        """Fill in the losses of the unperturbed network, of all groups."""
+        everything = (0, self._call.pairs)
+        self._backend.evaluate_units(self._call, seen.inputs, seen.state, everything, labels=labels, centre=seen.centre)
+
+    def outputs(self, seen: SeenByUnits, pairs: tuple[int, int], chunk: int | None) -> Array:
+        """Logits float32 [members, batch, classes] of a range of pairs."""
+        outputs = self._backend.empty((2 * (pairs[1] - pairs[0]), seen.inputs.size, self._sizes[-1]))
+        for begin, end in self._ranges(pairs, chunk):
+            members = slice(2 * (begin - pairs[0]), 2 * (end - pairs[0]))
+            self._backend.evaluate_units(self._call, seen.inputs, seen.state, (begin, end), outputs=outputs[members])
         return outputs
 
-    def gradient(self, seen: SeenByUnits, weights: Any) -> Array:
-        """The estimate, float32 [parameters].
+    def gradient(self, seen: SeenByUnits, weights: Any, pairs: tuple[int, int]) -> Array:
+        """What a range of pairs adds to the estimate, float32 [parameters].
 
         Raises:
             TypeError, ValueError: weights that aren't finite float32 or int32 [size].
@@ -146,6 +157,10 @@ class UnitMembers:
             array = backend.integer_weights("weights", array, self._call)
         else:
             array = backend.finite("weights", array, (self._call.size,))
+        if pairs != (0, self._call.pairs):  # the others count nothing
+            array = backend.copy(array)
+            array[: 2 * pairs[0]] = 0
+            array[2 * pairs[1] :] = 0
         result = backend.empty(self._call.network.theta.shape)
         backend.unit_gradient(self._call, seen.inputs, seen.state, array, result)
         return result
@@ -156,8 +171,9 @@ class UnitMembers:
         self._backend.unit_member(self._call, seen.inputs, seen.state, index, theta)
         return theta
 
-    def _ranges(self, chunk: int | None) -> list[tuple[int, int]]:
-        """Ranges of pairs: all of them, unless a chunk says how many."""
-        pairs = self._call.pairs
-        step = pairs if chunk is None else chunk // 2
-        return [(begin, min(begin + step, pairs)) for begin in range(0, pairs, step)]
+    @staticmethod
+    def _ranges(pairs: tuple[int, int], chunk: int | None) -> list[tuple[int, int]]:
+        """Parts of a range of pairs: one, unless a chunk says how many pairs each has."""
+        begin, end = pairs
+        step = end - begin if chunk is None else chunk // 2
+        return [(at, min(at + step, end)) for at in range(begin, end, step)]

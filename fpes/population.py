@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
+
+import numpy as np
 
 from fpes import _checks
 from fpes._backends import Array, PopulationCall, backend_of
-from fpes.evaluation import Evaluation, Origin, Seen, checked_fitness, negated, plain
+from fpes._modes import ieee_mode
+from fpes.devices import to_host
+from fpes.evaluation import Evaluation, Origin, Seen, checked_fitness, members_of, negated, plain
 from fpes.minibatch import Minibatch, checked_minibatch
 from fpes.network import LinearNetwork
 from fpes.noise import LARGEST_SEED, LARGEST_WORD
@@ -16,6 +20,8 @@ from fpes.perturbations import FullRank, LowRank, NodePerturbation, OneUnit, Per
 
 _FAMILIES = {FullRank: "full", LowRank: "low_rank", NodePerturbation: "node", OneUnit: "one_unit"}
 _SMALLEST_SIGMA, _LARGEST_SIGMA = 2.0**-126, 2.0**100
+_EXACT_FAMILIES = ("full", "low_rank", "one_layer_rank_one")
+_INTEGER_NOISE = ("binomial", "rademacher")
 _ONE_LAYER_FAMILIES = {LowRank: "one_layer_rank_one", NodePerturbation: "one_layer"}
 
 
@@ -112,6 +118,7 @@ class Population:
         *,
         per_sample: bool = False,
         sample_weights: Array | None = None,
+        pairs: tuple[int, int] | None = None,
         chunk: int | None = None,
     ) -> Evaluation:
         """Fitness of every member: minus its mean loss over the batch; higher is better.
@@ -125,6 +132,9 @@ class Population:
             per_sample: don't average over the batch. A function decides by what it gives.
             sample_weights: float32 as y, finite: times the loss of each sample, before the mean is taken. For OneUnit
                 only; elsewhere per_sample gives what it takes to weight by oneself.
+            pairs: (begin, end): evaluate these antithetic pairs only, members 2 begin ... 2 end - 1. The results are
+                theirs then; so several calls, perhaps on several machines, share a population. x and y stay
+                those of the whole population. See evaluated().
             chunk: how many members to evaluate at a time, an even number; chosen for you unless told. It bounds the
                 memory in use and changes no bits.
 
@@ -134,8 +144,9 @@ class Population:
 
         Raises:
             TypeError: x isn't float32, y not integer; a function's result no array of float32 or float64.
-            ValueError: wrong shapes, an empty batch, labels outside the classes, unknown loss, an odd chunk; groups
-                that cut blocks of OneUnit in two, or fewer samples in a minibatch than it has draws.
+            ValueError: wrong shapes, an empty batch, labels outside the classes, unknown loss, an odd chunk; pairs
+                that the population doesn't have; groups that cut blocks of OneUnit in two, or fewer samples in a
+                minibatch than it has draws.
         """
         if sample_weights is not None and self._unit_members is None:
             raise ValueError(
@@ -143,31 +154,34 @@ class Population:
                 "and weight the losses"
             )
         if callable(loss):
-            return self._evaluated_by(loss, x, y, chunk)
+            return self._evaluated_by(loss, x, y, self._checked_pairs(pairs), chunk)
         if loss != "cross_entropy":
             raise ValueError(f"loss is {loss!r}, expected 'cross_entropy', or a function of outputs and y")
         self._check_device(x=x, y=y)
+        some = self._checked_pairs(pairs)
         batch = self._checked_batch(x)
         labels = batch.labels(y, self.net.classes)
         if self._unit_members is not None:
             return self._evaluated_units(
-                self._unit_members, batch, labels, sample_weights, per_sample=per_sample, chunk=chunk
+                self._unit_members, batch, labels, sample_weights, some, per_sample=per_sample, chunk=chunk
             )
-        calls = self._calls(batch, chunk)
-        seen = self._seen(batch)
-        fitness = self._backend.empty((self.size,))
-        losses = self._backend.empty((self.size, batch.size)) if per_sample else None
+        calls = self._calls(batch, some, chunk)
+        seen = self._seen(batch, some)
+        fitness = self._backend.empty((members_of(some),))
+        losses = self._backend.empty((members_of(some), batch.size)) if per_sample else None
         for begin, end in calls:
+            members = slice(2 * (begin - some[0]), 2 * (end - some[0]))
             self._backend.evaluate(
                 self._call,
                 (begin, end),
                 seen.inputs or batch,
                 labels=labels,
                 sums=seen.sums,
-                fitness=fitness[2 * begin : 2 * end],
-                losses=None if losses is None else losses[2 * begin : 2 * end],
+                fitness=fitness[members],
+                losses=None if losses is None else losses[members],
             )
-        return Evaluation(self._backend, self.origin, seen, fitness if losses is None else negated(losses), fitness)
+        values = fitness if losses is None else negated(losses)
+        return Evaluation(self._backend, self.origin, seen, values, fitness, pairs=some)
 
     def _evaluated_units(
         self,
@@ -175,6 +189,7 @@ class Population:
         batch: Minibatch,
         labels: Array,
         sample_weights: Array | None,
+        pairs: tuple[int, int],
         *,
         per_sample: bool,
         chunk: int | None,
@@ -184,30 +199,76 @@ class Population:
         if sample_weights is not None:
             weights = self._backend.finite("sample_weights", sample_weights, labels.shape)
         seen = members.prepared(batch, labelled=True)
-        losses = self._backend.empty((self.size, batch.size)) if per_sample else None
-        fitness = members.evaluate(seen, labels, weights, losses, _checked_chunk(chunk))
+        losses = self._backend.empty((members_of(pairs), batch.size)) if per_sample else None
+        fitness = members.evaluate(
+            seen, labels, weights=weights, losses=losses, pairs=pairs, chunk=_checked_chunk(chunk)
+        )
         return Evaluation(
             self._backend,
             self.origin,
             Seen(batch.groups, batch.size, None, None, seen),
             fitness if losses is None else negated(losses),
             fitness,
+            pairs=pairs,
         )
 
-    def _evaluated_by(self, fitness: Callable[[Array, Any], Any], x: Array, y: Any, chunk: int | None) -> Evaluation:
+    def _evaluated_by(
+        self, fitness: Callable[[Array, Any], Any], x: Array, y: Any, pairs: tuple[int, int], chunk: int | None
+    ) -> Evaluation:
         """As evaluate(), by a fitness of the caller's own."""
         self._check_device(x=x)
         batch = self._checked_batch(x)
-        seen = self._seen(batch)
-        given = fitness(self._outputs(batch, seen, chunk), y)
-        values = checked_fitness("what the fitness function gives", given, self._backend, self.size, batch.size)
+        seen = self._seen(batch, pairs)
+        given = fitness(self._outputs(batch, seen, pairs, chunk), y)
+        size = members_of(pairs)
+        values = checked_fitness("what the fitness function gives", given, self._backend, size, batch.size)
+        return Evaluation(self._backend, self.origin, seen, values, pairs=pairs)
+
+    def evaluated(self, x: Array, fitness: Any, y: Any = None) -> Evaluation:
+        """The evaluation that evaluate(x, y) gives, of fitness that was computed in parts, here or elsewhere.
+
+        ::
+
+            parts = [population.evaluate(x, y, pairs=pairs).values for pairs in ((0, 100), (100, 256))]
+            es.tell(population.evaluated(x, numpy.concatenate(parts)))
+
+        Args:
+            x: as for evaluate().
+            fitness: float32 or float64 [size], or [size, batch].
+            y: as for evaluate(), where the losses of the unperturbed network are wanted too (OneUnit).
+
+        Raises:
+            TypeError, ValueError: as evaluate(); fitness of another dtype or shape.
+        """
+        self._check_device(x=x)
+        batch = self._checked_batch(x)
+        if self._unit_members is None:
+            seen = self._seen(batch, (0, self.size // 2))
+            self._fill_sums(batch, seen)
+        else:
+            units = self._unit_members.prepared(batch, labelled=y is not None)
+            if y is not None:
+                self._unit_members.evaluate_centre(units, batch.labels(y, self.net.classes))
+            seen = Seen(batch.groups, batch.size, None, None, units)
+        values = checked_fitness("fitness", fitness, self._backend, self.size, batch.size)
         return Evaluation(self._backend, self.origin, seen, values)
 
-    def forward(self, x: Array, *, chunk: int | None = None) -> Array:
+    def _fill_sums(self, batch: Minibatch, seen: Seen) -> None:
+        """What the unperturbed network makes of each group's minibatch: one pair of the group takes it along."""
+        if seen.sums is None:
+            return
+        outputs = self._backend.empty((2, batch.size, self.net.classes))
+        each = self.size // 2 // batch.groups
+        for group in range(batch.groups):
+            one = (group * each, group * each + 1)
+            self._backend.outputs(self._call, one, seen.inputs or batch, seen.sums, outputs)
+
+    def forward(self, x: Array, *, pairs: tuple[int, int] | None = None, chunk: int | None = None) -> Array:
         """Outputs of every member.
 
         Args:
             x: float32 [batch, features], or [groups, batch, features] as for evaluate().
+            pairs: as for evaluate().
             chunk: as for evaluate().
 
         Returns:
@@ -215,19 +276,21 @@ class Population:
 
         Raises:
             TypeError: x isn't float32.
-            ValueError: wrong shape, an empty batch, an odd chunk.
+            ValueError: wrong shape, an empty batch, an odd chunk, pairs that the population doesn't have.
         """
         self._check_device(x=x)
+        some = self._checked_pairs(pairs)
         batch = self._checked_batch(x)
-        return self._outputs(batch, self._seen(batch), chunk)
+        return self._outputs(batch, self._seen(batch, some), some, chunk)
 
-    def _outputs(self, batch: Minibatch, seen: Seen, chunk: int | None) -> Array:
+    def _outputs(self, batch: Minibatch, seen: Seen, pairs: tuple[int, int], chunk: int | None) -> Array:
         if self._unit_members is not None and seen.units is not None:
-            return self._unit_members.outputs(seen.units, _checked_chunk(chunk))
-        batch, calls = seen.inputs or batch, self._calls(batch, chunk)
-        outputs = self._backend.empty((self.size, batch.size, self.net.classes))
+            return self._unit_members.outputs(seen.units, pairs, _checked_chunk(chunk))
+        batch, calls = seen.inputs or batch, self._calls(batch, pairs, chunk)
+        outputs = self._backend.empty((members_of(pairs), batch.size, self.net.classes))
         for begin, end in calls:
-            self._backend.outputs(self._call, (begin, end), batch, seen.sums, outputs[2 * begin : 2 * end])
+            members = slice(2 * (begin - pairs[0]), 2 * (end - pairs[0]))
+            self._backend.outputs(self._call, (begin, end), batch, seen.sums, outputs[members])
         return outputs
 
     def member(self, i: int, evaluation: Evaluation | None = None) -> Array:
@@ -294,22 +357,91 @@ class Population:
             ValueError: wrong shape, NaN or infinity, integers too large, the evaluation of another population, node
                 perturbation or OneUnit without an evaluation.
         """
+        return self._gradient(weights, evaluation, (0, self.size // 2), exact=False)
+
+    def partial_gradient(self, weights: Any, evaluation: Evaluation | None = None, *, pairs: tuple[int, int]) -> Array:
+        """What the antithetic pairs begin ... end - 1 add to gradient(weights, evaluation).
+
+        Where the gradient is a sum of integers, integer weights with noise of integers in full or low rank, the parts
+        are such sums, and joined_gradient() gives the bits of gradient() whatever the ranges. Everywhere else a part is
+        summed in float32, its pairs in order, and the sum of several parts rounds differently from gradient(); its bits
+        depend on the ranges, and on nothing else.
+
+        Args:
+            weights: as for gradient(), those of all members; only the range's are looked at.
+            evaluation: as for gradient(); that of a range of pairs will do that covers these.
+            pairs: begin and end.
+
+        Returns:
+            int64 [parameters], exact and not scaled; or float32 [parameters].
+
+        Raises:
+            TypeError, ValueError: as gradient(); pairs that the population or the evaluation doesn't have; integer
+                weights whose sum doesn't fit 64 bits.
+        """
+        return self._gradient(weights, evaluation, self._checked_pairs(pairs), exact=True)
+
+    def joined_gradient(self, parts: Iterable[Any]) -> Array:
+        """The gradient, from the parts that partial_gradient() gave of ranges that make up the population.
+
+        Parts of floats are added in float64, in the order in which they are given, and rounded once.
+
+        Args:
+            parts: int64 or float32 arrays [parameters]; or the one sum of all parts of int64.
+
+        Returns:
+            float32 [parameters].
+
+        Raises:
+            TypeError, ValueError: no parts, parts of different dtypes, another dtype or shape.
+        """
+        arrays = [self._backend.adopt("parts", part) for part in parts]
+        if not arrays:
+            raise ValueError("parts is empty, expected at least one array of partial_gradient()")
+        dtypes = {str(array.dtype) for array in arrays}
+        if len(dtypes) > 1 or not dtypes <= {"int64", "float32"}:
+            raise TypeError(f"parts have dtypes {', '.join(sorted(dtypes))}, expected all int64 or all float32")
+        for array in arrays:
+            _checks.check_shape("parts", array.shape, (self.net.parameters,))
+        if len(arrays) == 1 and dtypes == {"float32"}:
+            return arrays[0]
+        if dtypes == {"float32"}:
+            with ieee_mode():  # on the host: CuPy's conversion would flush
+                wide = np.zeros(self.net.parameters)
+                for array in arrays:
+                    wide += to_host(array)
+                return self._backend.copied_to_device(wide.astype(np.float32))
+        total = self._backend.contiguous(arrays[0] if len(arrays) == 1 else sum(arrays[1:], arrays[0]))
+        result = self._backend.empty((self.net.parameters,))
+        self._backend.scale_sums(self._call, total, result)
+        return result
+
+    def sums_exactly(self, weights: Any) -> bool:
+        """Whether the parts of the gradient with these weights are exact sums of integers."""
+        noise = getattr(self.perturbation, "noise", None)
+        return self._family in _EXACT_FAMILIES and noise in _INTEGER_NOISE and plain(weights).dtype.kind in "iu"
+
+    def _gradient(self, weights: Any, evaluation: Evaluation | None, pairs: tuple[int, int], *, exact: bool) -> Array:
+        """What some pairs add to the gradient; exact sums stay as they are where `exact`."""
         if evaluation is None and isinstance(weights, Evaluation):
             evaluation = weights
         if evaluation is not None:
             evaluation.check_belongs_to(self.origin)
+            evaluation.check_covers(pairs)
         values = plain(weights)
         self._check_device(weights=values)
         if isinstance(self.perturbation, NodePerturbation):
-            return self._node_gradient(values, evaluation)
+            return self._node_gradient(values, evaluation, pairs)
         if self._unit_members is not None:
-            return self._unit_members.gradient(_seen_by_units(evaluation, "the gradient of OneUnit depends"), values)
+            units = _seen_by_units(evaluation, "the gradient of OneUnit depends")
+            return self._unit_members.gradient(units, values, pairs)
         checked = self._checked_weights(values)
-        result = self._backend.empty((self.net.parameters,))
-        self._backend.gradient(self._call, checked, result)
+        sums = exact and self.sums_exactly(checked)
+        result = self._backend.empty((self.net.parameters,), np.int64 if sums else np.float32)
+        self._backend.gradient(self._call, pairs, checked, result)
         return result
 
-    def _node_gradient(self, weights: Any, evaluation: Evaluation | None) -> Array:
+    def _node_gradient(self, weights: Any, evaluation: Evaluation | None, pairs: tuple[int, int]) -> Array:
         inputs = None if evaluation is None else evaluation.seen.inputs
         if evaluation is None or inputs is None:
             raise ValueError(
@@ -320,7 +452,7 @@ class Population:
         shape = (self.size, inputs.size) if per_sample else (self.size,)
         checked = self._backend.finite("weights", weights, shape)
         result = self._backend.empty((self.net.parameters,))
-        self._backend.node_gradient(self._call, inputs, checked, evaluation.seen.sums, result)
+        self._backend.node_gradient(self._call, pairs, inputs, weights=checked, sums=evaluation.seen.sums, out=result)
         return result
 
     @property
@@ -343,22 +475,33 @@ class Population:
     def _checked_batch(self, x: Array) -> Minibatch:
         return checked_minibatch(self._backend, x, self.net.features, self.size // 2, max(self.net.sizes[1:]))
 
-    def _seen(self, batch: Minibatch) -> Seen:
-        """What an evaluation keeps of its batch, sums to be filled in."""
+    def _checked_pairs(self, pairs: tuple[int, int] | None) -> tuple[int, int]:
+        whole = (0, self.size // 2)
+        if pairs is None:
+            return whole
+        if not isinstance(pairs, tuple | list) or len(pairs) != 2:
+            raise TypeError(f"pairs is {pairs!r}, expected a tuple (begin, end)")
+        begin = _checks.integer("pairs[0]", pairs[0], 0, whole[1] - 1)
+        return begin, _checks.integer("pairs[1]", pairs[1], begin + 1, whole[1])
+
+    def _seen(self, batch: Minibatch, pairs: tuple[int, int]) -> Seen:
+        """What an evaluation of some pairs keeps of its batch, sums to be filled in."""
         if self._unit_members is not None:
             return Seen(batch.groups, batch.size, None, None, self._unit_members.prepared(batch, labelled=False))
         needed = isinstance(self.perturbation, NodePerturbation)
         sums = None
         if self._family == "one_layer":
             sums = self._backend.empty((batch.groups * batch.size * sum(self.net.sizes[1:]),))
+            if pairs != (0, self.size // 2):
+                sums[:] = 0  # of minibatches that these pairs don't see
         return Seen(batch.groups, batch.size, batch.copy() if needed else None, sums)
 
-    def _calls(self, batch: Minibatch, chunk: int | None) -> list[tuple[int, int]]:
-        """Ranges of pairs: as many as a chunk has, or as the backend finds right."""
-        pairs = self.size // 2
+    def _calls(self, batch: Minibatch, pairs: tuple[int, int], chunk: int | None) -> list[tuple[int, int]]:
+        """Parts of a range of pairs: as many as a chunk has, or as the backend finds right."""
+        begin, end = pairs
         most = None if chunk is None else _checked_even("chunk", chunk) // 2
         step = most or self._backend.pairs_per_call(self._call, batch)
-        return [(begin, min(begin + step, pairs)) for begin in range(0, pairs, step)]
+        return [(at, min(at + step, end)) for at in range(begin, end, step)]
 
     @property
     def _call(self) -> PopulationCall:

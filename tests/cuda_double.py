@@ -77,10 +77,10 @@ def _as_the_cpu_takes_them(name, arguments):
     """Integer weights have 32 bits on a GPU, and 64 on the CPU."""
     if name != "population_gradient" or not arguments[3]:
         return arguments
-    sizes, population, address, integers, members, out = arguments
+    sizes, population, address, integers, members, *rest = arguments
     weights = np.ctypeslib.as_array((ctypes.c_int32 * members).from_address(address)).astype(np.int64)
     _as_the_cpu_takes_them.kept = weights
-    return sizes, population, weights.ctypes.data, integers, members, out
+    return sizes, population, weights.ctypes.data, integers, members, *rest
 
 
 def install(monkeypatch, modules):

@@ -209,8 +209,9 @@ class ShimPopulation:
         out.check()
         return out.array
 
-    def gradient(self, weights: np.ndarray) -> np.ndarray:
+    def gradient(self, weights: np.ndarray, pairs: tuple[int, int] | None = None) -> np.ndarray:
         population = self._population
+        pairs = pairs or (0, population.size // 2)
         out = Guarded((population.net.parameters,))
         copy = aligned(weights)
         if self._batch is None or not isinstance(population.perturbation, fpes.NodePerturbation):
@@ -223,6 +224,8 @@ class ShimPopulation:
                 copy.ctypes.data,
                 integers,
                 population.size,
+                *pairs,
+                0,
                 out.address,
             )
         else:
@@ -231,6 +234,7 @@ class ShimPopulation:
                 *self._network,
                 self._native,
                 population.size // 2,
+                *pairs,
                 inputs.ctypes.data,
                 shape,
                 copy.ctypes.data,
@@ -240,6 +244,23 @@ class ShimPopulation:
                 call(self._flush, "incremental_gradient", *arguments, self._sums_address, out.address)
             else:
                 call(self._flush, "node_gradient", *arguments, out.address)
+        out.check()
+        return out.array
+
+    def gradient_sums(self, weights: np.ndarray, pairs: tuple[int, int]) -> np.ndarray:
+        population = self._population
+        out = Guarded((population.net.parameters,), np.int64)
+        copy = aligned(weights)
+        where = (copy.ctypes.data, True, population.size, *pairs, out.address, 0)
+        call(self._flush, "population_gradient", population.net.sizes, self._native, *where)
+        out.check()
+        return out.array
+
+    def scale_sums(self, sums: np.ndarray) -> np.ndarray:
+        population = self._population
+        out, copy = Guarded((population.net.parameters,)), aligned(sums)
+        where = (population.size // 2, copy.ctypes.data, out.address)
+        call(self._flush, "scale_sums", population.net.sizes, self._native, *where)
         out.check()
         return out.array
 

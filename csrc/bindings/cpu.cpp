@@ -27,8 +27,10 @@ struct Execution {
     int threads;
 };
 
-NodeWeights node_weights(Address values, bool per_sample, const Batches& batch) {
-    return {pointer<const float>(values), per_sample ? batch.size : 1};
+// Those of the job's pairs, from the whole population's values[members] or [members, samples].
+NodeWeights node_weights(Address values, bool per_sample, const Job& job) {
+    const std::int64_t samples = per_sample ? job.batch.size : 1;
+    return {pointer<const float>(values) + 2 * job.pairs.begin * samples, samples};
 }
 
 // What a Python call describes, brought together with the engine that runs it.
@@ -208,36 +210,47 @@ PYBIND11_MODULE(_cpu, m) {
                   member(call.engine, call.network, population, index, pointer<float>(out));
               });
           });
-    m.def("population_gradient",
-          [](const Execution& execution, const std::vector<std::int64_t>& sizes, const Population& population,
-             Address weights, bool integers, std::int64_t members, Address out) {
-              without_gil([&] {
-                  const Engine engine(kernels_for(execution.isa), Flush::never);
-                  const PairWeights pairs = integers ? pair_weights(pointer<const std::int64_t>(weights), members)
-                                                     : pair_weights(pointer<const float>(weights), members);
-                  gradient(engine, execution.threads, make_layers(sizes, 1.0f), population, pairs, pointer<float>(out));
-              });
-          });
+    m.def("population_gradient", [](const Execution& execution, const std::vector<std::int64_t>& sizes,
+                                    const Population& population, Address weights, bool integers, std::int64_t members,
+                                    std::int64_t first_pair, std::int64_t end_pair, Address sums, Address out) {
+        without_gil([&] {
+            const Engine engine(kernels_for(execution.isa), Flush::never);
+            const PairWeights pairs = integers ? pair_weights(pointer<const std::int64_t>(weights), members)
+                                               : pair_weights(pointer<const float>(weights), members);
+            gradient(engine, execution.threads, make_layers(sizes, 1.0f), population, pairs,
+                     {{first_pair, end_pair}, pointer<float>(out), pointer<std::int64_t>(sums)});
+        });
+    });
+    m.def("scale_sums", [](const Execution&, const std::vector<std::int64_t>& sizes, const Population& population,
+                           std::int64_t pairs, Address sums, Address out) {
+        without_gil([&] {
+            scale_sums(make_layers(sizes, 1.0f), population, pairs, pointer<const std::int64_t>(sums),
+                       pointer<float>(out));
+        });
+    });
     m.def("node_gradient", [](const Execution& execution, Flush flush, const std::vector<std::int64_t>& sizes,
-                              float scaling, Address theta, const Population& population, std::int64_t pairs, Address x,
+                              float scaling, Address theta, const Population& population, std::int64_t pairs,
+                              std::int64_t first_pair, std::int64_t end_pair, Address x,
                               const std::array<std::int64_t, 3>& batch, Address weights, bool per_sample, Address out) {
         without_gil([&] {
             NetworkCall call(execution, flush, sizes, scaling, theta);
-            const Job job{call.engine, call.threads, call.network, population, {0, pairs}, batches_at(x, 0, batch)};
-            node_gradient(job, node_weights(weights, per_sample, job.batch), pointer<float>(out));
+            const Job job{call.engine, call.threads,           call.network,
+                          population,  {first_pair, end_pair}, batches_at(x, 0, batch)};
+            node_gradient(job, node_weights(weights, per_sample, job), pairs, pointer<float>(out));
         });
     });
 
     m.def("incremental_gradient",
           [](const Execution& execution, Flush flush, const std::vector<std::int64_t>& sizes, float scaling,
-             Address theta, const Population& population, std::int64_t pairs, Address x,
-             const std::array<std::int64_t, 3>& batch, Address weights, bool per_sample, Address sums, Address out) {
+             Address theta, const Population& population, std::int64_t pairs, std::int64_t first_pair,
+             std::int64_t end_pair, Address x, const std::array<std::int64_t, 3>& batch, Address weights,
+             bool per_sample, Address sums, Address out) {
               without_gil([&] {
                   NetworkCall call(execution, flush, sizes, scaling, theta);
-                  const Job job{call.engine,         call.threads, call.network,
-                                population,          {0, pairs},   batches_at(x, 0, batch),
+                  const Job job{call.engine,         call.threads,           call.network,
+                                population,          {first_pair, end_pair}, batches_at(x, 0, batch),
                                 pointer<float>(sums)};
-                  incremental_gradient(job, node_weights(weights, per_sample, job.batch), pointer<float>(out));
+                  incremental_gradient(job, node_weights(weights, per_sample, job), pairs, pointer<float>(out));
               });
           });
 

@@ -30,6 +30,11 @@ Network network_at(Flush flush, const Sizes& sizes, float scaling, Address theta
     return {flush, make_layers(sizes, scaling), pointer<const float>(theta)};
 }
 
+// Those of a range's pairs, from the whole population's values[members] or [members, samples].
+const float* weights_of(Address values, std::int64_t first_pair, bool per_sample, const Batches& batch) {
+    return pointer<const float>(values) + 2 * first_pair * (per_sample ? batch.size : 1);
+}
+
 // Runs body(context) without the GIL. What lies between the kernels computes too (scales): in IEEE mode, whatever the
 // caller's is. Returns the bytes of workspace used.
 template <class Body>
@@ -178,28 +183,38 @@ void define_populations(py::module_& m) {
 void define_gradients(py::module_& m) {
     define(m, "population_gradient",
            [](Context& context, const Sizes& sizes, const Population& population, Address weights, bool integers,
-              std::int64_t members, Address out) {
+              std::int64_t members, std::int64_t first_pair, std::int64_t end_pair, Address sums, Address out) {
                const std::vector<Layer> layers = make_layers(sizes, 1.0f);
+               const GradientPart part{{first_pair, end_pair}, pointer<float>(out), pointer<std::int64_t>(sums)};
                if (integers) {
-                   gradient(context, layers, population, pointer<const std::int32_t>(weights), members,
-                            pointer<float>(out));
+                   gradient(context, layers, population, pointer<const std::int32_t>(weights), members, part);
                } else {
-                   gradient(context, layers, population, pointer<const float>(weights), members, pointer<float>(out));
+                   gradient(context, layers, population, pointer<const float>(weights), members, part);
                }
+           });
+    define(m, "scale_sums",
+           [](Context& context, const Sizes& sizes, const Population& population, std::int64_t pairs, Address sums,
+              Address out) {
+               scale_sums(context, make_layers(sizes, 1.0f), population, pairs, pointer<const std::int64_t>(sums),
+                          pointer<float>(out));
            });
     define(m, "node_gradient",
            [](Context& context, Flush flush, const Sizes& sizes, float scaling, Address theta,
-              const Population& population, std::int64_t pairs, Address x, const BatchShape& batch, Address weights,
-              bool per_sample, Address out) {
-               node_gradient(context, network_at(flush, sizes, scaling, theta), population, {0, pairs},
-                             batches_at(x, 0, batch), pointer<const float>(weights), per_sample, pointer<float>(out));
+              const Population& population, std::int64_t pairs, std::int64_t first_pair, std::int64_t end_pair,
+              Address x, const BatchShape& batch, Address weights, bool per_sample, Address out) {
+               const Batches batches = batches_at(x, 0, batch);
+               node_gradient(context, network_at(flush, sizes, scaling, theta), population, {first_pair, end_pair},
+                             pairs, batches, weights_of(weights, first_pair, per_sample, batches), per_sample,
+                             pointer<float>(out));
            });
     define(m, "incremental_gradient",
            [](Context& context, Flush flush, const Sizes& sizes, float scaling, Address theta,
-              const Population& population, std::int64_t pairs, Address x, const BatchShape& batch, Address weights,
-              bool per_sample, Address sums, Address out) {
-               incremental_gradient(context, network_at(flush, sizes, scaling, theta), population, {0, pairs},
-                                    batches_at(x, 0, batch), pointer<const float>(weights), per_sample,
+              const Population& population, std::int64_t pairs, std::int64_t first_pair, std::int64_t end_pair,
+              Address x, const BatchShape& batch, Address weights, bool per_sample, Address sums, Address out) {
+               const Batches batches = batches_at(x, 0, batch);
+               incremental_gradient(context, network_at(flush, sizes, scaling, theta), population,
+                                    {first_pair, end_pair}, pairs, batches,
+                                    weights_of(weights, first_pair, per_sample, batches), per_sample,
                                     pointer<const float>(sums), pointer<float>(out));
            });
 }

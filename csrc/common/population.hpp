@@ -19,6 +19,8 @@ enum class Family : int {
     one_layer_rank_one = 4,  // likewise w' = w +- sigma a b^T, where b is zero but for these units
 };
 
+struct PairRange;
+
 struct Population {
     Family family;
     int rank;  // of low_rank
@@ -45,6 +47,14 @@ struct Population {
     float weight_scale() const;
     float rank_scale() const;
     float node_scale(const Layer& layer) const;
+    // How many of these pairs perturb a layer.
+    std::int64_t pairs_of(const Layer& layer, PairRange pairs) const;
+    // What a sum of weighted noise is multiplied by, to be the gradient of a population of so many pairs: for full
+    // noise, for the weights of low rank and of rank one a layer, and for a layer of node perturbation, where `samples`
+    // is the number of weights that a member has.
+    double full_gradient_scale(std::int64_t pairs) const;
+    double low_rank_gradient_scale(const Layer& layer, std::int64_t pairs) const;
+    double node_gradient_scale(const Layer& layer, std::int64_t pairs, std::int64_t samples) const;
 };
 
 // Pairs begin ... end - 1: members 2 begin ... 2 end - 1. Results are written for these members only, from index 0 on,
@@ -54,6 +64,16 @@ struct PairRange {
     std::int64_t end;
     std::int64_t count() const { return end - begin; }
 };
+
+// A tensor's place among the parameters, and what its sums are multiplied by. A scale of zero: the gradient is zero.
+struct TensorScale {
+    std::size_t offset;
+    std::int64_t count;
+    double scale;
+};
+// Those of the gradient of a full-rank or low-rank population, tensor by tensor.
+std::vector<TensorScale> gradient_scales(const std::vector<Layer>& layers, const Population& population,
+                                         std::int64_t pairs);
 
 // What the members see: one batch for all, or one batch for each group of pairs. x[batches, size, features], row-major;
 // labels[batches, size] where the loss needs them.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <stdexcept>
 
 #include "parallel.hpp"
 
@@ -16,20 +17,20 @@ constexpr std::int64_t largest_digit = 1 << 21, digit_base = 1 << 20;
 
 class FullGradient {
    public:
-    FullGradient(const Engine& engine, const Population& population, const PairWeights& weights, float* gradient)
+    FullGradient(const Engine& engine, const Population& population, const PairWeights& weights,
+                 const GradientPart& part)
         : engine_(engine),
           population_(population),
           weights_(weights),
-          gradient_(gradient),
-          pairs_(static_cast<std::int64_t>(weights.difference.size())),
-          scale_(noise_unit(population.noise) / (2.0 * static_cast<double>(pairs_) * population.sigma)) {
+          part_(part),
+          scale_(population.full_gradient_scale(static_cast<std::int64_t>(weights.difference.size()))) {
         if (exact(population, weights)) digits_ = digits_of(weights.integers, largest_digit, digit_base);
     }
 
     // A tensor of noise, `size` elements, and where its gradient goes.
     void add(int layer, NoiseRole role, std::size_t offset, std::int64_t size) {
         for (std::int64_t first = 0; first < size; first += strip) {
-            strips_.push_back({layer, role, first, std::min(strip, size - first), gradient_ + offset + first});
+            strips_.push_back({layer, role, first, std::min(strip, size - first), offset + first});
         }
     }
 
@@ -47,7 +48,7 @@ class FullGradient {
         NoiseRole role;
         std::int64_t first;
         std::int64_t count;
-        float* out;
+        std::size_t place;
     };
 
     template <class Total>
@@ -63,23 +64,24 @@ class FullGradient {
     template <class Total>
     void sum_strip(const Strip& part, float* sum, Total* total, float* scratch) {
         const double largest = largest_integer(population_.noise);
+        const auto [begin, end] = part_.pairs;
         const bool one_run =
-            digits_.size() == 1 && exact_run(digits_[0].difference, 0, 1, largest, exact_in_float) == pairs_;
+            digits_.size() == 1 && exact_run(digits_[0].difference, begin, 1, largest, exact_in_float) >= end;
         if (digits_.empty() || one_run) {
-            add_pairs(part, weights_.difference, 0, pairs_, sum, scratch);
+            add_pairs(part, weights_.difference, begin, end, sum, scratch);
             for (std::int64_t i = 0; i < part.count; ++i) write(part, i, 0.0 + sum[i]);
             return;
         }
         std::fill_n(total, part.count, Total{0});
         for (const Digit& digit : digits_) {
             const auto unit = static_cast<Total>(digit.unit);
-            for (std::int64_t pair = 0, end = 0; pair < pairs_; pair = end) {
-                end = exact_run(digit.difference, pair, 1, largest, exact_in_float);
-                add_pairs(part, digit.difference, pair, end, sum, scratch);
+            for (std::int64_t pair = begin, run = begin; pair < end; pair = run) {
+                run = std::min(end, exact_run(digit.difference, pair, 1, largest, exact_in_float));
+                add_pairs(part, digit.difference, pair, run, sum, scratch);
                 for (std::int64_t i = 0; i < part.count; ++i) total[i] += unit * static_cast<std::int32_t>(sum[i]);
             }
         }
-        for (std::int64_t i = 0; i < part.count; ++i) write(part, i, static_cast<double>(total[i]));
+        for (std::int64_t i = 0; i < part.count; ++i) write(part, i, total[i]);
     }
 
     // sum = the noise of these pairs times their weights, added in order.
@@ -93,17 +95,31 @@ class FullGradient {
         }
     }
 
-    void write(const Strip& part, std::int64_t i, double total) { part.out[i] = static_cast<float>(total * scale_); }
+    template <class Total>
+    void write(const Strip& part, std::int64_t i, Total total) {
+        if (part_.sums) {
+            part_.sums[part.place + i] = static_cast<std::int64_t>(total);
+        } else {
+            part_.gradient[part.place + i] = static_cast<float>(static_cast<double>(total) * scale_);
+        }
+    }
 
     const Engine& engine_;
     const Population& population_;
     const PairWeights& weights_;
-    float* gradient_;
-    std::int64_t pairs_;
+    const GradientPart& part_;
     double scale_;
     std::vector<Digit> digits_;  // of the weights, where the sum is exact
     std::vector<Strip> strips_;
 };
+
+// Sums over any of the pairs fit 64 bits, and so do sums of them.
+void check_sums(const Population& population, const PairWeights& weights) {
+    const double largest = largest_integer(population.noise);
+    const double term = population.family == Family::full ? largest : largest * largest * population.rank;
+    if (sum_fits_int64(digits_of(weights.integers, largest_digit, digit_base), term)) return;
+    throw std::invalid_argument("weights add up to more than 64 bits hold: use smaller ones");
+}
 
 }  // namespace
 
@@ -171,11 +187,13 @@ std::int64_t exact_run(const std::vector<float>& difference, std::int64_t begin,
 }
 
 void gradient(const Engine& engine, int threads, const std::vector<Layer>& layers, const Population& population,
-              const PairWeights& weights, float* gradient) {
-    FullGradient full(engine, population, weights, gradient);
+              const PairWeights& weights, const GradientPart& part) {
+    if (part.sums) check_sums(population, weights);
+    FullGradient full(engine, population, weights, part);
     for (const Layer& layer : layers) {
         if (population.one_layer_at_a_time()) {
-            std::fill_n(gradient + layer.bias_offset, layer.fan_out, 0.0f);
+            if (part.sums) std::fill_n(part.sums + layer.bias_offset, layer.fan_out, std::int64_t{0});
+            if (part.gradient) std::fill_n(part.gradient + layer.bias_offset, layer.fan_out, 0.0f);
         } else {
             full.add(layer.index, NoiseRole::bias, layer.bias_offset, layer.fan_out);
         }
@@ -184,7 +202,17 @@ void gradient(const Engine& engine, int threads, const std::vector<Layer>& layer
         }
     }
     full.run(threads);
-    if (population.family != Family::full) low_rank_gradient(engine, threads, layers, population, weights, gradient);
+    if (population.family != Family::full) low_rank_gradient(engine, threads, layers, population, weights, part);
+}
+
+void scale_sums(const std::vector<Layer>& layers, const Population& population, std::int64_t pairs,
+                const std::int64_t* sums, float* gradient) {
+    for (const TensorScale& tensor : gradient_scales(layers, population, pairs)) {
+        for (std::int64_t i = 0; i < tensor.count; ++i) {
+            const auto sum = static_cast<double>(sums[tensor.offset + i]);
+            gradient[tensor.offset + i] = static_cast<float>(sum * tensor.scale);
+        }
+    }
 }
 
 }  // namespace fpes

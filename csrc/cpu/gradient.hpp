@@ -38,14 +38,22 @@ std::int64_t exact_run(const std::vector<float>& difference, std::int64_t begin,
 constexpr double exact_in_float = 1 << 24;
 constexpr double exact_in_int32 = 0x7fffffff;
 
-// gradient[parameters] = 1 / (n sigma) * sum over members of weight * perturbation, for full rank, low rank and rank
-// one a layer. Exact up to the one rounding at the end where weights and noise are integers; otherwise pairs are added
-// in order, in float32.
+// What the pairs of a range add to gradient[parameters] = 1 / (n sigma) * sum over members of weight * perturbation,
+// for full rank, low rank and rank one a layer. Exact up to the one rounding at the end where weights and noise are
+// integers; otherwise pairs are added in order, in float32.
+struct GradientPart {
+    PairRange pairs;
+    float* gradient;     // [parameters], scaled
+    std::int64_t* sums;  // [parameters], unless it is null: instead, exact sums as they are, which add up over ranges
+};
 void gradient(const Engine& engine, int threads, const std::vector<Layer>& layers, const Population& population,
-              const PairWeights& weights, float* gradient);
-// The part of it that is a product of factors: the weights of low rank and of rank one a layer.
+              const PairWeights& weights, const GradientPart& part);
+// That which is a product of factors: the weights of low rank and of rank one a layer.
 void low_rank_gradient(const Engine& engine, int threads, const std::vector<Layer>& layers,
-                       const Population& population, const PairWeights& weights, float* gradient);
+                       const Population& population, const PairWeights& weights, const GradientPart& part);
+// gradient[parameters] from the exact sums over all pairs.
+void scale_sums(const std::vector<Layer>& layers, const Population& population, std::int64_t pairs,
+                const std::int64_t* sums, float* gradient);
 
 // The weights of node perturbation, values[members, samples]: `samples` is the batch, or 1 where a weight is for all of
 // it.
@@ -60,12 +68,13 @@ struct NodeWeights {
     }
 };
 
-// The same for node perturbation, whose perturbations depend on the batch.
-void node_gradient(const Job& job, const NodeWeights& weights, float* gradient);
+// The same for node perturbation, whose perturbations depend on the batch: what the pairs of the job add to the
+// gradient of a population of so many pairs. Weights are those of the job's pairs.
+void node_gradient(const Job& job, const NodeWeights& weights, std::int64_t pairs, float* gradient);
 
 // The same where each pair perturbs one layer (incremental_gradient.cpp). job.sums: what evaluate() kept of the same
 // batch.
-void incremental_gradient(const Job& job, const NodeWeights& weights, float* gradient);
+void incremental_gradient(const Job& job, const NodeWeights& weights, std::int64_t pairs, float* gradient);
 
 // Rows row, row + 1, ... of a layer's gradient; all such blocks of a network.
 struct RowBlock {

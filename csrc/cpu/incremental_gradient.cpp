@@ -46,13 +46,14 @@ struct TileMemory {
 
 class IncrementalGradient {
    public:
-    IncrementalGradient(const Job& job, const NodeWeights& weights)
+    IncrementalGradient(const Job& job, const NodeWeights& weights, std::int64_t pairs)
         : job_(job),
           engine_(job.engine),
           network_(job.network),
           weights_(weights),
           samples_(job.batch.count * job.batch.size),
-          pairs_(job.population.pairs_by_layer(job.pairs.begin, job.pairs.end)) {
+          pairs_(job.population.pairs_by_layer(job.pairs.begin, job.pairs.end)),
+          pairs_of_population_(pairs) {
         const float* sums = job.sums;
         for (int l = 0; l < network_.depth(); ++l) {
             noise_.push_back(engine_.matrix(samples_, network_.layer(l).fan_out));
@@ -164,13 +165,8 @@ class IncrementalGradient {
         write_bias(engine_, network_, layer, sum.view(), scale(layer), gradient);
     }
 
-    // A unit is perturbed in k of n draws only, which the factor n / k makes up for.
     double scale(const Layer& layer) const {
-        const double members = 2.0 * static_cast<double>(pairs_[layer.index].size());
-        const double unit = noise_unit(job_.population.noise) /
-                            (members * static_cast<double>(weights_.samples) * job_.population.sigma);
-        const int k = job_.population.units[layer.index];
-        return k ? unit * (static_cast<double>(layer.fan_out) / k) : unit;
+        return job_.population.node_gradient_scale(layer, pairs_of_population_, weights_.samples);
     }
 
     const Job& job_;
@@ -179,16 +175,17 @@ class IncrementalGradient {
     NodeWeights weights_;
     std::int64_t samples_;                          // of all batches, one after another
     std::vector<std::vector<std::int64_t>> pairs_;  // of each layer
-    std::vector<const float*> sums_;                // of each layer, [samples, fan_out]
-    std::vector<PanelMatrix> activations_;          // likewise
-    std::vector<PanelMatrix> noise_;                // likewise
+    std::int64_t pairs_of_population_;
+    std::vector<const float*> sums_;        // of each layer, [samples, fan_out]
+    std::vector<PanelMatrix> activations_;  // likewise
+    std::vector<PanelMatrix> noise_;        // likewise
 };
 
 }  // namespace
 
-void incremental_gradient(const Job& job, const NodeWeights& weights, float* gradient) {
+void incremental_gradient(const Job& job, const NodeWeights& weights, std::int64_t pairs, float* gradient) {
     const FpMode ieee(false);
-    IncrementalGradient(job, weights).run(gradient);
+    IncrementalGradient(job, weights, pairs).run(gradient);
 }
 
 }  // namespace fpes

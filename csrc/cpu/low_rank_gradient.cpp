@@ -50,11 +50,13 @@ struct Step {
 class LayerGradient {
    public:
     LayerGradient(const Engine& engine, const Population& population, const PairWeights& weights,
-                  std::vector<std::int64_t> pairs, const Layer& layer, float* gradient)
+                  std::vector<std::int64_t> pairs, const Layer& layer, const GradientPart& part)
         : engine_(engine),
           population_(population),
           layer_(layer),
-          gradient_(gradient + layer.weight_offset),
+          gradient_(part.gradient ? part.gradient + layer.weight_offset : nullptr),
+          integers_(part.sums ? part.sums + layer.weight_offset : nullptr),
+          scale_(population.low_rank_gradient_scale(layer, static_cast<std::int64_t>(weights.difference.size()))),
           pairs_(std::move(pairs)),
           sums_(exact(population, weights) ? SumType::int32 : SumType::float32),
           digits_(weights_of(population, weights, pairs_)),
@@ -63,7 +65,7 @@ class LayerGradient {
           right_(engine.matrix(std::min(drawn_rows, rows_of(terms())), layer.fan_out)) {
         const auto runs = std::count_if(steps_.begin(), steps_.end(), [](const Step& step) { return step.last; });
         if (steps_.size() > 1) kept_ = std::make_unique<PanelMatrix>(engine.matrix(layer.fan_in, layer.fan_out));
-        if (runs < 2) return;
+        if (runs < 2 && !integers_) return;
         const auto count = static_cast<std::size_t>(layer.fan_in * layer.fan_out);
         if (sum_fits_int64(digits_, std::pow(largest_integer(population.noise), 2) * population.rank)) {
             totals_.resize(count);
@@ -103,13 +105,12 @@ class LayerGradient {
             engine_.outside(&ModeKernels::product_transposed, left, right_.view(), init, out, m, n, depth);
         }
         if (!step.last) return;
-        float* to = gradient_ + row * n;
         if (!totals_.empty()) {
-            add_to_totals(out, number, m, n, totals_.data() + row * n, to);
+            add_to_totals(out, number, m, n, totals_.data() + row * n, row * n);
         } else if (!wide_totals_.empty()) {
-            add_to_totals(out, number, m, n, wide_totals_.data() + row * n, to);
+            add_to_totals(out, number, m, n, wide_totals_.data() + row * n, row * n);
         } else {
-            engine_.kernels().finish_sums(out, sums_, m, n, scale(), to);
+            engine_.kernels().finish_sums(out, sums_, m, n, scale_, gradient_ + row * n);
         }
     }
 
@@ -127,9 +128,9 @@ class LayerGradient {
                          digit_base);
     }
 
-    // totals[i, j] += unit * sums[i, j], row-major; and after the last step, gradient = totals * scale.
+    // totals[i, j] += unit * sums[i, j], row-major; and after the last step they go to `place`, or times the scale.
     template <class Total>
-    void add_to_totals(Panels sums, std::size_t step, int m, int n, Total* totals, float* gradient) const {
+    void add_to_totals(Panels sums, std::size_t step, int m, int n, Total* totals, std::int64_t place) const {
         const int width = engine_.width();
         const auto unit = static_cast<Total>(digits_[steps_[step].digit].unit);
         for (int j = 0; j < n; j += width) {
@@ -143,9 +144,12 @@ class LayerGradient {
             }
         }
         if (step + 1 < steps_.size()) return;
-        const double factor = scale();
         for (std::int64_t i = 0; i < std::int64_t{m} * n; ++i) {
-            gradient[i] = static_cast<float>(static_cast<double>(totals[i]) * factor);
+            if (integers_) {
+                integers_[place + i] = static_cast<std::int64_t>(totals[i]);
+            } else {
+                gradient_[place + i] = static_cast<float>(static_cast<double>(totals[i]) * scale_);
+            }
         }
     }
 
@@ -205,19 +209,12 @@ class LayerGradient {
                                        static_cast<std::uint64_t>(r * n), 1, n, row, scratch);
     }
 
-    double scale() const {
-        const double unit = noise_unit(population_.noise), members = 2.0 * static_cast<double>(pairs_.size());
-        const double scale =
-            unit * unit / (std::sqrt(static_cast<double>(population_.rank)) * members * population_.sigma);
-        if (!population_.one_layer_at_a_time()) return scale;
-        // A unit is perturbed in k of n pairs only, which the factor n / k makes up for.
-        return scale * (static_cast<double>(layer_.fan_out) / static_cast<double>(population_.units_of(layer_)));
-    }
-
     const Engine& engine_;
     const Population& population_;
     const Layer& layer_;
     float* gradient_;
+    std::int64_t* integers_;  // where sums go instead, unless it is null
+    double scale_;
     std::vector<std::int64_t> pairs_;  // that perturb the layer
     SumType sums_;
     std::vector<Digit> digits_;  // of their weights
@@ -247,23 +244,28 @@ std::vector<Item> items_of(std::vector<LayerGradient>& layers, std::size_t step,
 }  // namespace
 
 void low_rank_gradient(const Engine& engine, int threads, const std::vector<Layer>& layers,
-                       const Population& population, const PairWeights& weights, float* gradient) {
+                       const Population& population, const PairWeights& weights, const GradientPart& part) {
     std::int64_t widest = 0;
     std::vector<LayerGradient> parts;
     parts.reserve(layers.size());
     std::size_t steps = 0;
-    const auto count = static_cast<std::int64_t>(weights.difference.size());
     std::vector<std::vector<std::int64_t>> pairs;  // of each layer
     if (population.one_layer_at_a_time()) {
-        pairs = population.pairs_by_layer(0, count);
+        pairs = population.pairs_by_layer(part.pairs.begin, part.pairs.end);
     } else {
-        std::vector<std::int64_t> all(count);
-        std::iota(all.begin(), all.end(), std::int64_t{0});
+        std::vector<std::int64_t> all(part.pairs.count());
+        std::iota(all.begin(), all.end(), part.pairs.begin);
         pairs.assign(layers.size(), all);
     }
     for (const Layer& layer : layers) {
         widest = std::max({widest, layer.fan_in, layer.fan_out});
-        parts.emplace_back(engine, population, weights, std::move(pairs[layer.index]), layer, gradient);
+        if (pairs[layer.index].empty()) {  // none of the range perturbs it
+            const std::int64_t weight_count = layer.fan_in * layer.fan_out;
+            if (part.sums) std::fill_n(part.sums + layer.weight_offset, weight_count, std::int64_t{0});
+            if (part.gradient) std::fill_n(part.gradient + layer.weight_offset, weight_count, 0.0f);
+            continue;
+        }
+        parts.emplace_back(engine, population, weights, std::move(pairs[layer.index]), layer, part);
         steps = std::max(steps, parts.back().steps());
     }
     for (std::size_t step = 0; step < steps; ++step) {

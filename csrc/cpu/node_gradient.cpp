@@ -64,7 +64,7 @@ class NodeGradient {
         }
     }
 
-    void run(float* gradient) {
+    void run(std::int64_t pairs_of_population, float* gradient) {
         const std::int64_t batch = job_.batch.size, samples = std::min(kept_terms, batch);
         const std::int64_t pairs = kept_terms / samples;
         for (std::int64_t pair = job_.pairs.begin; pair < job_.pairs.end; pair += pairs) {
@@ -73,7 +73,7 @@ class NodeGradient {
                 add({range, sample, std::min(samples, batch - sample)});
             }
         }
-        finish(gradient);
+        finish(pairs_of_population, gradient);
     }
 
    private:
@@ -165,12 +165,10 @@ class NodeGradient {
                  started_ ? sum : Panels{}, sum);
     }
 
-    void finish(float* gradient) {
-        const double members = 2.0 * static_cast<double>(job_.pairs.count());
-        const double scale = noise_unit(job_.population.noise) /
-                             (members * static_cast<double>(weights_.samples) * job_.population.sigma);
+    void finish(std::int64_t pairs, float* gradient) {
         for (int l = 0; l < network_.depth(); ++l) {
             const Layer& layer = network_.layer(l);
+            const double scale = job_.population.node_gradient_scale(layer, pairs, weights_.samples);
             write_rows(engine_, sums_[l].view(), layer.fan_in, layer.fan_out, scale, gradient + layer.weight_offset);
             write_bias(engine_, network_, layer, bias_sums_[l].view(), scale, gradient);
         }
@@ -226,9 +224,9 @@ void write_bias(const Engine& engine, PackedNetwork& network, const Layer& layer
     }
 }
 
-void node_gradient(const Job& job, const NodeWeights& weights, float* gradient) {
+void node_gradient(const Job& job, const NodeWeights& weights, std::int64_t pairs, float* gradient) {
     const FpMode ieee(false);
-    NodeGradient(job, weights).run(gradient);
+    NodeGradient(job, weights).run(pairs, gradient);
 }
 
 }  // namespace fpes

@@ -488,6 +488,7 @@ void unit_evaluate(const UnitJob& job, PairRange pairs, const UnitResults& resul
         std::copy_n(centre.data() + first_batch * job.batch.size, batches * job.batch.size,
                     results.centre + first_batch * job.batch.size);
     }
+    if (!results.fitness && !results.losses && !results.outputs) return;
     std::vector<Item> items;
     const std::int64_t step = units_at_a_time(job.batch.size);
     for (std::int64_t block = first; block < end; ++block) {

@@ -71,18 +71,29 @@ std::string plan(const Device& device, const Network& network, const Population&
 // theta[parameters] of one member of a full-rank or low-rank population.
 void member(Context& context, const Network& network, const Population& population, std::int64_t member, float* theta);
 
-// gradient[parameters] = 1 / (n sigma) * sum over members of weight * perturbation, for full and low rank.
+// What the pairs of a range add to gradient[parameters] = 1 / (n sigma) * sum over members of weight * perturbation,
+// for full and low rank; weights[members] of the whole population.
+struct GradientPart {
+    PairRange pairs;
+    float* gradient;     // [parameters], scaled
+    std::int64_t* sums;  // [parameters], unless it is null: instead, exact sums as they are, which add up over ranges
+};
 void gradient(Context& context, const std::vector<Layer>& layers, const Population& population, const float* weights,
-              std::int64_t members, float* gradient);
+              std::int64_t members, const GradientPart& part);
 void gradient(Context& context, const std::vector<Layer>& layers, const Population& population,
-              const std::int32_t* weights, std::int64_t members, float* gradient);
-// The same for node perturbation. weights[members] or, where per_sample, weights[members, batch].
+              const std::int32_t* weights, std::int64_t members, const GradientPart& part);
+// gradient[parameters] from the exact sums over all pairs.
+void scale_sums(Context& context, const std::vector<Layer>& layers, const Population& population, std::int64_t pairs,
+                const std::int64_t* sums, float* gradient);
+// The same for node perturbation: what a range adds to the gradient of a population of so many pairs. Weights are those
+// of the range, weights[members] or, where per_sample, weights[members, batch].
 void node_gradient(Context& context, const Network& network, const Population& population, PairRange pairs,
-                   const Batches& batch, const float* weights, bool per_sample, float* gradient);
+                   std::int64_t pairs_of_population, const Batches& batch, const float* weights, bool per_sample,
+                   float* gradient);
 // The same where each pair perturbs one layer. sums: what evaluate() kept of the same batch.
 void incremental_gradient(Context& context, const Network& network, const Population& population, PairRange pairs,
-                          const Batches& batch, const float* weights, bool per_sample, const float* sums,
-                          float* gradient);
+                          std::int64_t pairs_of_population, const Batches& batch, const float* weights, bool per_sample,
+                          const float* sums, float* gradient);
 
 // For the benchmarks: `steps` multiply-adds in each of some independent chains of each thread of a device full of
 // threads. Returns their number. out: one float.

@@ -27,14 +27,14 @@ FPES_DEVICE auto difference(const Weight* weights, std::int64_t pair) {
     }
 }
 
-// The pairs of this block: grid y splits them evenly.
+// The pairs, or terms, of this block: grid y splits them evenly.
 struct Share {
     std::int64_t begin;
     std::int64_t end;
 };
-FPES_DEVICE Share share_of(std::int64_t count, int shares) {
-    const std::int64_t each = parts(count, shares), begin = block_index_y() * each;
-    return {begin, begin + each < count ? begin + each : count};
+FPES_DEVICE Share share_of(Share all, int shares) {
+    const std::int64_t each = parts(all.end - all.begin, shares), begin = all.begin + block_index_y() * each;
+    return {begin, begin + each < all.end ? begin + each : all.end};
 }
 
 constexpr int per_thread = 8;
@@ -44,7 +44,7 @@ constexpr float exact_limit = 0x1p24f;
 // Exact sums. They are kept in floats, where a multiply-add is one instruction, and moved to integers before they can
 // be rounded.
 __global__ __launch_bounds__(elementwise_threads) void integer_kernel(NoiseSource noise, std::uint32_t tensor,
-                                                                      const std::int32_t* weights, std::int64_t pairs,
+                                                                      const std::int32_t* weights, Share pairs,
                                                                       int shares, std::int64_t count,
                                                                       std::int64_t* totals) {
     const std::int64_t first = global_index(elementwise_threads) * per_thread;
@@ -88,12 +88,12 @@ __global__ __launch_bounds__(elementwise_threads) void integer_kernel(NoiseSourc
 // Sums in order.
 template <class Weight>
 __global__ __launch_bounds__(elementwise_threads) void float_kernel(NoiseSource noise, std::uint32_t tensor,
-                                                                    const Weight* weights, std::int64_t pairs,
+                                                                    const Weight* weights, Share pairs,
                                                                     std::int64_t count, double scale, float* out) {
     const std::int64_t first = global_index(elementwise_threads) * per_thread;
     if (first >= count) return;
     float sum[per_thread] = {};
-    for (std::int64_t pair = 0; pair < pairs; ++pair) {
+    for (std::int64_t pair = pairs.begin; pair < pairs.end; ++pair) {
         const auto weight = static_cast<float>(difference(weights, pair));
         float z[per_thread];
         draw<per_thread>(noise.kind, noise.counters(tensor, pair), static_cast<std::uint64_t>(first), z);
@@ -161,13 +161,12 @@ struct LowRankTerms {
 };
 
 template <class Sums, class Weight>
-__global__ __launch_bounds__(SumTile::threads) void low_rank_kernel(LowRankTerms<Weight> terms, std::int64_t count,
-                                                                    int shares, double scale, float* out,
-                                                                    std::int64_t* totals) {
+__global__ __launch_bounds__(SumTile::threads) void low_rank_kernel(LowRankTerms<Weight> terms, Share all, int shares,
+                                                                    double scale, float* out, std::int64_t* totals) {
     using T = SumTile;
     const int wide = static_cast<int>(parts(terms.fan_out, T::columns));
     const int first_row = block_index() / wide * T::rows, first_column = block_index() % wide * T::columns;
-    const Share share = share_of(count, shares);
+    const Share share = share_of(all, shares);
     typename Sums::Sum sums[T::tm][T::tn] = {};
     sum_outer_products<Sums>(terms, share.begin, share.end, first_row, first_column, sums);
     FPES_UNROLL
@@ -190,16 +189,18 @@ template <class Weight>
 class GradientRun {
    public:
     GradientRun(Context& context, const std::vector<Layer>& layers, const Population& population, const Weight* weights,
-                std::int64_t members, float* gradient)
+                std::int64_t members, const GradientPart& part)
         : context_(context),
           layers_(layers),
           population_(population),
           weights_(weights),
-          pairs_(members / 2),
-          gradient_(gradient),
+          pairs_of_population_(members / 2),
+          pairs_{part.pairs.begin, part.pairs.end},
+          gradient_(part.gradient),
+          sums_(part.sums),
           exact_(std::is_same_v<Weight, std::int32_t> && population.noise != NoiseKind::gaussian) {
         // The largest tensor's sums; every tensor uses the same memory in turn.
-        if (!exact_) return;
+        if (!exact_ || sums_) return;
         for (const Layer& layer : layers) most_sums_ = std::max(most_sums_, layer.fan_in * layer.fan_out);
         for (const Layer& layer : layers) most_sums_ = std::max(most_sums_, layer.fan_out);
         totals_ = context.arena.take<std::int64_t>(most_sums_);
@@ -209,8 +210,8 @@ class GradientRun {
         for (const Layer& layer : layers_) {
             if (population_.one_layer_at_a_time()) {
                 low_rank(layer);
-                const auto bias_bytes = static_cast<std::size_t>(layer.fan_out) * sizeof(float);
-                fill_with_zeros(gradient_ + layer.bias_offset, bias_bytes, context_);
+                if (sums_) clear(sums_ + layer.bias_offset, layer.fan_out);
+                if (gradient_) clear(gradient_ + layer.bias_offset, layer.fan_out);
                 continue;
             }
             if (population_.family == Family::full) {
@@ -223,8 +224,6 @@ class GradientRun {
     }
 
    private:
-    double unit() const { return noise_unit(population_.noise); }
-    double members() const { return 2.0 * static_cast<double>(pairs_); }
     // Enough blocks for every multiprocessor, but no share of fewer terms than make it worth while.
     int shares(std::int64_t blocks, std::int64_t terms) const {
         constexpr std::int64_t least_terms = 64, blocks_each = 8;
@@ -234,15 +233,15 @@ class GradientRun {
     }
 
     void full(std::uint32_t tensor, std::int64_t count, std::size_t offset) {
-        const double scale = unit() / (members() * population_.sigma);
+        const double scale = population_.full_gradient_scale(pairs_of_population_);
         const NoiseSource noise = noise_source(population_);
         const std::int64_t blocks = parts(count, std::int64_t{elementwise_threads} * per_thread);
         if constexpr (std::is_same_v<Weight, std::int32_t>) {
             if (exact_) {
-                const int split = shares(blocks, pairs_);
-                clear(count);
+                const int split = shares(blocks, pairs_.end - pairs_.begin);
+                std::int64_t* const totals = cleared_totals(count, offset);
                 launch(integer_kernel, Grid{blocks, split}, elementwise_threads, 0, context_, noise, tensor, weights_,
-                       pairs_, split, count, totals_);
+                       pairs_, split, count, totals);
                 return scale_totals(count, scale, offset);
             }
         }
@@ -250,22 +249,17 @@ class GradientRun {
                count, scale, gradient_ + offset);
     }
 
-    // The pairs that perturb a layer.
-    std::int64_t pairs_of(const Layer& layer) const {
-        if (!population_.one_layer_at_a_time()) return pairs_;
-        std::int64_t count = 0;
-        for (std::int64_t pair = 0; pair < pairs_; ++pair) count += population_.layer_of(pair) == layer.index;
-        return count;
-    }
-
     void low_rank(const Layer& layer) {
         const bool one_layer = population_.one_layer_at_a_time();
-        const std::int64_t pairs = pairs_of(layer);
-        const double members = 2.0 * static_cast<double>(pairs);
-        double scale =
-            unit() * unit() / (std::sqrt(static_cast<double>(population_.rank)) * members * population_.sigma);
-        // A unit is perturbed in k of n pairs only, which the factor n / k makes up for.
-        if (one_layer) scale *= static_cast<double>(layer.fan_out) / static_cast<double>(population_.units_of(layer));
+        const double scale = population_.low_rank_gradient_scale(layer, pairs_of_population_);
+        // Terms are counted over the pairs that perturb the layer, from the population's first one on.
+        const std::int64_t first = population_.pairs_of(layer, {0, pairs_.begin}) * population_.rank;
+        const std::int64_t count = population_.pairs_of(layer, {pairs_.begin, pairs_.end}) * population_.rank;
+        const Share all{first, first + count};
+        if (count == 0) {  // no pair of the range perturbs it
+            if (sums_) return clear(sums_ + layer.weight_offset, layer.fan_in * layer.fan_out);
+            return clear(gradient_ + layer.weight_offset, layer.fan_in * layer.fan_out);
+        }
         const LowRankTerms<Weight> terms{noise_source(population_),
                                          weights_,
                                          population_.rank,
@@ -275,24 +269,31 @@ class GradientRun {
                                          one_layer ? turn_of(population_, layer.index) : Turn{1, 0, 1},
                                          one_layer ? population_.units[layer.index] : 0};
         const std::int64_t blocks = parts(layer.fan_in, SumTile::rows) * parts(layer.fan_out, SumTile::columns);
-        const std::int64_t count = pairs * population_.rank;
         float* const out = gradient_ + layer.weight_offset;
         if (exact_) {
             const int split = shares(blocks, count);
-            clear(layer.fan_in * layer.fan_out);
+            std::int64_t* const totals = cleared_totals(layer.fan_in * layer.fan_out, layer.weight_offset);
             launch(low_rank_kernel<IntegerSums, Weight>, Grid{blocks, split}, SumTile::threads, sum_shared_bytes,
-                   context_, terms, count, split, scale, out, totals_);
+                   context_, terms, all, split, scale, out, totals);
             scale_totals(layer.fan_in * layer.fan_out, scale, layer.weight_offset);
         } else {
             launch(low_rank_kernel<FloatSums, Weight>, Grid{blocks}, SumTile::threads, sum_shared_bytes, context_,
-                   terms, count, 1, scale, out, totals_);
+                   terms, all, 1, scale, out, totals_);
         }
     }
 
-    void clear(std::int64_t count) {
-        fill_with_zeros(totals_, static_cast<std::size_t>(count) * sizeof(std::int64_t), context_);
+    template <class T>
+    void clear(T* array, std::int64_t count) {
+        fill_with_zeros(array, static_cast<std::size_t>(count) * sizeof(T), context_);
+    }
+    // Where the sums of a tensor go: scratch memory, unless they are the result.
+    std::int64_t* cleared_totals(std::int64_t count, std::size_t offset) {
+        std::int64_t* const totals = sums_ ? sums_ + offset : totals_;
+        clear(totals, count);
+        return totals;
     }
     void scale_totals(std::int64_t count, double scale, std::size_t offset) {
+        if (sums_) return;
         launch(scale_kernel, Grid{parts(count, elementwise_threads)}, elementwise_threads, 0, context_, totals_, count,
                scale, gradient_ + offset);
     }
@@ -301,8 +302,10 @@ class GradientRun {
     const std::vector<Layer>& layers_;
     const Population& population_;
     const Weight* weights_;
-    std::int64_t pairs_;
+    std::int64_t pairs_of_population_;
+    Share pairs_;
     float* gradient_;
+    std::int64_t* sums_;
     bool exact_;
     std::int64_t most_sums_ = 0;
     std::int64_t* totals_ = nullptr;
@@ -310,21 +313,30 @@ class GradientRun {
 
 template <class Weight>
 void run_gradient(Context& context, const std::vector<Layer>& layers, const Population& population,
-                  const Weight* weights, std::int64_t members, float* gradient) {
-    GradientRun<Weight> run(context, layers, population, weights, members, gradient);
+                  const Weight* weights, std::int64_t members, const GradientPart& part) {
+    GradientRun<Weight> run(context, layers, population, weights, members, part);
     if (!context.arena.measuring()) run.run();
 }
 
 }  // namespace
 
 void gradient(Context& context, const std::vector<Layer>& layers, const Population& population, const float* weights,
-              std::int64_t members, float* gradient) {
-    run_gradient(context, layers, population, weights, members, gradient);
+              std::int64_t members, const GradientPart& part) {
+    run_gradient(context, layers, population, weights, members, part);
 }
 
 void gradient(Context& context, const std::vector<Layer>& layers, const Population& population,
-              const std::int32_t* weights, std::int64_t members, float* gradient) {
-    run_gradient(context, layers, population, weights, members, gradient);
+              const std::int32_t* weights, std::int64_t members, const GradientPart& part) {
+    run_gradient(context, layers, population, weights, members, part);
+}
+
+void scale_sums(Context& context, const std::vector<Layer>& layers, const Population& population, std::int64_t pairs,
+                const std::int64_t* sums, float* gradient) {
+    if (context.arena.measuring()) return;
+    for (const TensorScale& tensor : gradient_scales(layers, population, pairs)) {
+        launch(scale_kernel, Grid{parts(tensor.count, elementwise_threads)}, elementwise_threads, 0, context,
+               sums + tensor.offset, tensor.count, tensor.scale, gradient + tensor.offset);
+    }
 }
 
 FPES_NAMESPACE_END

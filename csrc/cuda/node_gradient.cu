@@ -230,10 +230,11 @@ SumsOut sums_out(const Network& network, const Layer& layer, double scale, float
 class NodeGradientRun {
    public:
     NodeGradientRun(Context& context, const Network& network, const Population& population, PairRange pairs,
-                    const Batches& batch)
+                    std::int64_t pairs_of_population, const Batches& batch)
         : network_(network),
           population_(population),
           pairs_(pairs),
+          pairs_of_population_(pairs_of_population),
           batch_(batch),
           first_sums_(context, network, pairs, batch) {
         std::int64_t floats = 0;  // of a pair and sample
@@ -283,9 +284,6 @@ class NodeGradientRun {
 
     void add_terms(Context& context, const MemberWeights& weights, const Rows& rows, PairRange some,
                    float* gradient) const {
-        const double members = 2.0 * static_cast<double>(pairs_.count());
-        const double samples = weights.per_sample ? static_cast<double>(batch_.size) : 1.0;
-        const double scale = noise_unit(population_.noise) / (members * samples * population_.sigma);
         const std::int64_t terms = some.count() * batch_.size;
         std::vector<TermsLayer> layers;
         for (const Layer& layer : network_.layers) {
@@ -297,6 +295,8 @@ class NodeGradientRun {
                    LeftJob{rows, true, l == 0, fan_in, l == 0 ? batch_.x : kept_[l - 1], half_unit, terms, left_[l]});
             launch(right_kernel, Grid{terms}, elementwise_threads, 0, context,
                    RightJob{noise_source(population_), rows, weights, l, fan_out, right_[l]});
+            const double scale =
+                population_.node_gradient_scale(layer, pairs_of_population_, weights.per_sample ? batch_.size : 1);
             SumsOut out = sums_out(network_, layer, scale, gradient);
             out.sums = sums_[l];
             out.started = some.begin > pairs_.begin;
@@ -309,6 +309,7 @@ class NodeGradientRun {
     const Network& network_;
     const Population& population_;
     PairRange pairs_;
+    std::int64_t pairs_of_population_;
     const Batches& batch_;
     FirstSums first_sums_;
     std::int64_t pairs_at_a_time_;
@@ -324,7 +325,8 @@ struct NoiseSumJob {
     NoiseSource noise;
     MemberWeights weights;
     Turn turn;
-    std::int64_t pairs;       // of the population
+    std::int64_t first_pair;  // whose weights come first
+    std::int64_t end_pair;
     std::int64_t pairs_each;  // that see the same batch
     std::int64_t batch;
     DeviceLayer layer;
@@ -345,7 +347,8 @@ struct NoiseSumJob {
 // The pairs that see a sample's batch.
 FPES_DEVICE void pairs_of_sample(const NoiseSumJob& job, std::int64_t sample, std::int64_t& begin, std::int64_t& end) {
     begin = sample / job.batch * job.pairs_each;
-    end = begin + job.pairs_each < job.pairs ? begin + job.pairs_each : job.pairs;
+    end = begin + job.pairs_each < job.end_pair ? begin + job.pairs_each : job.end_pair;
+    if (begin < job.first_pair) begin = job.first_pair;
 }
 
 // All units: a thread eight of a sample's.
@@ -363,7 +366,7 @@ __global__ __launch_bounds__(elementwise_threads) void dense_noise_kernel(NoiseS
         float z[per_thread];
         draw<per_thread>(job.noise.kind, job.noise.counters(noise_tensor(job.layer.index, NoiseRole::node), pair),
                          static_cast<std::uint64_t>(sample % job.batch * units + column), z);
-        const float weight = job.weights.difference(pair, sample % job.batch);
+        const float weight = job.weights.difference(pair - job.first_pair, sample % job.batch);
         FPES_UNROLL
         for (int i = 0; i < per_thread; ++i) {
             const auto unit = static_cast<int>(column) + i;
@@ -389,7 +392,7 @@ __global__ __launch_bounds__(sparse_threads) void sparse_noise_kernel(NoiseSumJo
         if (!job.turn.has(pair)) continue;
         const PhiloxCounters positions = job.noise.counters(noise_tensor(job.layer.index, NoiseRole::positions), pair);
         const PhiloxCounters draws = job.noise.counters(noise_tensor(job.layer.index, NoiseRole::node), pair);
-        const float weight = job.weights.difference(pair, within);
+        const float weight = job.weights.difference(pair - job.first_pair, within);
         for (int j = thread_index(); j < job.units; j += sparse_threads) {
             const int unit = perturbed_unit(positions, within, j, job.units, job.layer.fan_out);
             const float z = draw_one(job.noise.kind, draws, static_cast<std::uint64_t>(within) * job.units + j);
@@ -401,8 +404,13 @@ __global__ __launch_bounds__(sparse_threads) void sparse_noise_kernel(NoiseSumJo
 class IncrementalGradientRun {
    public:
     IncrementalGradientRun(Context& context, const Network& network, const Population& population, PairRange pairs,
-                           const Batches& batch)
-        : network_(network), population_(population), pairs_(pairs), batch_(batch), samples_(batch.count * batch.size) {
+                           std::int64_t pairs_of_population, const Batches& batch)
+        : network_(network),
+          population_(population),
+          pairs_(pairs),
+          pairs_of_population_(pairs_of_population),
+          batch_(batch),
+          samples_(batch.count * batch.size) {
         std::int64_t widest = 0, left = 0;
         for (const Layer& layer : network.layers) {
             widest = std::max(widest, layer.fan_out);
@@ -420,7 +428,9 @@ class IncrementalGradientRun {
             const int fan_in = static_cast<int>(layer.fan_in), fan_out = static_cast<int>(layer.fan_out);
             launch(left_kernel, Grid{samples_}, elementwise_threads, 0, context,
                    LeftJob{Rows{}, false, false, fan_in, inputs, 1.0f, samples_, left_});
-            SumsOut out = sums_out(network_, layer, scale(layer, weights.per_sample), gradient);
+            const double scale =
+                population_.node_gradient_scale(layer, pairs_of_population_, weights.per_sample ? batch_.size : 1);
+            SumsOut out = sums_out(network_, layer, scale, gradient);
             out.finished = true;
             launch_terms(context, samples_, {{left_, noise_, fan_in, fan_out, 0, out}});
             if (layer.index + 1 == static_cast<int>(network_.layers.size())) break;
@@ -438,6 +448,7 @@ class IncrementalGradientRun {
         const NoiseSumJob job{noise_source(population_),
                               weights,
                               turn_of(population_, layer.index),
+                              pairs_.begin,
                               pairs_.end,
                               batch_.pairs_each,
                               batch_.size,
@@ -459,22 +470,10 @@ class IncrementalGradientRun {
         });
     }
 
-    // A unit is perturbed in k of n draws only, which the factor n / k makes up for.
-    double scale(const Layer& layer, bool per_sample) const {
-        std::int64_t pairs = 0;
-        for (std::int64_t pair = pairs_.begin; pair < pairs_.end; ++pair) {
-            pairs += population_.layer_of(pair) == layer.index;
-        }
-        const double members = 2.0 * static_cast<double>(pairs);
-        const double samples = per_sample ? static_cast<double>(batch_.size) : 1.0;
-        const double unit = noise_unit(population_.noise) / (members * samples * population_.sigma);
-        const int k = population_.units[layer.index];
-        return k ? unit * (static_cast<double>(layer.fan_out) / k) : unit;
-    }
-
     const Network& network_;
     const Population& population_;
     PairRange pairs_;
+    std::int64_t pairs_of_population_;
     const Batches& batch_;
     std::int64_t samples_;  // of all batches, one after another
     float* noise_;          // the right factors of a layer's terms
@@ -485,17 +484,18 @@ class IncrementalGradientRun {
 }  // namespace
 
 void node_gradient(Context& context, const Network& network, const Population& population, PairRange pairs,
-                   const Batches& batch, const float* weights, bool per_sample, float* gradient) {
+                   std::int64_t pairs_of_population, const Batches& batch, const float* weights, bool per_sample,
+                   float* gradient) {
     check_flush(network.flush);
-    const NodeGradientRun run(context, network, population, pairs, batch);
+    const NodeGradientRun run(context, network, population, pairs, pairs_of_population, batch);
     if (!context.arena.measuring()) run.run(context, {weights, per_sample, batch.size}, gradient);
 }
 
 void incremental_gradient(Context& context, const Network& network, const Population& population, PairRange pairs,
-                          const Batches& batch, const float* weights, bool per_sample, const float* sums,
-                          float* gradient) {
+                          std::int64_t pairs_of_population, const Batches& batch, const float* weights, bool per_sample,
+                          const float* sums, float* gradient) {
     check_flush(network.flush);
-    const IncrementalGradientRun run(context, network, population, pairs, batch);
+    const IncrementalGradientRun run(context, network, population, pairs, pairs_of_population, batch);
     if (!context.arena.measuring()) run.run(context, {weights, per_sample, batch.size}, sums, gradient);
 }
 

@@ -184,9 +184,13 @@ class Backend(ABC):
         module = self.module(population.network.flush)
         self.run(module, "population_member", *self._population(module, population), index, self.address(out))
 
-    def gradient(self, population: PopulationCall, weights: Array, out: Array) -> None:
-        """out[parameters], from float32 weights [size], or integer_weights()."""
+    def gradient(self, population: PopulationCall, pairs: PairRange, weights: Array, out: Array) -> None:
+        """out[parameters]: what a range of pairs adds, from float32 weights [size], or integer_weights().
+
+        An `out` of int64 gets exact sums as they are, of integer weights and noise: see scale_sums().
+        """
         module = self.module(None)
+        sums = out.dtype == np.int64
         self.run(
             module,
             "population_gradient",
@@ -195,13 +199,35 @@ class Backend(ABC):
             self.address(weights),
             weights.dtype.kind == "i",
             population.size,
+            *pairs,
+            self.address(out) if sums else 0,
+            0 if sums else self.address(out),
+        )
+
+    def scale_sums(self, population: PopulationCall, sums: Array, out: Array) -> None:
+        """out[parameters]: the gradient, from its exact sums over all pairs."""
+        module = self.module(None)
+        self.run(
+            module,
+            "scale_sums",
+            population.network.sizes,
+            _native(module, population),
+            population.pairs,
+            self.address(sums),
             self.address(out),
         )
 
     def node_gradient(
-        self, population: PopulationCall, batch: Minibatch, weights: Array, sums: Array | None, out: Array
+        self,
+        population: PopulationCall,
+        pairs: PairRange,
+        batch: Minibatch,
+        *,
+        weights: Array,
+        sums: Array | None,
+        out: Array,
     ) -> None:
-        """out[parameters] of node perturbation, from float32 weights [size] or [size, batch].
+        """out[parameters]: what a range of pairs adds, from float32 weights [size] or [size, batch].
 
         `sums`: what evaluate() left, of a one_layer population.
         """
@@ -209,6 +235,7 @@ class Backend(ABC):
         call = (
             *self._population(module, population),
             population.pairs,
+            *pairs,
             self.address(batch.x),
             batch.shape,
             self.address(weights),

@@ -133,9 +133,9 @@ class CudaBackend(Backend):
                 pairs = (pairs + 1) // 2
         return pairs
 
-    def gradient(self, population: PopulationCall, weights: Array, out: Array) -> None:
-        super().gradient(population, weights, out)
-        if weights.dtype == np.int32:
+    def gradient(self, population: PopulationCall, pairs: tuple[int, int], weights: Array, out: Array) -> None:
+        super().gradient(population, pairs, weights, out)
+        if weights.dtype == np.int32 and out.dtype == np.float32:
             limit = _largest_weight(population)
             with self._current():
                 inexact = ((weights > limit) | (weights < -limit)).any()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import numpy.typing as npt
 
@@ -10,6 +12,8 @@ from fpes import _checks
 from .augmentation import Augmentation
 from .dataset import Dataset
 from .streams import Stream, permutation
+
+_Number = TypeVar("_Number", bound=np.generic)
 
 _LARGEST_SEED = 2**64 - 1
 _MOST_STEPS = 2**32 - 1
@@ -78,9 +82,11 @@ class Minibatches:
         else:
             x = self.augmentation.apply(self.data.x_train, rows, self.seed, step, strength)
         y = self.data.y_train[rows]
-        if self.groups == 1:
-            return x, y
-        return x.reshape(self.groups, self.batch, -1), y.reshape(self.groups, self.batch)
+        return (x if self.groups == 1 else x.reshape(self.groups, self.batch, -1)), self.shaped(y)
+
+    def shaped(self, values: npt.NDArray[_Number]) -> npt.NDArray[_Number]:
+        """One number for each sample of a step, as labels are shaped: [batch], or [groups, batch]."""
+        return values if self.groups == 1 else values.reshape(self.groups, self.batch)
 
     def rows(self, step: int) -> npt.NDArray[np.int64]:
         """Which samples a step sees: int64 [groups * batch]."""
