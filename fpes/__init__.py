@@ -4,7 +4,7 @@ Many perturbed networks evaluated together, with float32 underflow as the only n
 instruction set and for any number of threads.
 """
 
-from fpes import _loading, datasets  # noqa: F401  # _loading first, which says why where there is no C++ module
+from fpes import _loading, datasets, distributed  # noqa: F401  # _loading first, which says why where there is no C++ module
 from fpes._build import build_config
 from fpes._settings import get_isa, get_threads, set_isa, set_threads, supported_isas
 from fpes._version import __version__
@@ -47,6 +47,7 @@ __all__ = [
     "build_config",
     "centred_ranks",
     "datasets",
+    "distributed",
     "gemm",
     "get_isa",
     "get_threads",

@@ -35,8 +35,20 @@ def set_threads(count: int | None) -> None:
     Raises:
         ValueError: not in 1 ... 1024.
     """
+    global _threads, _threads_chosen
+    _threads, _threads_chosen = _checked_threads(count, "count"), count is not None
+
+
+def share_threads(count: int) -> None:
+    """Use `count` threads, this process's share of a machine, unless somebody has chosen a number."""
     global _threads  # noqa: PLW0603 - the one place where this process-wide choice lives
-    _threads = _checked_threads(count, "count")
+    if not _threads_chosen:
+        _threads = _checked_threads(count, "count")
+
+
+def threads_chosen() -> bool:
+    """Whether set_threads() or FPES_THREADS has said how many."""
+    return _threads_chosen
 
 
 def get_threads() -> int:
@@ -78,3 +90,4 @@ def _available_cpus() -> int:
 
 _isa = _checked_isa(os.environ.get("FPES_ISA") or None, "environment variable FPES_ISA")
 _threads = _checked_threads(os.environ.get("FPES_THREADS") or None, "environment variable FPES_THREADS")
+_threads_chosen = bool(os.environ.get("FPES_THREADS"))

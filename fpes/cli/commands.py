@@ -98,6 +98,7 @@ def _preset_list() -> str:
 @click.option("--lr", type=_Finite(0, min_open=True), help="Learning rate, at first.")
 @click.option("--weight-decay", type=_Finite(0), help="Fraction of the weights, times the learning rate.")
 @click.option("--device", default="cpu", help="Where to compute: cpu, cuda or cuda:1; the bits are the same.")
+@click.option("--workers", type=click.IntRange(1, 1024), help="Processes that share the work; the bits are the same.")
 @click.option("--data-dir", type=_FOLDER, help="Folder with MNIST's IDX files; also FPES_DATA.")
 @click.option(
     "--output", type=_FOLDER, help="Where results go; unless told runs/PRESET, or runs/PRESET-2 where that has a run."
@@ -114,7 +115,7 @@ def train_command(**options: Any) -> None:
 
     What isn't told is as the preset has it. A run of so many steps is the same to the bit on any machine. With
     --max-minutes there are fewer of them if need be, so that the learning rate comes to its end in time. An interrupted
-    run goes on with the same command and --resume.
+    run goes on with the same command and --resume. Under mpiexec its ranks share the work.
     """
     _user_errors(lambda: train.run(train.Options(**options)))
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from fpes import plots
 from fpes._signals import Terminated, terminating_raises
 from fpes.baseline import train_by_backprop
+from fpes.cli.helpers import follow, helping, ranks_of_job
 from fpes.cli.process import HUNG_UP, INTERRUPTED, TERMINATED
 from fpes.cli.progress import training_progress, working
 from fpes.cli.report import Result, doubts, draw_curves, print_table, summary, write_summary, write_thetas
@@ -22,6 +23,7 @@ from fpes.cli.run_folder import CHECKPOINT, LOG, TENSORBOARD, RunFolder, owned_f
 from fpes.cli.tensorboard import TensorBoard, tensorboard_writer
 from fpes.controls import evaluate_controls, measured
 from fpes.datasets import Dataset, load
+from fpes.distributed import Ranks, Workers
 from fpes.es import ES, SETTINGS
 from fpes.files import writable_folder
 from fpes.fitting import Limits, Settings, prepare
@@ -51,6 +53,7 @@ class Options:
     lr: float | None
     weight_decay: float | None
     device: str
+    workers: int | None
     data_dir: Path | None
     output: Path | None
     resume: bool
@@ -71,12 +74,20 @@ def run(options: Options) -> int:
 
     Whatever can be known to be wrong is known before anything is written or moved.
     """
+    ranks = ranks_of_job()
+    if ranks is not None and ranks.rank:
+        return follow(ranks)
+    with helping(options.workers, ranks) as helpers:
+        return _lead(options, helpers)
+
+
+def _lead(options: Options, helpers: Workers | Ranks | None) -> int:
     if options.resume and options.overwrite:
         raise ValueError("--resume goes on with a run, and --overwrite removes it: expected one of them")
     preset = _overridden(PRESETS[options.preset], options)
     seeds = range(options.seed, options.seed + preset.seeds)
     resume = resumed(options.output, options.default_folder, seeds) if options.resume else None
-    session = _Session(options, preset, seeds)
+    session = _Session(options, preset, seeds, helpers)
     session.check(resume)
     with (
         terminating_raises(),
@@ -104,8 +115,9 @@ def _overridden(preset: Preset, options: Options) -> Preset:
 class _Session:
     """One call of the command."""
 
-    def __init__(self, options: Options, preset: Preset, seeds: Sequence[int]) -> None:
+    def __init__(self, options: Options, preset: Preset, seeds: Sequence[int], helpers: Workers | Ranks | None) -> None:
         self.options = options
+        self.helpers = helpers
         self.preset = preset
         self.seeds = seeds
         self.console = Console(stderr=options.as_json, markup=False)
@@ -148,6 +160,8 @@ class _Session:
         self.folder = folder
         if self.options.output is None and folder.path != self.options.default_folder and not self.options.resume:
             self.console.print(f"{self.options.default_folder} has a run already: this one goes to {folder.path}.")
+        if self.helpers is not None:
+            self.console.print(f"{self.helpers}.", highlight=False, soft_wrap=True)
         try:
             for seed in self.seeds:
                 self.train(seed)
@@ -237,6 +251,7 @@ class _Session:
             max_seconds=limits.max_seconds,
             checkpoint=limits.checkpoint,
             after_step=after_step,
+            executor=self.helpers,
         )
 
     def settings(self, *, loaded: bool) -> Settings:

@@ -12,6 +12,7 @@ import copy
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 _SCHEDULED = ("sigma", "learning_rate", "weight_decay")
 _INTERRUPTED = 130
+_WAKING, _NAP_SECONDS = 1, 0.005
 
 
 class Ranks:
@@ -140,6 +142,7 @@ class Ranks:
         )
         plain = copy.copy(es)
         plain._engine = Local()
+        self._wake()
         self._comm.bcast(("start", {"es": plain, "minibatches": slim}))
         leader = _Leader(self, minibatches)
         try:
@@ -170,6 +173,7 @@ class Ranks:
             return False
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # for rank 0, which saves and then ends the job
         try:
+            self._sleep()
             kind, content = self._comm.bcast(None)
             end = None if kind == "dismiss" else self._follow(_Follower(self, loss=loss, **content), es)
         except Exception:
@@ -186,7 +190,19 @@ class Ranks:
 
     def dismiss(self) -> None:
         """On rank 0: the others, who wait in serve(), may go."""
+        self._wake()
         self._comm.bcast(("dismiss", {}))
+
+    # A rank that waits for a collective call takes a whole processor. That is right within a generation, where it is
+    # woken fastest; between two runs ranks sleep, and leave the processors to rank 0.
+    def _wake(self) -> None:
+        for rank in range(1, self.size):
+            self._comm.send(None, dest=rank, tag=_WAKING)
+
+    def _sleep(self) -> None:
+        while not self._comm.iprobe(source=0, tag=_WAKING):
+            time.sleep(_NAP_SECONDS)
+        self._comm.recv(source=0, tag=_WAKING)
 
     def _follow(self, follower: _Follower, es: ES | None) -> str | None:
         """One message after another, to the end; the error that it ended with on rank 0."""

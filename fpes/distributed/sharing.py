@@ -23,14 +23,12 @@ def processors() -> list[int]:
 def share_processors(sharing: int, place: int = 0) -> int:
     """Use this process's share of the processors that `sharing` processes may use; `place` is its number among them.
 
-    FPES_THREADS says what a process uses, and stands.
+    What FPES_THREADS or set_threads() has said stands.
 
     Returns:
         how many threads a call uses now.
     """
-    if not os.environ.get("FPES_THREADS"):
-        available = len(processors())
-        _settings.set_threads(max(1, (available + sharing - 1 - place) // sharing))
+    _settings.share_threads(max(1, (len(processors()) + sharing - 1 - place) // sharing))
     return _settings.get_threads()
 
 

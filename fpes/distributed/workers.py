@@ -24,7 +24,7 @@ from fpes._version import __version__
 from fpes.datasets import Minibatches
 from fpes.devices import to_host
 from fpes.distributed import worker
-from fpes.distributed.errors import VersionError, WorkerError
+from fpes.distributed.errors import DigestError, VersionError, WorkerError
 from fpes.distributed.messages import Message, Parcel, key_of
 from fpes.engine import Engine, Local, Measure, Samples, parts_pay, ranges
 from fpes.evaluation import Evaluation
@@ -89,6 +89,10 @@ class Workers:
         self.parts = _parts_of(self._executor) if parts is None else _checks.integer("parts", parts, 1, 2**20)
         self._run = os.urandom(8).hex()
         self._parcels: dict[str, Parcel] = {}
+
+    def __str__(self) -> str:
+        threads = "a share of the processors" if self.threads is None else f"{self.threads} thread(s)"
+        return f"{self.parts} workers of a {type(self._executor).__name__}, {threads} each"
 
     def __enter__(self) -> Workers:
         return self
@@ -185,7 +189,7 @@ class Workers:
         for _ in range(2):
             try:
                 return self._executor.submit(_ANSWER, message)
-            except (BrokenExecutor, RuntimeError) as error:  # broken, or shut down
+            except (BrokenExecutor, RuntimeError, OSError) as error:  # broken, shut down, or breaking just now
                 if not self._renew(error):
                     return None
         return None
@@ -199,7 +203,7 @@ class Workers:
         self._executor, self._mine = _like(old) if self._make is None else self._make(), True
         warn(f"a worker was lost ({reason!r}): its pairs are computed by a fresh pool")
         if mine:
-            _end(old)
+            _end(old, patience=0.0)
         return True
 
 
@@ -378,7 +382,7 @@ def _failure(answer: Message) -> Exception:
     """The exception that a worker's answer is for the user."""
     error = answer["error"]
     text = f"worker {answer['worker']} failed, on pairs {answer['begin']} to {answer['end']}:\n{answer['traceback']}"
-    failure = WorkerError(text)
+    failure = (DigestError if isinstance(error, DigestError) else WorkerError)(text)
     failure.__cause__ = error
     return failure
 
@@ -406,12 +410,13 @@ def _like(executor: Executor) -> Executor:
     )
 
 
-def _end(executor: Executor) -> None:
+def _end(executor: Executor, patience: float = 0.2) -> None:
     """Shut an executor down at once; processes that hang would never hear of it, and are killed."""
     hanging = list((getattr(executor, "_processes", None) or {}).values())
     executor.shutdown(wait=False, cancel_futures=True)
+    deadline = time.monotonic() + patience
     for process in hanging:
-        process.join(timeout=0.2 if process is hanging[0] else 0.0)
+        process.join(timeout=max(0.0, deadline - time.monotonic()))
         if process.is_alive():
             process.kill()
 
