@@ -321,7 +321,7 @@ UnitInputs unit_inputs(const UnitJob& job, int layer) {
 }
 
 UnitDraws unit_draws(const UnitJob& job, int layer) {
-    return {{job.population.key, job.population.generation, NoiseKind::rademacher},
+    return {{round_keys(job.population.key), job.population.generation, NoiseKind::rademacher},
             layer,
             job.layout.depth(),
             job.layout.draws(layer),
