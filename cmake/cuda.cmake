@@ -72,8 +72,6 @@ function(fpes_add_cuda_module build)
     # The arithmetic contract, every flag said aloud: subnormals as the build's name has it, no multiply-add that isn't
     # written, division and square root correctly rounded.
     set(arithmetic -ftz=${ftz} -fmad=false -prec-div=true -prec-sqrt=true)
-    # Profilers and sanitizers name lines; the code is the same.
-    set(lines -lineinfo)
     set(host
         -O3
         -fvisibility=hidden
@@ -87,7 +85,7 @@ function(fpes_add_cuda_module build)
     target_compile_options(
         ${module}
         PRIVATE
-            "$<$<COMPILE_LANGUAGE:CUDA>:${arithmetic};${lines};-Xcompiler=${host_by_nvcc}>"
+            "$<$<COMPILE_LANGUAGE:CUDA>:${arithmetic};-Xcompiler=${host_by_nvcc}>"
             "$<$<COMPILE_LANGUAGE:CXX>:${host}>"
     )
     install(TARGETS ${module} DESTINATION fpes)
