@@ -52,6 +52,7 @@ function(fpes_add_cuda_module build)
         csrc/bindings/cuda.cpp
         csrc/common/network.cpp
         csrc/common/population.cpp
+        csrc/common/unit.cpp
         ${fpes_cuda_sources}
     )
     if(build STREQUAL "ftz")

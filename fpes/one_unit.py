@@ -38,7 +38,7 @@ class UnitMembers:
     """The members of a population, for one network, size and sigma.
 
     Raises:
-        ValueError: theta isn't on the CPU, or the size is no multiple of a block.
+        ValueError: the size is no multiple of a block.
     """
 
     def __init__(
@@ -52,10 +52,6 @@ class UnitMembers:
         seed: int,
         generation: int,
     ) -> None:
-        if backend.device != "cpu":
-            raise ValueError(
-                f"theta is on {backend.device}, expected it on the CPU: OneUnit isn't computed on GPUs yet"
-            )
         self._backend = backend
         self._sizes = network.sizes
         draws = draws_of(perturbation, network.sizes)

@@ -34,12 +34,13 @@ class CpuKernels:
     """
 
     CudaError, Execution = CudaError, Execution
-    Flush, NoiseKind, NoiseRole, Family, Population = (
+    Flush, NoiseKind, NoiseRole, Family, Population, UnitPopulation = (
         _cpu.Flush,
         _cpu.NoiseKind,
         _cpu.NoiseRole,
         _cpu.Family,
         _cpu.Population,
+        _cpu.UnitPopulation,
     )
 
     def __init__(self, build):

@@ -105,6 +105,19 @@ def test_no_multiply_add_was_made_of_two_operations(file):
         assert len(kernel.using("FADD")) == 1, kernel.name
 
 
+def test_sums_in_double_are_rounded_after_each_product_and_after_each_sum(file):
+    """Of the kernels that make directions of one-unit populations; in SASS of the one without a division."""
+    kernels = [kernel for kernel in gpu_code.ptx(file) if re.search("gram_matrix|factorise|span_kernel", kernel.name)]
+    assert len(kernels) == 3
+    for kernel in kernels:
+        assert kernel.using(r"mul\.rn\.f64"), kernel.name
+        assert not kernel.using(r"(fma|mad)\.(\w+\.)*f64"), kernel.name
+    gram = next(kernel for kernel in gpu_code.sass(file) if "gram_matrix" in kernel.name)
+    assert gram.using("DMUL")
+    assert gram.using("DADD")
+    assert not gram.using("DFMA")
+
+
 def test_no_approximations(file):
     """exp, log and the normal distribution are our own; divisions and square roots are correctly rounded."""
     for kernel in gpu_code.ptx(file):

@@ -13,7 +13,6 @@ from oracle.one_unit import RIDGE, OneUnitPopulation
 from test_network import images, random_theta
 
 import fpes
-from fpes.one_unit import UnitMembers
 
 MODES = oracle.FLUSH_MODES
 SIGMA, SEED, GENERATION = 0.4, 0xFEDCBA9876543210, 5
@@ -383,15 +382,6 @@ X, Y = np.zeros((3, 4, 6), np.float32), np.zeros((3, 4), np.int32)
 def test_refusals(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-def test_a_gpu_is_refused_by_name():
-    class Gpu:
-        device = "cuda:0"
-
-    net = fpes.LinearNetwork([6, 5, 3])
-    with pytest.raises(ValueError, match="theta is on cuda:0, expected it on the CPU: OneUnit isn't computed on GPUs"):
-        UnitMembers(Gpu(), net._call(net.init(0)), fpes.OneUnit(), size=16, sigma=0.1, seed=0, generation=0)
 
 
 def test_an_evaluation_belongs_to_its_population():

@@ -165,6 +165,16 @@ def product_shapes() -> list[tuple[int, int, int]]:
         (1, 130, 64),
         (130, 1, 257),
         (5, 9, 1031),
+        # Parts of k, and what is left of it; of columns that are no whole vectors; more rows than a thread takes.
+        (3, 17, 511),
+        (3, 33, 512),
+        (2, 8, 513),
+        (13, 41, 1023),
+        (7, 32, 1024),
+        (3, 16, 1025),
+        (2, 35, 2065),
+        (97, 19, 530),
+        (193, 5, 14),
     ]
 
 

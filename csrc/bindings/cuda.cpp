@@ -219,6 +219,61 @@ void define_gradients(py::module_& m) {
            });
 }
 
+using StateAddresses = std::array<Address, 4>;
+
+UnitJob unit_job(Flush flush, const Sizes& sizes, float scaling, Address theta, const UnitPopulation& population,
+                 std::int64_t pairs, const Batches& batch, const StateAddresses& state) {
+    const Network network = network_at(flush, sizes, scaling, theta);
+    return {network,
+            population,
+            UnitLayout(network.layers, population.draws),
+            pairs,
+            batch,
+            {pointer<float>(state[0]), pointer<float>(state[1]), pointer<double>(state[2]), pointer<double>(state[3])}};
+}
+
+void define_units(py::module_& m) {
+    define(m, "unit_prepare",
+           [](Context& context, Flush flush, const Sizes& sizes, float scaling, Address theta,
+              const UnitPopulation& population, std::int64_t pairs, Address x, const BatchShape& batch,
+              const StateAddresses& state) {
+               unit_prepare(context,
+                            unit_job(flush, sizes, scaling, theta, population, pairs, batches_at(x, 0, batch), state));
+           });
+    define(m, "unit_evaluate",
+           [](Context& context, Flush flush, const Sizes& sizes, float scaling, Address theta,
+              const UnitPopulation& population, std::int64_t pairs, Address x, const BatchShape& batch,
+              const StateAddresses& state, std::int64_t first_pair, std::int64_t end_pair, Address labels,
+              const std::array<Address, 5>& results) {
+               unit_evaluate(
+                   context,
+                   unit_job(flush, sizes, scaling, theta, population, pairs, batches_at(x, labels, batch), state),
+                   {first_pair, end_pair},
+                   {pointer<const float>(results[0]), pointer<float>(results[1]), pointer<float>(results[2]),
+                    pointer<float>(results[3]), pointer<float>(results[4])});
+           });
+    define(m, "unit_gradient",
+           [](Context& context, Flush flush, const Sizes& sizes, float scaling, Address theta,
+              const UnitPopulation& population, std::int64_t pairs, Address x, const BatchShape& batch,
+              const StateAddresses& state, Address weights, bool integers, Address out) {
+               const UnitJob job =
+                   unit_job(flush, sizes, scaling, theta, population, pairs, batches_at(x, 0, batch), state);
+               if (integers) {
+                   unit_gradient(context, job, pointer<const std::int32_t>(weights), pointer<float>(out));
+               } else {
+                   unit_gradient(context, job, pointer<const float>(weights), pointer<float>(out));
+               }
+           });
+    define(m, "unit_member",
+           [](Context& context, Flush flush, const Sizes& sizes, float scaling, Address theta,
+              const UnitPopulation& population, std::int64_t pairs, Address x, const BatchShape& batch,
+              const StateAddresses& state, std::int64_t index, Address out) {
+               unit_member(context,
+                           unit_job(flush, sizes, scaling, theta, population, pairs, batches_at(x, 0, batch), state),
+                           index, pointer<float>(out));
+           });
+}
+
 }  // namespace
 
 PYBIND11_MODULE(FPES_MODULE, m) {
@@ -229,6 +284,7 @@ PYBIND11_MODULE(FPES_MODULE, m) {
     define_primitives(m);
     define_populations(m);
     define_gradients(m);
+    define_units(m);
 #if defined(FPES_SHIM)
     shim::define_controls(m);
 #endif

@@ -3,13 +3,6 @@
 #include <cmath>
 
 namespace fpes {
-namespace {
-
-// Of the mean squared length of a layer's inputs. What the ridge does to the estimate: docs/one-unit.md.
-constexpr double ridge_fraction = 1e-3;
-
-}  // namespace
-
 UnitLayout::UnitLayout(const std::vector<Layer>& layers, const std::vector<int>& draws)
     : draws_(draws), first_draw_{0}, first_pair_{0} {
     for (const Layer& layer : layers) {
@@ -25,14 +18,6 @@ UnitPlace UnitLayout::place(std::int64_t pair) const {
     while (rest >= first_pair_[layer + 1]) ++layer;
     rest -= first_pair_[layer];
     return {layer, static_cast<int>(rest / units_[layer]), rest % units_[layer]};
-}
-
-UnitScale unit_scale(const double* squares, std::int64_t step, int samples, double sigma) {
-    double sum = 0.0;
-    for (int i = 0; i < samples; ++i) sum += squares[i * step];
-    const double mean = sum / samples;
-    if (!(mean > 0.0) || !std::isfinite(mean)) return {0.0, 0.0};
-    return {ridge_fraction * mean, sigma / std::sqrt(mean)};
 }
 
 // Row by row (Cholesky-Banachiewicz): each element's terms are subtracted in order, each rounded after the product and

@@ -1,5 +1,5 @@
-// Populations whose members differ from the network in the weights that lead into one unit: what they are, and the
-// arithmetic of their directions. Host code, the same for every backend. docs/one-unit.md has the derivation.
+// Populations whose members differ from the network in the weights that lead into one unit: what they are, what is
+// computed of them, and the arithmetic of their directions. docs/one-unit.md has the derivation.
 //
 // Members come in blocks. The pairs of a block are, layer by layer, draw by draw, the units of the layer: all units of
 // a draw share its direction. Every block draws directions of its own, and all pairs of a block see the same batch.
@@ -8,6 +8,7 @@
 //     | layer 1, draw 0: units 0 ... n-1 | draw 1: 0 ... n-1 | layer 2, draw 0 ... | layer 1, draw 0 ...
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -51,13 +52,29 @@ class UnitLayout {
     std::vector<std::int64_t> first_pair_;
 };
 
+// What the batches make of a population: arrays that the caller keeps, for all that follows needs them.
+struct UnitState {
+    float* sums;        // of the unperturbed network: for each layer [rows, fan_out]; a row is a sample of a batch
+    float* changes;     // [blocks, draws, batch size]: what a draw's + member adds to its unit's pre-activation
+    double* solutions;  // likewise: L^-T r, whose product with the inputs is the direction. Of span only
+    double* factors;    // [batches, layers]: see UnitScale
+};
+
+// What evaluation gives, for members 2 pairs.begin ... 2 pairs.end - 1 from index 0 on; each may be null. Without
+// weights those of all samples are 1.
+struct UnitResults {
+    const float* weights;  // in: [batches, size], of each sample's loss in the fitness
+    float* fitness;        // [members]: minus the mean over the batch of weight * loss
+    float* losses;         // [members, size]
+    float* outputs;        // [members, size, classes]
+    float* centre;         // [batches, size]: losses of the unperturbed network
+};
+
 // How large a layer's inputs are on a batch, and what follows from it.
 struct UnitScale {
     double ridge;   // added to the diagonal of the Gram matrix
     double factor;  // times a direction, the change of the weights; 0 where all inputs are zero, so nothing changes
 };
-// squares[i * step]: the squared length of the input of sample i.
-UnitScale unit_scale(const double* squares, std::int64_t step, int samples, double sigma);
 
 // gram[samples, samples], of which the lower triangle is read, becomes L: gram + ridge I = L L^T.
 void unit_factorise(double* gram, int samples, double ridge);
@@ -70,3 +87,19 @@ void unit_multiply(const double* gram, int samples, const double* solution, doub
 void unit_signs(const float* first, int samples, int draw, float* signs);
 
 }  // namespace fpes
+
+FPES_NAMESPACE_BEGIN
+
+// Of the mean squared length of a layer's inputs. What the ridge does to the estimate: docs/one-unit.md.
+constexpr double unit_ridge_fraction = 1e-3;
+
+// squares[i * step]: the squared length of the input of sample i.
+FPES_INLINE UnitScale unit_scale(const double* squares, std::int64_t step, int samples, double sigma) {
+    double sum = 0.0;
+    for (int i = 0; i < samples; ++i) sum += squares[i * step];
+    const double mean = sum / samples;
+    if (!(mean > 0.0 && mean < HUGE_VAL)) return {0.0, 0.0};
+    return {unit_ridge_fraction * mean, sigma / ::sqrt(mean)};
+}
+
+FPES_NAMESPACE_END

@@ -97,6 +97,10 @@ class Engine {
     static std::int64_t work_of(Nonzeros, int, Panels, Panels, Panels, Panels, int m, int n, int k) {
         return std::int64_t{m} * n * k;
     }
+    static std::int64_t work_of(const float*, std::size_t, const float*, bool, float*, std::int64_t, int m, int columns,
+                                int k) {
+        return std::int64_t{m} * columns * k;
+    }
     template <class... Others>
     static std::int64_t work_of(Others...) {
         return 0;

@@ -21,6 +21,7 @@ constexpr ModeKernels mode_kernels() {
     return {
         /*product=*/product<F>,
         /*product_transposed=*/product_transposed<F>,
+        /*product_part=*/product_part<F>,
         /*product_skipping=*/product_skipping<F>,
         /*product_nonzeros=*/product_nonzeros<F>,
         /*perturb=*/perturb<F>,
@@ -57,6 +58,7 @@ constexpr Kernels kernel_set(const char* name, bool hardware_flush) {
         panel_width<F32Ieee>,
         peak_chains,
         max_tile_rows,
+        part_depth,
         nonzero_run<F32Ieee>,
         hardware_flush,
         mode_kernels<F32Ieee>(),

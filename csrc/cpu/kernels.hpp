@@ -72,6 +72,10 @@ struct ModeKernels {
     void (*product)(Panels a, Panels b, Panels init, Panels c, int m, int n, int k);
     // The same with a transposed: a is [k, m].
     void (*product_transposed)(Panels a, Panels b, Panels init, Panels c, int m, int n, int k);
+    // c[m, columns] = a b, or c + a b where it goes on: one panel's columns and some k's of a product. Rows of c are
+    // `step` floats apart, and written to a multiple of `lanes` columns. a is packed, its panels a_stride floats apart.
+    void (*product_part)(const float* a, std::size_t a_stride, const float* b, bool goes_on, float* c,
+                         std::int64_t step, int m, int columns, int k);
     // c = a[members * samples, k] b[k, n], where row member * samples + sample of a belongs to that member and sample.
     // b must be finite: terms that are zero in all members are left out. scratch: see skipping_scratch_size.
     void (*product_skipping)(Panels a, Panels b, Panels c, int samples, int members, int n, int k,
@@ -146,7 +150,8 @@ struct Kernels {
     int lanes;            // floats in a vector
     int width;            // columns of a panel
     int peak_chains;      // of multiply_add_chains
-    int tile_rows;        // rows that unit_product takes at most
+    int tile_rows;        // of the result that a tile of a product has at most
+    int part_depth;       // k's of product_part(), a multiple of `width`
     int nonzero_run;      // columns of a run of Nonzeros: a multiple of `width`
     bool hardware_flush;  // whether MXCSR decides the mode, rather than which ModeKernels is called
     ModeKernels ieee;

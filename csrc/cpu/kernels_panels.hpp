@@ -41,16 +41,21 @@ FPES_INLINE void copy_row(const float* from, int columns, float* to) {
     }
 }
 
+// Row by row, into a few panels at a time: so memory is read straight on, where a panel alone would read a line here
+// and a line there.
 template <class F>
 void pack(const float* rows, std::size_t ld, int m, int n, Panels out) {
-    constexpr int width = panel_width<F>;
-    for (int j = 0; j < n; j += width) {
-        const int columns = smaller(width, n - j);
-        float* panel = panel_row<F>(out, 0, j);
-        for (int i = 0; i < m; ++i, panel += width) {
-            copy_row<F>(rows + i * ld + j, columns, panel);
-            // The padding must hold numbers: what is computed from it is thrown away, but it is computed.
-            for (int column = columns; column < width; ++column) panel[column] = 0.0f;
+    constexpr int width = panel_width<F>, panels = 8;
+    for (int first = 0; first < n; first += panels * width) {
+        const int end = smaller(n, first + panels * width);
+        for (int i = 0; i < m; ++i) {
+            for (int j = first; j < end; j += width) {
+                const int columns = smaller(width, n - j);
+                float* to = panel_row<F>(out, i, j);
+                copy_row<F>(rows + i * ld + j, columns, to);
+                // The padding must hold numbers: what is computed from it is thrown away, but it is computed.
+                for (int column = columns; column < width; ++column) to[column] = 0.0f;
+            }
         }
     }
 }

@@ -15,8 +15,13 @@
 // fused multiply-adds along k can't be split; throughput comes from many independent chains at once. A tile of R rows
 // and 2 vectors runs 2 R chains, which hides the latency of the multiply-add (4 cycles) from R = 4 on; for each k it
 // loads 2 vectors and broadcasts R floats for 2 R multiply-adds, so with R = 12 the load ports are half idle, and b
-// may stream from the second-level cache: 2 vectors in 24 multiply-adds. Since b is read once for every R rows and c
-// not at all in between, there is no need to block k.
+// may stream from the second-level cache: 2 vectors in 24 multiply-adds. The layers of networks need no more than that.
+//
+// A product of any size takes a part of k at a time (product_part), so that the rows of the left operand that pass by a
+// panel stay in the second-level cache, whatever k is: 96 rows of 512 k's are 192 KB for AVX2, whose processors have
+// 256 or 512 KB, and of 1,024 k's 384 KB for AVX-512, whose have 1 MB or more. The accumulators are stored and loaded
+// again in between, which changes no bits. Shorter parts, of which a panel would stay in the first-level cache, were
+// tried on Zen 4 and took 3 to 5 % longer: loading the accumulators costs more than the second-level cache does.
 //
 // The same tile serves integers of 16 bits, two of them in a lane: k counts pairs of terms then, and one multiply-add
 // does both. Sums are exact 32-bit integers, so their order is free, but there is nothing to gain from another one.
@@ -43,17 +48,24 @@ struct IntegerStep {
     }
 };
 
+// A tile of the result, and where its accumulators begin if not at 0; may be the same. step: floats from row to row.
+struct TileResult {
+    const float* init;
+    float* c;
+    std::size_t step;
+};
+
 // One tile. `vectors` is 2, or 1 where the panel has no columns in its second vector. a_stride: floats from one run of
 // `width` k's to the next.
 template <class F, class Step, int rows, int vectors, Left layout>
-void product_tile(const float* a, std::size_t a_stride, const float* b, const float* init, float* c, int k) {
+void product_tile(const float* a, std::size_t a_stride, const float* b, TileResult result, int k) {
     constexpr int lanes = lanes_of<F>, width = panel_width<F>;
     F sum[rows][vectors];
 #pragma GCC unroll 16
     for (int row = 0; row < rows; ++row) {
 #pragma GCC unroll 2
         for (int v = 0; v < vectors; ++v) {
-            sum[row][v] = init ? load<F>(init + row * width + v * lanes) : splat<F>(0.0f);
+            sum[row][v] = result.init ? load<F>(result.init + row * result.step + v * lanes) : splat<F>(0.0f);
         }
     }
     // The left operand is cut into panels too: within one, its rows lie `width` floats apart, or, transposed, its k's.
@@ -76,18 +88,37 @@ void product_tile(const float* a, std::size_t a_stride, const float* b, const fl
 #pragma GCC unroll 16
     for (int row = 0; row < rows; ++row) {
 #pragma GCC unroll 2
-        for (int v = 0; v < vectors; ++v) store(c + row * width + v * lanes, sum[row][v]);
+        for (int v = 0; v < vectors; ++v) store(result.c + row * result.step + v * lanes, sum[row][v]);
     }
 }
 
 // The tile of a height known only at run time.
 template <class F, class Step, int vectors, Left layout, int rows = max_tile_rows>
-void product_tile_of(int height, const float* a, std::size_t a_stride, const float* b, const float* init, float* c,
-                     int k) {
+void product_tile_of(int height, const float* a, std::size_t a_stride, const float* b, TileResult result, int k) {
     if (height == rows) {
-        product_tile<F, Step, rows, vectors, layout>(a, a_stride, b, init, c, k);
+        product_tile<F, Step, rows, vectors, layout>(a, a_stride, b, result, k);
     } else if constexpr (rows > 1) {
-        product_tile_of<F, Step, vectors, layout, rows - 1>(height, a, a_stride, b, init, c, k);
+        product_tile_of<F, Step, vectors, layout, rows - 1>(height, a, a_stride, b, result, k);
+    }
+}
+
+// All rows of one panel's columns. row_step: floats from a row of the left operand to the next.
+template <class F, class Step, Left layout>
+FPES_INLINE void product_panel(const float* a, std::size_t a_stride, int row_step, const float* b, TileResult result,
+                               int m, int columns, int k) {
+    // Tiles of nearly equal height rather than full ones and a flat rest, which would hide no latency.
+    const int tiles = (m + max_tile_rows - 1) / max_tile_rows;
+    for (int tile = 0, i = 0; tile < tiles; ++tile) {
+        const int height = (m - i + tiles - tile - 1) / (tiles - tile);
+        const float* left = a + static_cast<std::size_t>(i) * row_step;
+        const TileResult at = {result.init ? result.init + i * result.step : nullptr, result.c + i * result.step,
+                               result.step};
+        if (columns > lanes_of<F>) {
+            product_tile_of<F, Step, 2, layout>(height, left, a_stride, b, at, k);
+        } else {
+            product_tile_of<F, Step, 1, layout>(height, left, a_stride, b, at, k);
+        }
+        i += height;
     }
 }
 
@@ -97,28 +128,23 @@ template <class F, class Step, Left layout>
 FPES_INLINE void product_rows(const float* a, std::size_t a_stride, int row_step, Panels b, Panels init, Panels c,
                               int first, int m, int n, int k) {
     constexpr int width = panel_width<F>;
-    // Tiles of nearly equal height rather than full ones and a flat rest, which would hide no latency.
-    const int tiles = (m + max_tile_rows - 1) / max_tile_rows;
     for (int j = 0; j < n; j += width) {
-        const float* right = panel_row<F>(b, 0, j);
-        for (int tile = 0, i = 0; tile < tiles; ++tile) {
-            const int height = (m - i + tiles - tile - 1) / (tiles - tile);
-            const float* start = init.data ? panel_row<F>(init, first + i, j) : nullptr;
-            const float* left = a + static_cast<std::size_t>(i) * row_step;
-            float* to = panel_row<F>(c, first + i, j);
-            if (n - j > lanes_of<F>) {
-                product_tile_of<F, Step, 2, layout>(height, left, a_stride, right, start, to, k);
-            } else {
-                product_tile_of<F, Step, 1, layout>(height, left, a_stride, right, start, to, k);
-            }
-            i += height;
-        }
+        const TileResult result = {init.data ? panel_row<F>(init, first, j) : nullptr, panel_row<F>(c, first, j),
+                                   width};
+        product_panel<F, Step, layout>(a, a_stride, row_step, panel_row<F>(b, 0, j), result, m, n - j, k);
     }
 }
 
 template <class F>
 void product(Panels a, Panels b, Panels init, Panels c, int m, int n, int k) {
     product_rows<F, FloatStep, Left::rows>(a.data, a.stride, panel_width<F>, b, init, c, 0, m, n, k);
+}
+
+template <class F>
+void product_part(const float* a, std::size_t a_stride, const float* b, bool goes_on, float* c, std::int64_t step,
+                  int m, int columns, int k) {
+    const TileResult result = {goes_on ? c : nullptr, c, static_cast<std::size_t>(step)};
+    product_panel<F, FloatStep, Left::rows>(a, a_stride, panel_width<F>, b, result, m, columns, k);
 }
 
 // A tile's rows are columns of `a` here, and lie side by side; so they must belong to one panel.

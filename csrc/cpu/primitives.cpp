@@ -7,10 +7,64 @@
 namespace fpes {
 namespace {
 
-// Rows of a that one thread takes at a time. They stay in the second-level cache while the panels of b pass by.
+// Rows of the left operand that one thread takes at a time: some k's of them stay in the second-level cache while the
+// panels of the right operand pass by.
 constexpr std::int64_t gemm_rows = 96;
+// Panels that one thread packs at a time.
+constexpr std::int64_t packed_panels = 8;
 // Floats that an elementwise operation gives to one thread at a time.
 constexpr std::int64_t elementwise_grain = 1 << 16;
+
+// Some rows of a product, a part of k at a time. Where the right operand's last panel isn't full its columns are
+// computed aside, for whole vectors are written.
+class GemmBlock {
+   public:
+    GemmBlock(const Engine& engine, Panels right, float* c, std::int64_t n, std::int64_t k, std::int64_t most_rows)
+        : engine_(engine),
+          right_(right),
+          c_(c),
+          n_(n),
+          k_(k),
+          depth_(part_of(k, engine.kernels().part_depth, engine.width())),
+          left_(engine.matrix(most_rows, std::min(k, depth_))),
+          last_(engine.matrix(most_rows, engine.width())) {}
+
+    // Rows row ... row + rows - 1, of which the left operand's begin at `a`.
+    void run(const float* a, std::int64_t row, int rows) {
+        for (std::int64_t first = 0; first < k_; first += depth_) {
+            const auto depth = static_cast<int>(std::min(depth_, k_ - first));
+            engine_.kernels().pack(a + first, k_, rows, depth, left_.view());
+            for (std::int64_t j = 0; j < n_; j += engine_.width()) multiply(row, rows, j, first, depth);
+        }
+        const std::int64_t whole = n_ - n_ % engine_.kernels().lanes, panel = whole / engine_.width() * engine_.width();
+        if (whole < n_) {
+            engine_.kernels().unpack(last_.view(), rows, static_cast<int>(n_ - panel), c_ + row * n_ + panel, n_);
+        }
+    }
+
+   private:
+    // Parts of k are nearly equal: a multiple of `step`, at most `most`.
+    static std::int64_t part_of(std::int64_t k, std::int64_t most, std::int64_t step) {
+        const std::int64_t parts = std::max<std::int64_t>(1, (k + most - 1) / most);
+        return (k + parts * step - 1) / (parts * step) * step;
+    }
+
+    void multiply(std::int64_t row, int rows, std::int64_t j, std::int64_t first, int depth) {
+        const auto columns = static_cast<int>(std::min<std::int64_t>(engine_.width(), n_ - j));
+        const bool whole = columns % engine_.kernels().lanes == 0;
+        const Panels left = left_.view(), b = engine_.at_row(engine_.at_column(right_, j), first);
+        engine_.in_product(&ModeKernels::product_part, left.data, left.stride, b.data, first > 0,
+                           whole ? c_ + row * n_ + j : last_.view().data, whole ? n_ : std::int64_t{engine_.width()},
+                           rows, columns, depth);
+    }
+
+    const Engine& engine_;
+    Panels right_;
+    float* c_;
+    std::int64_t n_, k_, depth_;
+    PanelMatrix left_;  // rows and k's that are being multiplied
+    PanelMatrix last_;
+};
 
 }  // namespace
 
@@ -19,29 +73,18 @@ void gemm(const Engine& engine, int threads, const float* a, const float* b, flo
     const Kernels& kernels = engine.kernels();
     const std::int64_t width = kernels.width;
     PanelMatrix right = engine.matrix(k, n);
-    parallel_ranges(threads, n, width, [&](std::int64_t begin, std::int64_t end) {
-        Panels panel = right.view();
-        panel.data += begin / width * panel.stride;
-        kernels.pack(b + begin, n, static_cast<int>(k), static_cast<int>(end - begin), panel);
+    parallel_ranges(threads, n, packed_panels * width, [&](std::int64_t begin, std::int64_t end) {
+        kernels.pack(b + begin, n, static_cast<int>(k), static_cast<int>(end - begin),
+                     engine.at_column(right.view(), begin));
     });
     // Every thread gets as many rows as any other.
     const std::int64_t rounds = (m + gemm_rows * threads - 1) / (gemm_rows * threads);
     const std::int64_t block = (m + rounds * threads - 1) / (rounds * threads);
     parallel(threads, (m + block - 1) / block, [&](WorkQueue& queue) {
-        PanelMatrix left = engine.matrix(block, k);
-        PanelMatrix result = engine.matrix(block, width);
+        GemmBlock rows(engine, right.view(), c, n, k, block);
         for (std::int64_t item; queue.take(item);) {
             const std::int64_t row = item * block;
-            const int rows = static_cast<int>(std::min(block, m - row));
-            kernels.pack(a + row * k, k, rows, static_cast<int>(k), left.view());
-            for (std::int64_t j = 0; j < n; j += width) {
-                const int columns = static_cast<int>(std::min(width, n - j));
-                Panels panel = right.view();
-                panel.data += j / width * panel.stride;
-                engine.in_product(&ModeKernels::product, left.view(), panel, Panels{}, result.view(), rows, columns,
-                                  static_cast<int>(k));
-                kernels.unpack(result.view(), rows, columns, c + row * n + j, n);
-            }
+            rows.run(a + row * k, row, static_cast<int>(std::min(block, m - row)));
         }
     });
 }

@@ -43,6 +43,7 @@ struct VectorTraits<F32x4<ftz>> {
 using F32Ieee = F32x4<false>;
 using F32Ftz = F32x4<true>;
 constexpr int max_tile_rows = 4;
+constexpr int part_depth = 512;  // k's of a product at a time: see kernels_product.hpp
 
 namespace soft {
 

@@ -7,14 +7,6 @@
 
 namespace fpes {
 
-// What the batches make of a population: arrays that the caller keeps, for all that follows needs them.
-struct UnitState {
-    float* sums;        // of the unperturbed network: for each layer [rows, fan_out]; a row is a sample of a batch
-    float* changes;     // [blocks, draws, batch size]: what a draw's + member adds to its unit's pre-activation
-    double* solutions;  // likewise: L^-T r, whose product with the inputs is the direction. Of span only
-    double* factors;    // [batches, layers]: see UnitScale
-};
-
 // One call: everything that is the same for all its threads.
 struct UnitJob {
     const Engine& engine;
@@ -44,15 +36,6 @@ struct UnitJob {
 // Fills job.state.
 void unit_prepare(const UnitJob& job);
 
-// What evaluation gives, for members 2 pairs.begin ... 2 pairs.end - 1 from index 0 on; each may be null. Without
-// weights those of all samples are 1.
-struct UnitResults {
-    const float* weights;  // in: [batches, size], of each sample's loss in the fitness
-    float* fitness;        // [members]: minus the mean over the batch of weight * loss
-    float* losses;         // [members, size]
-    float* outputs;        // [members, size, classes]
-    float* centre;         // [batches, size]: losses of the unperturbed network
-};
 void unit_evaluate(const UnitJob& job, PairRange pairs, const UnitResults& results);
 
 // gradient[parameters] = for each layer the mean over its draws of (sum over units of difference of weights / (2

@@ -14,6 +14,7 @@
 
 #include "../common/flush.hpp"
 #include "../common/population.hpp"
+#include "../common/unit.hpp"
 #include "context.hpp"
 
 FPES_NAMESPACE_BEGIN
@@ -94,6 +95,30 @@ void node_gradient(Context& context, const Network& network, const Population& p
 void incremental_gradient(Context& context, const Network& network, const Population& population, PairRange pairs,
                           std::int64_t pairs_of_population, const Batches& batch, const float* weights, bool per_sample,
                           const float* sums, float* gradient);
+
+// A population whose members differ in one unit, and what its batches make of it: the state is on the device, filled by
+// unit_prepare(), and everything else reads it.
+struct UnitJob {
+    Network network;
+    UnitPopulation population;
+    UnitLayout layout;
+    std::int64_t pairs;  // of the whole population
+    Batches batch;       // whole blocks see the same batch
+    UnitState state;
+
+    std::int64_t blocks() const { return pairs / layout.pairs(); }
+    std::int64_t blocks_each() const { return batch.pairs_each / layout.pairs(); }  // that see the same batch
+    std::int64_t rows() const { return batch.count * batch.size; }
+    // Of the unperturbed network: [rows, fan_out].
+    float* sums(int layer) const;
+};
+void unit_prepare(Context& context, const UnitJob& job);
+void unit_evaluate(Context& context, const UnitJob& job, PairRange pairs, const UnitResults& results);
+// gradient[parameters], from weights[members].
+void unit_gradient(Context& context, const UnitJob& job, const float* weights, float* gradient);
+void unit_gradient(Context& context, const UnitJob& job, const std::int32_t* weights, float* gradient);
+// theta[parameters] of one member.
+void unit_member(Context& context, const UnitJob& job, std::int64_t member, float* theta);
 
 // For the benchmarks: `steps` multiply-adds in each of some independent chains of each thread of a device full of
 // threads. Returns their number. out: one float.

@@ -7,15 +7,23 @@
 
 FPES_NAMESPACE_BEGIN
 
-// log(sum_j exp(logits[j * stride])) - logits[label], classes in order. Plain operations: they flush. A label that
-// isn't a class, which nobody can refuse without waiting for its value, gives NaN. Logits are `stride` floats apart.
-FPES_DEVICE float cross_entropy(const float* logits, int stride, int classes, int label) {
+// log(sum_j exp(logit(j))) - logit(label), classes in order. Plain operations: they flush. A label that isn't a class,
+// which nobody can refuse without waiting for its value, gives NaN.
+template <class Logit>
+FPES_DEVICE float cross_entropy_of(int classes, int label, Logit logit) {
     if (static_cast<unsigned>(label) >= static_cast<unsigned>(classes)) return as_f32(0x7fc00000u);
-    float largest = logits[0];
-    for (int j = 1; j < classes; ++j) largest = select(less(largest, logits[j * stride]), logits[j * stride], largest);
+    float largest = logit(0);
+    for (int j = 1; j < classes; ++j) {
+        const float one = logit(j);
+        largest = select(less(largest, one), one, largest);
+    }
     float sum = 0.0f;
-    for (int j = 0; j < classes; ++j) sum = add(sum, exp(sub(logits[j * stride], largest)));
-    return add(log(sum), sub(largest, logits[label * stride]));
+    for (int j = 0; j < classes; ++j) sum = add(sum, exp(sub(logit(j), largest)));
+    return add(log(sum), sub(largest, logit(label)));
+}
+// The same of logits in memory, `stride` floats apart.
+FPES_DEVICE float cross_entropy(const float* logits, int stride, int classes, int label) {
+    return cross_entropy_of(classes, label, [=](int j) { return logits[j * stride]; });
 }
 
 // Minus the mean of losses[batch], which other blocks may have written: sums of loss_block samples, then their sum.

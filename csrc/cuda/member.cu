@@ -84,12 +84,12 @@ __global__ __launch_bounds__(elementwise_threads) void copy_kernel(const float* 
     const std::int64_t i = global_index(elementwise_threads);
     if (i < count) to[i] = from[i];
 }
-// What the member leaves alone.
-void copy(const Context& context, const float* from, std::int64_t count, float* to) {
-    launch(copy_kernel, Grid{parts(count, elementwise_threads)}, elementwise_threads, 0, context, from, count, to);
-}
 
 }  // namespace
+
+void copy_floats(const Context& context, const float* from, std::int64_t count, float* to) {
+    launch(copy_kernel, Grid{parts(count, elementwise_threads)}, elementwise_threads, 0, context, from, count, to);
+}
 
 void member(Context& context, const Network& network, const Population& population, std::int64_t member, float* theta) {
     check_flush(network.flush);
@@ -103,8 +103,8 @@ void member(Context& context, const Network& network, const Population& populati
             const std::int64_t weights = layer.fan_in * layer.fan_out;
             const bool one_layer = population.one_layer_at_a_time();
             if (one_layer && population.layer_of(job.pair) != layer.index) {
-                copy(context, network.theta + layer.weight_offset, weights + layer.fan_out,
-                     theta + layer.weight_offset);
+                copy_floats(context, network.theta + layer.weight_offset, weights + layer.fan_out,
+                            theta + layer.weight_offset);
                 continue;
             }
             if (population.family == Family::full) {
@@ -118,7 +118,7 @@ void member(Context& context, const Network& network, const Population& populati
                        job, layers.layer[0], theta + layer.weight_offset);
             }
             if (one_layer) {
-                copy(context, network.theta + layer.bias_offset, layer.fan_out, theta + layer.bias_offset);
+                copy_floats(context, network.theta + layer.bias_offset, layer.fan_out, theta + layer.bias_offset);
                 continue;
             }
             write_full<Mode>(context, job, noise_tensor(layer.index, NoiseRole::bias),

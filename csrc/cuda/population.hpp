@@ -15,6 +15,9 @@ inline NoiseSource noise_source(const Population& population) {
     return {population.key, population.generation, population.noise};
 }
 
+// Parameters that a member leaves alone.
+void copy_floats(const Context& context, const float* from, std::int64_t count, float* to);
+
 // Rows of pairs begin ... end - 1, all of which see a batch.
 inline Rows rows_of(PairRange pairs, const Batches& batch) {
     return {

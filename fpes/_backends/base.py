@@ -276,8 +276,8 @@ class Backend(ABC):
     def unit_gradient(
         self, population: UnitCall, batch: Minibatch, state: UnitState, weights: Array, out: Array
     ) -> None:
-        """out[parameters], from int64 or float32 weights [size]."""
-        integers = weights.dtype == np.int64
+        """out[parameters], from weights [size]: float32, or what integer_weights() gives."""
+        integers = weights.dtype.kind == "i"
         self._run_units("unit_gradient", population, batch, state, self.address(weights), integers, self.address(out))
 
     def unit_member(self, population: UnitCall, batch: Minibatch, state: UnitState, index: int, out: Array) -> None:

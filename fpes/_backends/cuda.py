@@ -19,7 +19,7 @@ from fpes._backends import cuda_modules
 from fpes._backends.base import Backend, Shape
 from fpes._backends.cuda_arrays import as_cupy, import_cupy
 from fpes._backends.cuda_errors import out_of_memory, translated
-from fpes._backends.description import Array, PopulationCall, UnitCall
+from fpes._backends.description import Array, PopulationCall, UnitCall, UnitState
 
 if TYPE_CHECKING:
     from fpes.minibatch import Minibatch
@@ -31,7 +31,7 @@ _WORKSPACE_BYTES = 2**30
 def _largest_weight(population: PopulationCall | UnitCall) -> int:
     """Magnitude of integer weights up to which kernels sum exactly: in 64 bits, and low rank's terms fit 32 bits."""
     if isinstance(population, UnitCall):
-        return 2**31 - 1  # each becomes a double
+        return 2**30  # each becomes a double
     fits = 2**30 if population.family == "full" else 2**26
     return min(fits, 2**62 // (population.size * population.rank * 64))
 
@@ -135,6 +135,16 @@ class CudaBackend(Backend):
 
     def gradient(self, population: PopulationCall, pairs: tuple[int, int], weights: Array, out: Array) -> None:
         super().gradient(population, pairs, weights, out)
+        self._nothing_of_large_integers(population, weights, out)
+
+    def unit_gradient(
+        self, population: UnitCall, batch: Minibatch, state: UnitState, weights: Array, out: Array
+    ) -> None:
+        super().unit_gradient(population, batch, state, weights, out)
+        self._nothing_of_large_integers(population, weights, out)
+
+    def _nothing_of_large_integers(self, population: PopulationCall | UnitCall, weights: Array, out: Array) -> None:
+        """NaN where there is an integer weight that isn't summed exactly."""
         if weights.dtype == np.int32 and out.dtype == np.float32:
             limit = _largest_weight(population)
             with self._current():
