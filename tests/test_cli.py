@@ -488,6 +488,22 @@ class TestInterruptsAnywhere:
         assert result.exit_code == 130
         assert result.stderr == "fpes: interrupted\n"
 
+    @pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+    def test_while_packages_are_loaded(self, name, status):
+        """Nothing has begun, and nothing is said."""
+        script = (
+            "import os, signal, sys, time\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            "class Loading:\n"
+            "    def find_spec(self, name, *_):\n"
+            f"        if name == 'fpes': os.kill(os.getpid(), signal.{name}), time.sleep(10)\n"
+            "sys.meta_path.insert(0, Loading())\n"
+            "import _fpes_command\n"
+            "_fpes_command.main()"
+        )
+        run = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+        assert (run.returncode, run.stdout, run.stderr) == (status, b"", b"")
+
     @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
     @pytest.mark.parametrize("arguments", [["train", "--seeds", "1"], ["demo"], ["bench", "--only", "gemm"]])
     def test_a_process_ends_with_its_status(self, tmp_path, arguments, number, status):
