@@ -9,7 +9,7 @@
 #   make test-cuda   compile the CUDA kernels where nvcc is (some minutes), and run the tests that read their code
 #   make bench    measure the kernels, beside PyTorch's and JAX's where these are installed (some minutes)
 #   make cuda     install fpes into .venv with the CUDA kernels and CuPy; the compiler comes from PyPI if there is none
-#   make gpu-check OUT=folder   on a machine with a GPU: build, test and measure; or gpu-check-build, -test, -bench, -profile
+#   make gpu-check OUT=folder   on a machine with a GPU: build, test and measure; or gpu-check-build, -test, -bench, -profile, -train
 #   make lint     ruff, mypy, clang-format and gersemi, as pre-commit runs them
 #   make format   apply the formatters
 #   make docs     build the documentation's site into site/; site/index.html opens it
@@ -33,7 +33,7 @@ endif
 PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-asan test-tsan test-cuda bench cuda gpu-check gpu-check-build gpu-check-test gpu-check-bench gpu-check-profile lint format wheel clean check
+.PHONY: help run test test-asan test-tsan test-cuda bench cuda gpu-check gpu-check-build gpu-check-test gpu-check-bench gpu-check-profile gpu-check-train lint format wheel clean check
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -80,9 +80,9 @@ cuda: check $(BIN)/python
 
 # With the packages of $(PYTHON), offline, and without .venv: see benchmarks/gpu_check.py.
 gpu-check:
-	@$(MAKE) --no-print-directory gpu-check-build gpu-check-test gpu-check-bench gpu-check-profile
+	@$(MAKE) --no-print-directory gpu-check-build gpu-check-test gpu-check-bench gpu-check-profile gpu-check-train
 
-gpu-check-build gpu-check-test gpu-check-bench gpu-check-profile: gpu-check-%:
+gpu-check-build gpu-check-test gpu-check-bench gpu-check-profile gpu-check-train: gpu-check-%:
 	@test -n "$(OUT)" || { echo "Say where the results go: make $@ OUT=folder"; exit 2; }
 	@$(PYTHON) benchmarks/gpu_check.py $* --out "$(OUT)"
 

@@ -1,8 +1,9 @@
 """How the benchmarks measure, and the table that they print.
 
-Each round of a benchmark is preceded by a measurement of the machine's peak, and each round of a peer by a run of fpes
-on the same case. So every fraction and every ratio is taken within a second, on the same threads: other tenants of
-the machine disturb both sides alike. Medians over the rounds are reported.
+The machine's peak is measured before and after each round of a benchmark, and each round of a peer is preceded by a run
+of fpes on the same case. So every fraction and every ratio is taken within a second, on the same threads: other tenants
+of the machine disturb both sides alike. Medians over the rounds are reported. Where the two peaks around a round differ
+by more than a tenth, in half of the rounds, the machine was another one before than after, and the fraction is void.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from fpes import _cpu, _settings
 
 _PEAK_STEPS = 200_000  # some 5 ms
 _PEAK_RUNS = 4
+_VOID = 0.9  # the smaller of the peaks around a round, over the larger
 _SETTLE_SECONDS = 0.1  # threads of other libraries spin a while after a call, OpenBLAS's for 26 ms at 2.6 GHz
 # Names of ratios of times, and how the table heads them.
 FASTER, OF_EVALUATE, OF_ALL_THREADS = "fpes_is_faster_by", "share_of_evaluate", "times_that_of_all_threads"
@@ -99,14 +101,17 @@ class Measure:
         rounds: int = 5,
     ) -> None:
         """Time `call`, and `ours` before each round, if given; `ratio` says what their quotient is called."""
-        peaks: list[float] = []
+        peaks_before: list[float] = []
+        peaks_after: list[float] = []
         our_times: list[float] = []
         watch = ProcessorWatch()
 
         def before() -> None:
             watch.stop()
             time.sleep(_SETTLE_SECONDS)
-            peaks.append(measure_peak())  # also wakes the processor, for both that come
+            if peaks_before:
+                peaks_after.append(measure_peak())
+            peaks_before.append(measure_peak())  # also wakes the processor, for both that come
             if ours is not None:
                 our_times.append(timed(ours))
             watch.start()
@@ -115,8 +120,12 @@ class Measure:
         self.benchmark.name = variant
         self.benchmark.pedantic(call, setup=before, rounds=rounds, iterations=1, warmup_rounds=1)
         watch.stop()
+        time.sleep(_SETTLE_SECONDS)
+        peaks_after.append(measure_peak())
         times = list(self.benchmark.stats.stats.data)
-        peaks, our_times = peaks[-len(times) :], our_times[-len(times) :]  # without the warm-up
+        rounds_of = slice(-len(times), None)  # without the warm-up
+        around = list(zip(peaks_before[rounds_of], peaks_after[rounds_of], strict=True))
+        peaks, our_times = [max(both) for both in around], our_times[rounds_of]
         fraction = statistics.median(flops / t / peak for t, peak in zip(times, peaks, strict=True))
         info = self.benchmark.extra_info
         info.update(
@@ -128,6 +137,7 @@ class Measure:
             isa=fpes.get_isa(),
             threads=fpes.get_threads(),
             processor_share=watch.share(len(times)),
+            void=statistics.median(min(both) / max(both) for both in around) < _VOID,
         )
         if member_samples is not None:
             info["member_samples_per_second"] = member_samples / statistics.median(times)
@@ -160,10 +170,10 @@ def pytest_terminal_summary(terminalreporter, config):
     warn_of_load(console, benchmarks)
     info = benchmarks[0].extra_info
     console.print(
-        f"{info['isa']}, {info['threads']} threads, peak about {info['peak_gflops']:.0f} GFLOP/s, measured before each "
-        "round. +- is the interquartile range over the median; CPU is the part of the time that its threads could run "
-        "in which they did. GFLOP/s and % of peak count the operations of the unperturbed network; 'needed' counts "
-        "once what all members share."
+        f"{info['isa']}, {info['threads']} threads, peak about {info['peak_gflops']:.0f} GFLOP/s, measured before and "
+        "after each round; void where these differ by more than a tenth. +- is the interquartile range over the "
+        "median; CPU is the part of the time that its threads could run in which they did. GFLOP/s and % of peak "
+        "count the operations of the unperturbed network; 'needed' counts once what all members share."
     )
 
 
@@ -173,17 +183,20 @@ def _columns(benchmarks) -> list[tuple[str, Callable]]:
     def number(name: str, form: str, factor: float = 1.0) -> Callable:
         return lambda b: form.format(factor * b.extra_info[name]) if name in b.extra_info else ""
 
+    def of_peak(name: str) -> Callable:
+        return lambda b: "void" if b.extra_info["void"] else number(name, "{:.0f}", 100)(b)
+
     columns = [
         ("", lambda b: b.extra_info["variant"]),
         ("ms", lambda b: f"{1e3 * b.stats.median:.1f}"),
         ("+-, %", lambda b: f"{100 * b.stats.iqr / b.stats.median:.0f}"),
         ("CPU, %", lambda b: percent(b.extra_info["processor_share"])),
         ("GFLOP/s", number("gflops", "{:.1f}")),
-        ("% of peak", number("fraction_of_peak", "{:.0f}", 100)),
+        ("% of peak", of_peak("fraction_of_peak")),
     ]
     infos = [b.extra_info for b in benchmarks]
     if any(info["fraction_of_peak"] != info["fraction_of_peak_needed"] for info in infos):
-        columns.append(("needed, %", number("fraction_of_peak_needed", "{:.0f}", 100)))
+        columns.append(("needed, %", of_peak("fraction_of_peak_needed")))
     if any("member_samples_per_second" in info for info in infos):
         columns.append(("member-samples/s", number("member_samples_per_second", "{:.3g}")))
     columns += [(h, number(name, "{:.2f}")) for name, h in _RATIOS.items() if any(name in info for info in infos)]

@@ -45,6 +45,7 @@ class Variant:
     of: str | None = None  # the variant whose time this one's is a fraction of
     member_samples: int | None = None
     seconds: list[float] = field(default_factory=list)
+    first: float = 0.0  # seconds of the first call, which loads code and allocates
 
 
 def run(say: Callable[[str], None], budget: float) -> dict[str, Any]:
@@ -235,7 +236,7 @@ def _measure(cupy: Any, title: str, variants: list[Variant], peak: _Peak, say: C
     repeats = {}
     for variant in list(variants):
         try:
-            variant.call()
+            variant.first = _seconds(variant.call, 1, synchronise)
             once = _seconds(variant.call, 1, synchronise)
             repeats[variant.name] = max(1, int(ROUND_SECONDS / max(once, 1e-6)))
         except Exception as error:  # whatever a peer's library raises: the table says so
@@ -265,6 +266,7 @@ def _row(variant: Variant, by_name: dict[str, Variant], peaks: list[float]) -> d
     row = {
         "variant": variant.name,
         "milliseconds": 1e3 * seconds,
+        "first_milliseconds": 1e3 * variant.first,
         "spread": (max(variant.seconds) - min(variant.seconds)) / seconds,
         "tflops": variant.flops / seconds / 1e12,
         "fraction_of_peak": statistics.median(

@@ -1,11 +1,12 @@
-"""Everything that a GPU can tell about fpes, in four steps of a few minutes: build, test, bench, profile.
+"""Everything that a GPU can tell about fpes, in five steps of at most ten minutes: build, test, bench, profile, train.
 
-    make gpu-check OUT=folder            all four
+    make gpu-check OUT=folder            all five
     make gpu-check-build OUT=folder      and so on: one at a time
 
 Nothing is fetched and nothing is installed: the package is built with the Python packages that are there into
 build/gpu-check, and used from there. Each step writes its part of OUT/gpu-check.json, from which OUT/gpu-check.md is
-made: what a step found stays there whatever becomes of the next.
+made: what a step found stays there whatever becomes of the next. Logs are in OUT/logs.tar.gz, ncu's report beside it.
+Where the folder build doesn't last from command to command, name steps together: gpu_check.py build test --out OUT.
 
 Needs Python 3.11 or newer with cupy, numpy, pybind11, scikit-build-core, cmake, ninja, pytest, pytest-benchmark,
 pytest-timeout; PyTorch, JAX, compute-sanitizer and ncu are used where they are. Exit status 0: everything passed.
@@ -22,6 +23,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from importlib import metadata
 from pathlib import Path
@@ -30,14 +32,16 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[1]
 INSTALLED = ROOT / "build" / "gpu-check"
+LOGS = ROOT / "build" / "gpu-check-logs"
 TEST_SECONDS = 300  # of the test step's GPU tests
 SANITIZER_SECONDS = 100  # of each tool
 BENCH_SECONDS = 400
 SANITIZERS = ("memcheck", "synccheck", "initcheck", "racecheck")
 STALL, STALL_END = "smsp__average_warps_issue_stalled_", "_per_issue_active.ratio"
 PROFILE_SECONDS = 120
+TRAIN_SECONDS, FULL_RANK_SECONDS = 580, 240
 # What a profile is of: the first launch of each.
-PROFILED = "gemm_kernel|full_rank_kernel|shared_weights_kernel|terms_kernel|low_rank_kernel"
+PROFILED = "gemm_kernel|full_rank_kernel|shared_weights_kernel|terms_kernel|integer_product_kernel"
 
 
 class StepError(Exception):
@@ -51,6 +55,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    LOGS.mkdir(parents=True, exist_ok=True)
     out = options.out.resolve()
     for step in options.steps:
         began = time.monotonic()
@@ -75,9 +80,14 @@ def say(words: str) -> None:
 
 
 def environment() -> dict[str, str]:
-    """In which Python imports the package that was built here, and not the sources beside it."""
+    """In which Python imports the package that was built here, and not the sources beside it.
+
+    Kernels are compiled with -lineinfo, so that profilers and sanitizers name lines. The code is the same, the modules
+    are twice as large.
+    """
     path = os.pathsep.join(filter(None, [str(INSTALLED), str(ROOT / "tests" / "gpu"), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+    flags = " ".join(filter(None, [os.environ.get("CUDAFLAGS"), "-lineinfo"]))
+    return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", "CUDAFLAGS": flags}
 
 
 def run(command: list[str], log: Path, seconds: float) -> int:
@@ -106,7 +116,7 @@ def build(out: Path) -> dict[str, Any]:
     """Both CUDA builds, without fetching anything."""
     check_versions()
     shutil.rmtree(INSTALLED, ignore_errors=True)
-    log = out / "build.log"
+    log = LOGS / "build.log"
     pip = [sys.executable, "-m", "pip", "install", "--verbose", "--no-build-isolation", "--no-deps", "--no-index"]
     settings = ["-Ccmake.define.FPES_CUDA=ON", f"-Cbuild-dir={ROOT / 'build' / 'gpu-check-cmake'}"]
     status = run([*pip, "--target", str(INSTALLED), *settings, "."], log, 560)
@@ -142,11 +152,12 @@ def check_versions() -> None:
         raise StepError(f"{wanted}: for {sys.executable} (a folder of packages can be named by PYTHONPATH)")
 
 
-def machine() -> dict[str, str]:
+def machine(
+    wanted: str = "name,driver_version,clocks.max.sm,clocks.max.mem,power.limit,memory.total",
+) -> dict[str, str]:
     """What nvidia-smi says of the GPU and its clocks, where it is."""
     if shutil.which("nvidia-smi") is None:
         return {}
-    wanted = "name,driver_version,clocks.max.sm,clocks.max.mem,power.limit,memory.total"
     answer = subprocess.run(
         ["nvidia-smi", f"--query-gpu={wanted}", "--format=csv,noheader"], check=False, capture_output=True, text=True
     )
@@ -154,10 +165,10 @@ def machine() -> dict[str, str]:
     return dict(zip(wanted.split(","), map(str.strip, lines[0].split(",")), strict=False)) if lines else {}
 
 
-def test(out: Path) -> dict[str, Any]:
+def test(_out: Path) -> dict[str, Any]:
     """The GPU tests, the flush rule among them, then the small ones under compute-sanitizer."""
     need_build()
-    log, results = out / "tests.log", out / "tests.xml"
+    log, results = LOGS / "tests.log", LOGS / "tests.xml"
     # Warnings of other packages, whose versions nobody here chose, are no failures.
     pytest = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-W", "default", "tests/gpu", "--require-gpu"]
     status = run([*pytest, "-q", "--maxfail=50", f"--junitxml={results}"], log, TEST_SECONDS)
@@ -170,7 +181,7 @@ def test(out: Path) -> dict[str, Any]:
     if found["failures"]:
         reason = next(iter(found["reasons"]), "")
         return {**found, "failed": f"{found['failures']} GPU tests failed, the first with: {reason} (see {log})"}
-    found["sanitizer"] = {tool: sanitize(tool, pytest, out) for tool in SANITIZERS}
+    found["sanitizer"] = {tool: sanitize(tool, pytest) for tool in SANITIZERS}
     bad = [tool for tool, verdict in found["sanitizer"].items() if verdict == "errors"]
     return {**found, "failed": f"compute-sanitizer found errors: {', '.join(bad)}"} if bad else found
 
@@ -193,12 +204,12 @@ def read_tests(results: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def sanitize(tool: str, pytest: list[str], out: Path) -> str:
+def sanitize(tool: str, pytest: list[str]) -> str:
     """One tool of compute-sanitizer on every kernel: "clean", "errors", or why it says nothing."""
     sanitizer = shutil.which("compute-sanitizer")
     if sanitizer is None:
         return "compute-sanitizer is not installed"
-    log = out / f"sanitizer-{tool}.log"
+    log = LOGS / f"sanitizer-{tool}.log"
     command = [sanitizer, "--tool", tool, "--error-exitcode", "77", *pytest, "-q", "-p", "no_pool", "-m", "sanitizer"]
     status = run(command, log, SANITIZER_SECONDS)
     verdict = {0: "clean", 77: "errors", 124: f"not finished after {SANITIZER_SECONDS} s"}.get(
@@ -208,10 +219,10 @@ def sanitize(tool: str, pytest: list[str], out: Path) -> str:
     return verdict
 
 
-def bench(out: Path) -> dict[str, Any]:
+def bench(_out: Path) -> dict[str, Any]:
     """The benchmarks of gpu_bench.py, in a process of their own."""
     need_build()
-    results, log = out / "bench.json", out / "bench.log"
+    results, log = LOGS / "bench.json", LOGS / "bench.log"
     results.unlink(missing_ok=True)
     code = (
         "import json, pathlib, sys; sys.path.insert(0, sys.argv[1]); import gpu_bench;"
@@ -222,7 +233,9 @@ def bench(out: Path) -> dict[str, Any]:
     status = run(command, log, BENCH_SECONDS + 120)
     if status != 0 or not results.exists():
         raise StepError(f"the benchmarks ended with status {status}; the end of {log}:\n{last_lines(log, 4)}")
-    return dict(json.loads(results.read_text()))
+    # Other bits than 0 and 1, idle, of the reasons mean that something held the clock down.
+    clocks = machine("clocks.sm,clocks.mem,temperature.gpu,power.draw,clocks_event_reasons.active")
+    return {**json.loads(results.read_text()), "clocks": clocks}
 
 
 def profile(out: Path) -> dict[str, Any]:
@@ -231,7 +244,7 @@ def profile(out: Path) -> dict[str, Any]:
     ncu = shutil.which("ncu")
     if ncu is None:
         return {"skipped": "ncu is not installed"}
-    report, log = out / "profile.ncu-rep", out / "profile.log"
+    report, log = out / "profile.ncu-rep", LOGS / "profile.log"
     script = [sys.executable, str(ROOT / "benchmarks" / "gpu_profile.py")]
     options = [
         "--set",
@@ -249,7 +262,7 @@ def profile(out: Path) -> dict[str, Any]:
     status = run([ncu, *options, *script], log, PROFILE_SECONDS)
     if status != 0 or not report.exists():
         raise StepError(f"ncu ended with status {status}; the end of {log}:\n{last_lines(log, 4)}")
-    table = out / "profile.csv"
+    table = LOGS / "profile.csv"
     if run([ncu, "--import", str(report), "--page", "raw", "--csv"], table, PROFILE_SECONDS) != 0:
         raise StepError(f"ncu can't read its report: {last_lines(table, 4)}")
     return {"kernels": read_profile(table.read_text(errors="replace"))}
@@ -280,6 +293,24 @@ def read_profile(table: str) -> list[dict[str, Any]]:
     return kernels
 
 
+def train(_out: Path) -> dict[str, Any]:
+    """Presets on the GPU to the CPU's bits, and the full network by full-rank ES (gpu_train.py)."""
+    need_build()
+    results, log = LOGS / "train.json", LOGS / "train.log"
+    results.unlink(missing_ok=True)
+    script = str(ROOT / "benchmarks" / "gpu_train.py")
+    status = run([sys.executable, script, str(results), str(FULL_RANK_SECONDS)], log, TRAIN_SECONDS)
+    if not results.exists():
+        raise StepError(f"training ended with status {status}; the end of {log}:\n{last_lines(log, 4)}")
+    found: dict[str, Any] = json.loads(results.read_text())
+    different = [name for name, run in found["bits"].items() if run.get("different")]
+    if different:
+        return {**found, "failed": f"the GPU's parameters aren't the CPU's: {', '.join(different)}"}
+    if status != 0:
+        return {**found, "failed": f"training ended with status {status}; the end of {log}:\n{last_lines(log, 4)}"}
+    return found
+
+
 def need_build() -> None:
     """Later steps use what the first one made."""
     if not (INSTALLED / "fpes").is_dir():
@@ -298,6 +329,10 @@ def record(out: Path, step: str, found: dict[str, Any]) -> None:
         aside = path.with_suffix(".part")
         aside.write_text(text)
         aside.replace(path)
+    archive = out / "logs.tar.gz"
+    with tarfile.open(archive.with_suffix(".part"), "w:gz") as file:
+        file.add(LOGS, "logs")
+    archive.with_suffix(".part").replace(archive)
 
 
 def markdown(everything: dict[str, Any]) -> str:
@@ -311,7 +346,7 @@ def markdown(everything: dict[str, Any]) -> str:
         lines += [f"## {step} ({found['seconds']:.0f} s)", ""]
         if "failed" in found:
             lines += ["**Failed:**", "", "```", found["failed"], "```", ""]
-        lines += {"build": build_lines, "test": test_lines, "bench": bench_lines, "profile": profile_lines}[step](found)
+        lines += LINES[step](found)
     return "\n".join(lines) + "\n"
 
 
@@ -345,11 +380,17 @@ def bench_lines(found: dict[str, Any]) -> list[str]:
     peak = f"{found['device']['name']}: fused multiply-adds without memory {found['peak_tflops']:.1f} TFLOP/s."
     lines = [peak, ""]
     for table in found["tables"]:
-        lines += [f"### {table['title']}", "", "| variant | ms | spread | TFLOP/s | % of peak | speed | of |"]
-        lines += ["|---|---|---|---|---|---|---|"]
+        lines += [
+            f"### {table['title']}",
+            "",
+            "| variant | ms | first call, ms | spread | TFLOP/s | % of peak | speed | of |",
+        ]
+        lines += ["|---|---|---|---|---|---|---|---|"]
         lines += [bench_row(row) for row in table["rows"]]
         lines += [f"\n{name}: {error.splitlines()[0]}" for name, error in table["errors"].items()]
         lines.append("")
+    if found.get("clocks"):
+        lines += [f"Clocks afterwards: {', '.join(f'{key} {value}' for key, value in found['clocks'].items())}.", ""]
     if found["left_out"]:
         lines += [f"Left out, for time: {'; '.join(found['left_out'])}.", ""]
     return lines
@@ -358,7 +399,8 @@ def bench_lines(found: dict[str, Any]) -> list[str]:
 def bench_row(row: dict[str, Any]) -> str:
     relative = f"{row['relative_speed']:.2f} | {row['speed_relative_to']}" if "relative_speed" in row else " | "
     return (
-        f"| {row['variant']} | {row['milliseconds']:.3f} | {row['spread']:.0%} | {row['tflops']:.1f} "
+        f"| {row['variant']} | {row['milliseconds']:.3f} | {row['first_milliseconds']:.1f} | {row['spread']:.1%} "
+        f"| {row['tflops']:.1f} "
         f"| {row['fraction_of_peak']:.0%} | {relative} |"
     )
 
@@ -380,7 +422,30 @@ def profile_lines(found: dict[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
-STEPS = {"build": build, "test": test, "bench": bench, "profile": profile}
+def train_lines(found: dict[str, Any]) -> list[str]:
+    if "bits" not in found:
+        return []
+    lines = ["| preset | generations | parameters that differ | s a generation, GPU | CPU |", "|---|---|---|---|---|"]
+    for name, run in found["bits"].items():
+        if "not run" in run:
+            lines.append(f"| {name} | not run: {run['not run']} | | | |")
+            continue
+        seconds = run["seconds"]
+        lines.append(
+            f"| {name} | {run['generations']} | {run['different']} of {run['parameters']} | {seconds['cuda']:.4f} "
+            f"| {seconds['cpu']:.4f} |"
+        )
+    full_rank = found.get("full rank", {})
+    said = ", ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in full_rank.items()
+    )
+    return [*lines, "", f"784-512-512-10 by full-rank ES: {said}.", ""]
+
+
+STEPS = {"build": build, "test": test, "bench": bench, "profile": profile, "train": train}
+LINES = {
+    "build": build_lines, "test": test_lines, "bench": bench_lines, "profile": profile_lines, "train": train_lines,
+}  # fmt: skip
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -224,7 +224,7 @@ class Population:
         values = checked_fitness("what the fitness function gives", given, self._backend, size, batch.size)
         return Evaluation(self._backend, self.origin, seen, values, pairs=pairs)
 
-    def evaluated(self, x: Array, fitness: Any, y: Any = None) -> Evaluation:
+    def evaluated(self, x: Array, fitness: Any, y: Any = None, *, part: Evaluation | None = None) -> Evaluation:
         """The evaluation that evaluate(x, y) gives, of fitness that was computed in parts, here or elsewhere.
 
         ::
@@ -236,17 +236,22 @@ class Population:
             x: as for evaluate().
             fitness: float32 or float64 [size], or [size, batch].
             y: as for evaluate(), where the losses of the unperturbed network are wanted too (OneUnit).
+            part: an evaluation of some pairs on the same x, whose preparations then needn't be made again (OneUnit).
 
         Raises:
-            TypeError, ValueError: as evaluate(); fitness of another dtype or shape.
+            TypeError, ValueError: as evaluate(); fitness of another dtype or shape; the part of another population.
         """
         self._check_device(x=x)
         batch = self._checked_batch(x)
+        if part is not None:
+            part.check_belongs_to(self.origin)
         if self._unit_members is None:
             seen = self._seen(batch, (0, self.size // 2))
             self._fill_sums(batch, seen)
         else:
-            units = self._unit_members.prepared(batch, labelled=y is not None)
+            units = None if part is None else part.seen.units
+            if units is None:
+                units = self._unit_members.prepared(batch, labelled=y is not None)
             if y is not None:
                 self._unit_members.evaluate_centre(units, batch.labels(y, self.net.classes))
             seen = Seen(batch.groups, batch.size, None, None, units)
@@ -254,9 +259,13 @@ class Population:
         return Evaluation(self._backend, self.origin, seen, values)
 
     def _fill_sums(self, batch: Minibatch, seen: Seen) -> None:
-        """What the unperturbed network makes of each group's minibatch: one pair of the group takes it along."""
+        """What the unperturbed network makes of each group's minibatch."""
         if seen.sums is None:
             return
+        if self._backend.device == "cpu":
+            nothing = self._backend.empty((0,))
+            return self._backend.outputs(self._call, (0, 0), seen.inputs or batch, seen.sums, nothing)
+        # On a GPU one pair of each group takes it along.
         outputs = self._backend.empty((2, batch.size, self.net.classes))
         each = self.size // 2 // batch.groups
         for group in range(batch.groups):

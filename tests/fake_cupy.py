@@ -145,6 +145,12 @@ class ndarray:  # noqa: N801 - CuPy's name
     def __getitem__(self, index):
         return ndarray._of(self._host[index])
 
+    def __setitem__(self, index, value):
+        self._host[index] = value
+
+    def __add__(self, other):
+        return ndarray._of(self._host + other._host)
+
     def reshape(self, *shape):
         return ndarray._of(self._host.reshape(*shape))
 

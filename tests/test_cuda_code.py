@@ -7,10 +7,15 @@ everything flushes is asked of PTX, where each is one instruction, and of SASS o
 
 from __future__ import annotations
 
+import importlib
+import json
 import re
+from pathlib import Path
 
 import gpu_code
 import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # float32 arithmetic, all of which can have the modifier .ftz. Moves, loads, selections and conversions of integers
 # can't: there is nothing to flush.
@@ -160,3 +165,16 @@ def test_nothing_is_spilled(file):
     """No kernel keeps anything in local memory, which is memory far away."""
     for kernel in gpu_code.sass(file):
         assert not kernel.using(r"(STL|LDL)\b"), kernel.name
+
+
+@pytest.mark.parametrize("build", ["ftz", "ieee"])
+def test_no_kernel_can_be_slower_than_before(build, monkeypatch):
+    """The bounds that machine code sets to the main kernels are those of benchmarks/cuda_model.json, to a tenth.
+
+    Where a change is meant: `python benchmarks/cuda_model.py --write` writes them, and the table of docs/cuda.md.
+    """
+    file = gpu_code.module_file(build)
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    cuda_model = importlib.import_module("cuda_model")
+    stored = json.loads(cuda_model.STORED.read_text())[build]
+    assert cuda_model.changed(stored, cuda_model.described(cuda_model.found_in(file))) == []

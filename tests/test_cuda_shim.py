@@ -315,13 +315,26 @@ def nearly_subnormal(sizes, flush: str, family: str, kind: str = "binomial") -> 
 @every_mode
 def test_perturbed_parameters_near_the_boundary(family, flush):
     """Parameters are perturbed in the arithmetic of the product, where it matters which."""
-    for sizes in ((13, 20), (6, 9, 5)):
+    for sizes in ((13, 20), (13, 24), (6, 9, 5)):
         cpu = nearly_subnormal(sizes, flush, family)
         shim = shim_backend.ShimPopulation(cpu)
         _, x, _ = setting(sizes, (3,))
         oracle.assert_bitwise_equal(shim.forward(x), cpu.forward(x), f"{family}, {flush}, {sizes}")
         for index in (0, 1) if family != "node" else ():
             oracle.assert_bitwise_equal(shim.member(index), cpu.member(index), f"member {index} of {sizes}")
+
+
+@each_kind
+@every_mode
+@pytest.mark.parametrize("exponent", [-126, -125, 100])
+def test_extreme_scales_of_full_noise(flush, kind, exponent):
+    """Draws are multiplied in units of 2^-22 where that is exact: not where the scale, half of sigma, is subnormal."""
+    net = fpes.LinearNetwork((13, 24), scaling=1.0, flush=flush)
+    theta = np.ldexp(np.random.default_rng(2).standard_normal(net.parameters, np.float32), max(exponent, -126))
+    options = {"seed": SEED, "perturbation": perturbation("full", kind)}
+    cpu = fpes.Population(net, theta.astype(np.float32), size=6, sigma=2.0**exponent, **options)
+    _, x, _ = setting((13, 24), (3,))
+    oracle.assert_bitwise_equal(shim_backend.ShimPopulation(cpu).forward(x), cpu.forward(x))
 
 
 @pytest.mark.parametrize("family", ["full", "lowrank1", "node"])
@@ -410,6 +423,15 @@ def test_integers_that_need_more_than_a_float(reverse, family, largest):
     weights[::2], weights[1::2] = np.abs(weights[::2]), -np.abs(weights[1::2])
     cpu, shim = populations((9, 10), (2,), family, size=400)
     oracle.assert_bitwise_equal(shim.gradient(weights), cpu.gradient(weights))
+
+
+@pytest.mark.parametrize("terms", [1, 5, 40])
+def test_low_rank_gradient_of_some_terms_at_a_time(terms):
+    cpu, shim = populations((9, 10), (2,), "lowrank3", size=64)
+    weights = np.random.default_rng(4).integers(-(2**20), 2**20, 64).astype(np.int32)
+    with shim_backend.device(floats_at_a_time=terms * (3 * 12 + 12)):
+        for each in (weights, weights.astype(np.float32)):
+            oracle.assert_bitwise_equal(shim.gradient(each), cpu.gradient(each), f"{terms} at a time, {each.dtype}")
 
 
 @each_kind

@@ -18,6 +18,7 @@ import pytest
 from distributed_run import RUNS, STEPS, train
 
 import fpes
+import fpes.distributed.workers as workers_module
 from fpes import engine
 from fpes.distributed import DigestError, VersionError, WorkerError, Workers, processes, worker
 
@@ -134,6 +135,18 @@ def test_killed_workers_change_no_bit(forks, given):
     assert len(set(killed)) > STEPS // 4
 
 
+def test_a_fresh_pool_ends_with_its_run(forks, monkeypatch):
+    """What takes the place of a broken executor is nobody's but the run's."""
+    made, like = [], workers_module._like
+    monkeypatch.setattr(workers_module, "_like", lambda broken: made.append(like(broken)) or made[-1])
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(forks)) as executor:
+        assert executor.submit(os._exit, 1).exception() is not None
+        with pytest.warns(fpes.TrainingWarning, match="by a fresh pool"):
+            oracle.assert_bitwise_equal(train("low", 3, executor=executor).theta, alone("low", 3))
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        made[0].submit(int)
+
+
 def test_a_worker_that_sleeps_is_not_waited_for(forks, tmp_path, monkeypatch):
     """Its pairs are computed elsewhere; what it answers late counts no more."""
     flag = tmp_path / "sleep"
@@ -170,9 +183,9 @@ def test_an_executor_that_loses_every_task():
         oracle.assert_bitwise_equal(train("low", 3, executor=Loses()).theta, alone("low", 3))
 
 
-def test_a_workers_exception_has_its_name_and_traceback(pool):
+def test_a_workers_exception_has_its_name_and_traceback():
     with pytest.raises(WorkerError, match=r"worker \S+:\d+ failed, on pairs 0 to 17:") as failure:
-        train("full", executor=Workers(pool, parts=1), fitness=distributed_run.raises)
+        train("full", executor=Workers(Inline(), parts=1), fitness=distributed_run.raises)
     assert "in raises\n" in str(failure.value)
     assert isinstance(failure.value.__cause__, KeyError)
 
@@ -198,9 +211,9 @@ def test_an_answer_to_another_task_is_refused():
         train("full", executor=Inline(changed_answer=lambda answer: {**answer, "begin": answer["begin"] + 1}))
 
 
-def test_what_cant_be_sent_is_said_at_once(pool):
+def test_what_cant_be_sent_is_said_at_once():
     with pytest.raises(TypeError, match=r"can't be sent to a worker: .* Define functions at the top level"):
-        train("full", executor=Workers(pool), fitness=lambda outputs, labels: outputs[:, 0, 0])
+        train("full", executor=Inline(), fitness=lambda outputs, labels: outputs[:, 0, 0])
 
 
 def test_refusals():

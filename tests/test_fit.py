@@ -34,8 +34,8 @@ def undisturbed() -> fpes.ES:
 class Runner:
     """The run in a process of its own."""
 
-    def __init__(self, path: Path) -> None:
-        command = [sys.executable, "-W", "error", training_run.__file__, str(path)]
+    def __init__(self, path: Path, *which: str) -> None:
+        command = [sys.executable, "-W", "error", training_run.__file__, str(path), *which]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self.process.stdout.readline() == "running\n"
 
@@ -75,6 +75,28 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(tmp_path, undisturb
     oracle.assert_bitwise_equal(es.theta, undisturbed.theta)
     oracle.assert_bitwise_equal(es.solution, undisturbed.solution)
     oracle.assert_bitwise_equal(es.residuals, undisturbed.residuals)
+
+
+def test_mnist_es_killed_at_random_moments_ends_with_the_same_bits(tmp_path):
+    """One unit at a time, on minibatches that importance sampling chooses, by what the checkpoint remembers of it."""
+    steps, path, rng = training_run.MNIST_ES_STEPS, tmp_path / "run.npz", random.Random(1)
+    whole = training_run.mnist_es()
+    whole.fit(training_run.images(), **training_run.MNIST_ES_SETTINGS)
+    generation = 0
+    for _ in range(2):
+        runner = Runner(path, "mnist-es")
+        runner.wait_for(path, generation + rng.randint(1, 5))
+        assert runner.end(signal.SIGKILL) == -signal.SIGKILL
+        killed = fpes.ES.load(path)
+        assert generation < killed.generation < steps
+        generation = killed.generation
+        assert (killed.residuals < 1).any()  # of samples that were seen
+    last = Runner(path, "mnist-es")
+    assert last.wait() == 0, last.errors
+    es = fpes.ES.load(path)
+    assert es.generation == steps
+    oracle.assert_bitwise_equal(es.theta, whole.theta)
+    oracle.assert_bitwise_equal(es.residuals, whole.residuals)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143)])

@@ -457,3 +457,45 @@ def test_tell_needs_the_evaluation():
     es = trainer()
     with pytest.raises(ValueError, match=r"the gradient of OneUnit\(.*\) needs the batch it belongs to"):
         es.tell(np.zeros(es.size, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch": 3, "groups": 16}, r"draws is \(2, 4, 2\), expected at most 3, the samples of a minibatch"),
+        (
+            {"batch": 16, "groups": 32},
+            "x has 32 groups of samples, expected a divisor of 16: the population has 16 blocks",
+        ),
+        ({"batch": 16, "groups": 7}, "groups is 7, expected a divisor of"),
+    ],
+)
+def test_settings_of_a_run_that_are_refused(settings, message):
+    es = trainer()
+    with pytest.raises(ValueError, match=message):
+        es.fit(fpes.datasets.load("digits"), **settings)
+    assert es.generation == 0
+
+
+@pytest.mark.filterwarnings("ignore::fpes.TrainingWarning")  # of dead layers, and of members that are all the same
+@pytest.mark.parametrize("data", ["one image", "nothing but zeros"])
+def test_a_run_on_degenerate_data(data):
+    """Every minibatch is singular, or zero: the parameters stay finite, and zeros teach nothing."""
+    digits = fpes.datasets.load("digits")
+    x = np.tile(digits.x_train[:1], (300, 1)) if data == "one image" else np.zeros((300, 16), np.float32)
+    y = np.full(300, digits.y_train[0], np.int32)
+    es = trainer(steps=5, weight_decay=0.0)
+    es.fit(fpes.datasets.Dataset(data, x, y, x[:9].copy(), y[:9].copy(), 10), **FIT)
+    assert np.isfinite(es.theta).all()
+    before = trainer().theta
+    assert np.array_equal(es.theta, before) == (data == "nothing but zeros")
+
+
+def test_minibatches_of_one_sample():
+    net, perturbation = fpes.LinearNetwork([16, 64, 64, 10]), fpes.OneUnit()
+    es = fpes.ES(
+        net, net.init(0), size=16 * perturbation.members(net.sizes), sigma=0.06, perturbation=perturbation, steps=5
+    )
+    es.fit(fpes.datasets.load("digits"), batch=1, groups=16)
+    assert np.isfinite(es.theta).all()
+    assert not np.array_equal(es.theta, net.init(0))

@@ -1,17 +1,19 @@
-"""A small training run, for this process and for others: as a program it trains until it is done, or killed.
+"""Small training runs, for this process and for others: as a program one trains until it is done, or killed.
 
-python training_run.py CHECKPOINT
+python training_run.py CHECKPOINT [mnist-es]
 """
 
 from __future__ import annotations
 
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 import fpes
+from fpes.presets import PRESETS
 
 STEPS = 200
 SETTINGS = {
@@ -45,12 +47,32 @@ def beginning() -> fpes.ES:
     )
 
 
-def main(path: Path) -> None:
-    es = fpes.ES.load(path) if path.exists() else beginning()
+# The preset mnist-es, with fewer minibatches and generations.
+_MNIST_ES = PRESETS["mnist-es"]
+MNIST_ES_STEPS = 24
+MNIST_ES_SETTINGS = {"batch": _MNIST_ES.batch, "groups": 2, "importance": _MNIST_ES.importance}
+
+
+def images() -> fpes.datasets.Dataset:
+    """Of MNIST's shape, and drawn."""
+    rng = np.random.default_rng(0)
+    y = np.arange(500, dtype=np.int32) % 10
+    x = (rng.random((500, 784)) < 0.1 + 0.02 * y[:, None]).astype(np.float32)
+    return fpes.datasets.Dataset("images", x, y, x[:50].copy(), y[:50].copy(), 10)
+
+
+def mnist_es() -> fpes.ES:
+    size = _MNIST_ES.size // _MNIST_ES.groups * MNIST_ES_SETTINGS["groups"]
+    return replace(_MNIST_ES, size=size, steps=MNIST_ES_STEPS).es(seed=0)
+
+
+def main(path: Path, of_mnist_es: bool) -> None:
+    data, start, settings = (images, mnist_es, MNIST_ES_SETTINGS) if of_mnist_es else (dataset, beginning, SETTINGS)
+    es = fpes.ES.load(path) if path.exists() else start()
     print("running", flush=True)
-    es.fit(dataset(), **SETTINGS, checkpoint=path, checkpoint_seconds=0.0)
+    es.fit(data(), **settings, checkpoint=path, checkpoint_seconds=0.0)
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell inherits it ignored
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), of_mnist_es="mnist-es" in sys.argv[2:])

@@ -62,18 +62,20 @@ struct PhiloxCounters {
         word3 = low;
         key = next_key(second);
     }
+    // The key of the round after `round`, whose key this is.
+    FPES_INLINE PhiloxKey key_after(PhiloxKey now, int /*round*/) const { return next_key(now); }
 };
 
-// The blocks with numbers n.
-template <class U>
-FPES_INLINE PhiloxBlock<U> philox4x32_7(const PhiloxCounters& counters, U n) {
+// The blocks with numbers n. Counters are PhiloxCounters, or know their keys in another way.
+template <class U, class Counters>
+FPES_INLINE PhiloxBlock<U> philox4x32_7(const Counters& counters, U n) {
     U high, low, word0, word1;
     multiply_wide(n, philox_multiplier_0, high, low);
     multiply_wide(bit_xor(high, splat<U>(counters.to_word2)), philox_multiplier_1, word0, word1);
     PhiloxBlock<U> c = {{bit_xor(word0, splat<U>(counters.to_word0)), word1,
                          bit_xor(low, splat<U>(counters.to_new_word2)), splat<U>(counters.word3)}};
     PhiloxKey key = counters.key;
-    for (int round = 3; round <= 7; ++round, key = next_key(key)) {
+    for (int round = 3; round <= 7; key = counters.key_after(key, round), ++round) {
         c = philox_round(c.word[0], bit_xor(c.word[1], splat<U>(key.word[0])), c.word[2],
                          bit_xor(c.word[3], splat<U>(key.word[1])));
     }

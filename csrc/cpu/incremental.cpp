@@ -63,6 +63,7 @@ std::vector<Group> make_groups(const Job& job, PairRange pairs, std::int64_t til
 
 // What a thread takes: a tile of samples, and some of the groups that see it.
 struct Item {
+    std::int64_t batch;
     std::int64_t sample;
     const std::vector<Group>* groups;
     std::int64_t begin;
@@ -93,10 +94,10 @@ class IncrementalWorker {
         }
     }
 
-    // The unperturbed network on samples sample ... sample + rows - 1 of the batch that a pair sees.
-    void start(std::int64_t pair, std::int64_t sample, int rows) {
+    // The unperturbed network on samples sample ... sample + rows - 1 of a batch.
+    void start(std::int64_t batch, std::int64_t sample, int rows) {
         sample_ = sample;
-        row_ = job_.batch.row(pair, sample);
+        row_ = batch * job_.batch.size + sample;
         rows_ = rows;
         const std::int64_t features = network_.features();
         engine_.kernels().pack(job_.batch.x + row_ * features, features, rows, static_cast<int>(features),
@@ -281,8 +282,10 @@ class IncrementalWorker {
 void run_incremental(const Job& job, Sink& sink) {
     const std::int64_t tile = std::min(tile_samples, job.batch.size);
     const std::int64_t tiles = (job.batch.size + tile - 1) / tile;
-    const std::int64_t first = job.batch.batch_of(job.pairs.begin);
-    const std::int64_t batches = job.batch.batch_of(job.pairs.end - 1) + 1 - first;
+    // Without pairs there are still the sums of the unperturbed network, of all batches.
+    const bool sums_only = job.pairs.count() == 0;
+    const std::int64_t first = sums_only ? 0 : job.batch.batch_of(job.pairs.begin);
+    const std::int64_t batches = sums_only ? job.batch.count : job.batch.batch_of(job.pairs.end - 1) + 1 - first;
     std::vector<std::vector<Group>> groups;
     std::vector<Item> items;
     groups.reserve(batches);
@@ -292,10 +295,11 @@ void run_incremental(const Job& job, Sink& sink) {
         groups.push_back(make_groups(job, pairs, tile));
         // An item passes through the unperturbed network first, so only few items are shared by several threads.
         const auto count = static_cast<std::int64_t>(groups.back().size());
-        const std::int64_t parts = std::clamp<std::int64_t>(4 * job.threads / (tiles * batches), 1, count);
+        const std::int64_t parts =
+            std::clamp<std::int64_t>(4 * job.threads / (tiles * batches), 1, std::max<std::int64_t>(1, count));
         for (std::int64_t sample = 0; sample < job.batch.size; sample += tile) {
             for (std::int64_t part = 0; part < parts; ++part) {
-                items.push_back({sample, &groups.back(), count * part / parts, count * (part + 1) / parts});
+                items.push_back({batch, sample, &groups.back(), count * part / parts, count * (part + 1) / parts});
             }
         }
     }
@@ -303,8 +307,7 @@ void run_incremental(const Job& job, Sink& sink) {
         IncrementalWorker worker(job, sink, tile);
         for (std::int64_t number; queue.take(number);) {
             const Item& item = items[number];
-            worker.start(item.groups->front().pairs.front(), item.sample,
-                         static_cast<int>(std::min(tile, job.batch.size - item.sample)));
+            worker.start(item.batch, item.sample, static_cast<int>(std::min(tile, job.batch.size - item.sample)));
             if (job.sums && item.begin == 0) worker.keep_sums();
             for (std::int64_t g = item.begin; g < item.end; ++g) worker.run((*item.groups)[g]);
         }

@@ -43,6 +43,7 @@ struct FullRankJob {
     DeviceLayers layers;
     NoiseSource noise;
     float scale;              // of a draw: sigma times the noise's unit
+    float small_scale;        // of a draw in small units (draws.hpp), or 0
     std::int64_t first_pair;  // of the launch
     std::int64_t batch;       // samples of a batch
     std::int64_t pairs_each;  // that see the same batch
@@ -142,12 +143,26 @@ class FullRankBlock {
     // Ends with all threads done with the activations.
     FPES_DEVICE void multiply(const DeviceLayer& layer, int first_column, bool staged, Accumulators<T>& acc) const {
         acc.clear();
-        Operands operands(*this, layer, first_column, staged);
-        operands.copy_inputs(0);
-        operands.draw(0);
         perturb_bias(layer, first_column);
+        const bool whole = layer.has_vectors() && layer.fan_out % 8 == 0 && !is_zero(job_.small_scale);
+        if (staged) {
+            whole ? multiply<DrawnBetween<true>>(layer, first_column, acc)
+                  : multiply<DrawnBefore<true>>(layer, first_column, acc);
+        } else {
+            whole ? multiply<DrawnBetween<false>>(layer, first_column, acc)
+                  : multiply<DrawnBefore<false>>(layer, first_column, acc);
+        }
+    }
+    template <class Operands>
+    FPES_DEVICE void multiply(const DeviceLayer& layer, int first_column, Accumulators<T>& acc) const {
+        Operands operands(*this, layer, first_column);
         operands.turn();
-        multiply_blocks<T, Mode, depth>(operands, layer.fan_in, T::warp_column() < layer.fan_out - first_column, acc);
+        const bool works = T::warp_column() < layer.fan_out - first_column;
+        if constexpr (Operands::draws_between) {
+            multiply_blocks<T, Mode, depth>(operands, layer.fan_in, works, acc);
+        } else {
+            multiply_blocks_simply<T, Mode, depth>(operands, layer.fan_in, works, acc);
+        }
     }
 
     FPES_DEVICE void cross(const DeviceLayer& layer, Accumulators<T>& acc) const {
@@ -164,54 +179,6 @@ class FullRankBlock {
         }
     }
 
-    // Where a thread's part of a block of weights is in the layer: its first eight columns, and how many rows are left
-    // from there. It walks from block to block, so that addresses and conditions cost little.
-    struct WeightWalk {
-        const float* from;
-        std::uint64_t element;  // of the layer's noise
-        int rows;               // left, from the thread's first one on
-        int columns;            // left, from the thread's first one on; none where another thread is enough
-        bool whole;             // eight columns, at a multiple of 16 bytes and of eight elements
-
-        FPES_DEVICE WeightWalk(const DeviceLayer& layer, int first_column) {
-            const int row = thread_index() / groups, column = first_column + thread_index() % groups * 8;
-            element = static_cast<std::uint64_t>(row) * layer.fan_out + column;
-            from = layer.weight + element;
-            rows = layer.fan_in - row;
-            columns = row < depth ? layer.fan_out - column : 0;
-            whole = layer.has_vectors() && layer.fan_out % 8 == 0;
-        }
-        FPES_DEVICE void next(const DeviceLayer& layer) {
-            from += static_cast<std::int64_t>(depth) * layer.fan_out;
-            element += static_cast<std::uint64_t>(depth) * layer.fan_out;
-            rows -= depth;
-        }
-        // Whether nothing has to be asked row by row.
-        FPES_DEVICE bool straight() const { return whole && rows > (passes - 1) * rows_per_pass; }
-    };
-
-    // Unperturbed weights of a block, into registers: long before they are needed.
-    static FPES_DEVICE void load_weights(const DeviceLayer& layer, const WeightWalk& walk, float (&w)[passes][8]) {
-        if (walk.columns <= 0) return;
-        if (walk.straight()) {
-            FPES_UNROLL
-            for (int pass = 0; pass < passes; ++pass) {
-                load4(walk.from + pass * rows_per_pass * layer.fan_out, w[pass]);
-                load4(walk.from + pass * rows_per_pass * layer.fan_out + 4, w[pass] + 4);
-            }
-            return;
-        }
-        FPES_UNROLL
-        for (int pass = 0; pass < passes; ++pass) {
-            if (pass * rows_per_pass >= walk.rows) break;
-            const float* from = walk.from + static_cast<std::int64_t>(pass * rows_per_pass) * layer.fan_out;
-            FPES_UNROLL
-            for (int i = 0; i < 8; ++i) {
-                if (i < walk.columns) w[pass][i] = from[i];
-            }
-        }
-    }
-
     // The inputs of the first layer walk through the stage as the weights do.
     using InputCopy = TurningCopy<T::threads, Shape::samples, depth>;
     FPES_DEVICE InputCopy inputs_of(const DeviceLayer& layer) const {
@@ -220,98 +187,173 @@ class FullRankBlock {
     }
 
     // The blocks of inputs and weights that are multiplied (multiply_blocks): weights are drawn into two buffers,
-    // inputs are there already, or come from memory through a stage.
+    // inputs are there already, or are `staged`: copied from memory into two buffers of their own.
+    //
+    // A thread perturbs the same eight columns of every (depth / passes)-th row. `rows_` counts the layer's rows from
+    // the thread's next one on; where another thread is enough, or the layer has no such columns, there are none.
+    template <bool staged>
     class Operands {
        public:
-        FPES_DEVICE Operands(const FullRankBlock& block, const DeviceLayer& layer, int first_column, bool staged)
-            : block_(block),
-              layer_(layer),
-              counters_(block.job_.noise.counters(noise_tensor(layer.index, NoiseRole::weight), block.pair_)),
-              walk_(layer, first_column),
-              inputs_(staged ? block.inputs_of(layer) : InputCopy()),
-              staged_(staged) {
-            load_weights(layer, walk_, w_);
-        }
         FPES_DEVICE const float* left(int number) const {
-            if (!staged_) return block_.activations_ + number * (depth * Shape::k_stride);
+            if (!staged) return block_.activations_ + number * (depth * Shape::k_stride);
             // Both members see the same inputs of the first layer, so only one copy of them is there.
             return stage(number) - (block_.job_.inputs_of_members ? 0 : sign() * Shape::samples);
         }
         FPES_DEVICE const float* right(int number) const { return weights(number) + sign() * Shape::matrix_floats; }
-        // Half of a scheduler's warps draw while the other half multiplies, and then the other way round.
-        FPES_DEVICE void start(int number) {
-            copy_inputs(number);
-            if (draws_first()) draw(number);
-        }
-        FPES_DEVICE void finish(int number) {
-            if (!draws_first()) draw(number);
-        }
         FPES_DEVICE void turn() const {
-            wait_for_copies<0>();
+            if (staged) wait_for_copies<0>();
             __syncthreads();
         }
 
+       protected:
+        static constexpr int distance = depth / passes;  // of the thread's rows
+
+        FPES_DEVICE Operands(const FullRankBlock& block, const DeviceLayer& layer, int first_column)
+            : block_(block),
+              fan_out_(layer.fan_out),
+              counters_(block.job_.noise.counters(noise_tensor(layer.index, NoiseRole::weight), block.pair_)),
+              inputs_(staged ? block.inputs_of(layer) : InputCopy()) {
+            const int row = thread_index() / groups, column = first_column + thread_index() % groups * 8;
+            columns_ = row < depth && column < layer.fan_out ? layer.fan_out - column : 0;
+            rows_ = columns_ > 0 ? layer.fan_in - row : 0;
+            element_ = static_cast<std::uint64_t>(row) * layer.fan_out + column;
+            from_ = layer.weight + element_;
+            copy_inputs(0);
+        }
         FPES_DEVICE void copy_inputs(int number) {
-            if (!staged_) return;
+            if (!staged) return;
             inputs_.start(stage(number), Shape::k_stride);
             if (block_.job_.inputs_of_members) {
-                inputs_.start(stage(number) + Shape::samples, Shape::k_stride, block_.job_.batch * layer_.fan_in);
+                inputs_.start(stage(number) + Shape::samples, Shape::k_stride, block_.job_.batch * fan_in());
             }
             inputs_.move_right();
             commit_copies();
         }
-        // From registers to shared memory; and into registers what is perturbed next.
-        FPES_DEVICE void draw(int number) {
-            if (number * depth >= layer_.fan_in) return;
-            block_.perturb(layer_, counters_, walk_, w_, weights(number));
-            walk_.next(layer_);
-            load_weights(layer_, walk_, w_);
+        // Where the thread's part of the + member's weights belongs.
+        FPES_DEVICE float* drawn(int number) const {
+            return weights(number) + thread_index() / groups * T::columns + thread_index() % groups * 8;
         }
 
+        const FullRankBlock& block_;
+        const float* from_;      // the thread's next weights
+        std::uint64_t element_;  // of the layer's noise
+        int fan_out_;
+        int rows_;
+        int columns_;
+        Counters counters_;
+
        private:
-        static FPES_DEVICE bool draws_first() { return T::warp() < T::threads / 64; }
+        FPES_DEVICE std::int64_t fan_in() const { return block_.job_.layers.layer[0].fan_in; }
         FPES_DEVICE float* weights(int number) const {
             return block_.weights_ + number % 2 * (2 * Shape::matrix_floats);
         }
         FPES_DEVICE float* stage(int number) const { return block_.stage_ + number % 2 * Shape::stage_block; }
 
-        const FullRankBlock& block_;
-        const DeviceLayer& layer_;
-        PhiloxCounters counters_;
-        WeightWalk walk_;
         InputCopy inputs_;
-        bool staged_;
-        float w_[passes][8];
     };
 
-    // The weights of both members, from registers to shared memory.
-    FPES_DEVICE void perturb(const DeviceLayer& layer, const PhiloxCounters& counters, const WeightWalk& walk,
-                             const float (&w)[passes][8], float* weights) const {
-        if (walk.columns <= 0) return;
-        float* const to = weights + thread_index() / groups * T::columns + thread_index() % groups * 8;
-        if (walk.straight()) {
-            FPES_UNROLL
+    // Weight by weight, before a block is multiplied: for any shape, and little code.
+    template <bool staged>
+    class DrawnBefore : public Operands<staged> {
+       public:
+        static constexpr bool draws_between = false;
+
+        // Block 0 is ready after the first turn.
+        FPES_DEVICE DrawnBefore(const FullRankBlock& block, const DeviceLayer& layer, int first_column)
+            : Operands<staged>(block, layer, first_column) {
+            draw(0);
+        }
+        FPES_DEVICE void start(int number) {
+            this->copy_inputs(number);
+            draw(number);
+        }
+
+       private:
+        FPES_DEVICE void draw(int number) {
+            const float scale = this->block_.job_.scale;
+            float* plus = this->drawn(number);
+            FPES_ROLLED
             for (int pass = 0; pass < passes; ++pass) {
-                float z[8];
-                draw_aligned<kind, 8>(counters, walk.element + pass * rows_per_pass * layer.fan_out, z);
-                store_both(z, w[pass], to + pass * rows_per_pass * T::columns);
+                if (this->rows_ > 0) {
+                    draw_to(plus, kind, this->counters_, this->element_);
+                    FPES_ROLLED
+                    for (int i = 0; i < 8 && i < this->columns_; ++i) {
+                        const float z = plus[i], w = this->from_[i];
+                        plus[i] = Mode::fma(z, scale, w);
+                        plus[Shape::matrix_floats + i] = Mode::fma(z, opposite(scale), w);
+                    }
+                }
+                plus += this->distance * T::columns;
+                this->from_ += static_cast<std::int64_t>(this->distance) * this->fan_out_;
+                this->element_ += static_cast<std::uint64_t>(this->distance) * this->fan_out_;
+                this->rows_ -= this->distance;
             }
-            return;
         }
-        FPES_UNROLL
-        for (int pass = 0; pass < passes; ++pass) {
-            if (pass * rows_per_pass >= walk.rows) break;
+    };
+
+    // Where eight columns are always a Philox block's: a row at a time, in the midst of multiply-adds and without a
+    // branch (multiply_drawing). What is perturbed next is loaded long before.
+    template <bool staged>
+    class DrawnBetween : public Operands<staged> {
+       public:
+        static constexpr bool draws_between = true;
+
+        // Block 0 is ready after the first turn.
+        FPES_DEVICE DrawnBetween(const FullRankBlock& block, const DeviceLayer& layer, int first_column)
+            : Operands<staged>(block, layer, first_column),
+              anywhere_(layer.weight),
+              step_(static_cast<std::int64_t>(this->distance) * layer.fan_out),
+              eight_(static_cast<std::uint32_t>(this->element_ / 8)) {
+            load();
+            start_drawing(0);
+            FPES_ROLLED
+            for (int part = 0; part < depth / 4; ++part) go_on(part);
+        }
+        FPES_DEVICE void start(int number) {
+            this->copy_inputs(number);
+            start_drawing(number);
+        }
+        FPES_DEVICE void go_on(int part) {
+            if constexpr (passes > 1) draw_row(part);
+        }
+
+       private:
+        static_assert(passes == 1 || passes == depth / 4, "a row for four k's");
+        static_assert(passes == 1 || rows_per_pass < depth, "every thread draws");
+
+        FPES_DEVICE void start_drawing(int number) {
+            to_ = this->drawn(number);
+            if (passes == 1 && thread_index() / groups < depth) draw_row(0);
+        }
+        FPES_DEVICE void draw_row(int pass) {
             float z[8];
-            draw<kind, 8>(counters, walk.element + static_cast<std::uint64_t>(pass * rows_per_pass) * layer.fan_out, z);
-            store_both(z, w[pass], to + pass * rows_per_pass * T::columns);
+            draw_aligned<kind, 8, true>(this->counters_, std::uint64_t{eight_} * 8, z);
+            this->block_.store_both(z, next_, to_ + pass * (rows_per_pass * T::columns));
+            eight_ += static_cast<std::uint32_t>(step_ / 8);
+            this->from_ += step_;
+            this->rows_ -= this->distance;
+            load();
         }
-    }
+        // Beyond the layer's last row and column, anything.
+        FPES_DEVICE void load() {
+            const float* const from = this->rows_ > 0 ? this->from_ : anywhere_;
+            load4(from, next_);
+            load4(from + 4, next_ + 4);
+        }
+
+        const float* anywhere_;
+        std::int64_t step_;
+        std::uint32_t eight_;  // the number of the next eight of the layer's weights
+        float* to_;
+        float next_[8];
+    };
+
     FPES_DEVICE void store_both(const float (&z)[8], const float (&w)[8], float* plus) const {
         float up[8], down[8];
         FPES_UNROLL
         for (int i = 0; i < 8; ++i) {
-            up[i] = Mode::fma(z[i], job_.scale, w[i]);
-            down[i] = Mode::fma(z[i], opposite(job_.scale), w[i]);
+            up[i] = Mode::fma(z[i], job_.small_scale, w[i]);
+            down[i] = Mode::fma(z[i], opposite(job_.small_scale), w[i]);
         }
         store4(plus, up);
         store4(plus + 4, up + 4);
@@ -321,7 +363,7 @@ class FullRankBlock {
 
     // Both members' biases, after their own factor: bias_[sign][column].
     FPES_DEVICE void perturb_bias(const DeviceLayer& layer, int first_column) const {
-        const PhiloxCounters counters = job_.noise.counters(noise_tensor(layer.index, NoiseRole::bias), pair_);
+        const Counters counters = job_.noise.counters(noise_tensor(layer.index, NoiseRole::bias), pair_);
         const int columns = smaller(T::columns, layer.fan_out - first_column);
         for (int first = 8 * thread_index(); first < columns; first += 8 * T::threads) {
             float z[8];
@@ -338,7 +380,7 @@ class FullRankBlock {
 
     FPES_DEVICE void narrow_layer(const DeviceLayer& layer) const {
         const int n = layer.fan_out, stride = narrow_padded(n), weights = layer.fan_in * n;
-        const PhiloxCounters counters = job_.noise.counters(noise_tensor(layer.index, NoiseRole::weight), pair_);
+        const Counters counters = job_.noise.counters(noise_tensor(layer.index, NoiseRole::weight), pair_);
         float* const plus = weights_;
         float* const minus = weights_ + layer.fan_in * stride;
         for (int first = 8 * thread_index(); first < weights; first += 8 * T::threads) {

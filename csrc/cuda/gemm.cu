@@ -12,7 +12,7 @@
 //          +-----+  +---------+                    level cache gives 8 bytes a cycle and multiprocessor, a third of
 //                                                  what it can.
 //
-// Where the result is so small that such tiles would leave multiprocessors idle, they are 64 x 64.
+// Where the result is so small that such tiles would leave multiprocessors idle, they are 64 x 128.
 #include <type_traits>
 
 #include "backend.hpp"
@@ -24,7 +24,7 @@ FPES_NAMESPACE_BEGIN
 namespace {
 
 using LargeTile = Tile<4, 1, 4, 8, 8, 16>;
-using SmallTile = Tile<2, 2, 4, 8, 8, 4>;
+using SmallTile = Tile<2, 2, 4, 8, 8, 8>;
 
 constexpr int depth = 16;  // k's in a buffer
 
@@ -53,6 +53,7 @@ FPES_DEVICE Place place_of(int number, std::int64_t m, std::int64_t n) {
 template <class T, int vector>
 class Operands {
    public:
+    static constexpr bool draws_between = false;
     FPES_DEVICE Operands(const Place& at, const float* a, const float* b, std::int64_t m, std::int64_t n,
                          std::int64_t k)
         : a_(a, m, k, at.row, 0), b_(b, k, n, 0, at.column) {}

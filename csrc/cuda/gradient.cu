@@ -5,14 +5,16 @@
 // pairs are added in order by one thread, in float32 that is never flushed.
 //
 // Full noise: a thread has eight elements, those of one Philox block, and walks over the pairs. Low rank: the sum over
-// (pair, rank) of (d A_r) (x) B_r is a sum of outer products (outer_sum.hpp).
+// (pair, rank) of (d A_r) (x) B_r is a sum of outer products (terms.hpp), some terms at a time; where it is exact, of
+// digits of d A_r, so small that floats add up hundreds of their products without rounding.
 #include <algorithm>
 #include <cmath>
 
 #include "backend.hpp"
 #include "incremental.hpp"
-#include "outer_sum.hpp"
+#include "modes.hpp"
 #include "population.hpp"
+#include "terms.hpp"
 
 FPES_NAMESPACE_BEGIN
 namespace {
@@ -112,77 +114,188 @@ __global__ __launch_bounds__(elementwise_threads) void scale_kernel(const std::i
     if (i < count) out[i] = to_float(static_cast<double>(totals[i]) * scale);
 }
 
-// Terms (pair, rank) of a layer's low-rank gradient.
+// --- Low rank --------------------------------------------------------------------------------------------------------
+
+// d A_r is below 2^31, and a digit of it at most 2^11; a draw is at most 8. So so many products of digits and draws are
+// added up exactly by floats.
+constexpr int digits = 3, digit_bits = 12;
+constexpr int exact_terms = 1024;
+static_assert(exact_terms * (1 << (digit_bits - 1)) * 8 <= (1 << 24), "sums that a float holds");
+
+// Terms (pair, rank) of a layer's low-rank gradient, and where their factors go: left [digits, terms, fan_in], without
+// digits where sums are floats, and right [terms, fan_out].
 template <class Weight>
-struct LowRankTerms {
+struct FactorsJob {
     NoiseSource noise;
     const Weight* weights;
     int rank;
     int layer;
     int fan_in;
     int fan_out;
-    Turn turn;  // the pairs, which may be those that perturb this layer
-    int units;  // that the right factor reaches, or 0 for all
-
-    FPES_DEVICE void left(std::int64_t t, std::int64_t i, float* to) const {
-        draw_factor(t, NoiseRole::factor_a, fan_in, i, to);
-        const auto d = static_cast<float>(difference(weights, turn.pair(t / rank)));
-        FPES_UNROLL
-        for (int c = 0; c < 4; ++c) to[c] = Ieee::mul(to[c], d);
-    }
-    FPES_DEVICE void right(std::int64_t t, std::int64_t j, float* to) const {
-        if (units == 0) return draw_factor(t, NoiseRole::factor_b, fan_out, j, to);
-        FPES_UNROLL
-        for (int c = 0; c < 4; ++c) {
-            const auto unit = static_cast<int>(j) + c;
-            to[c] = unit < fan_out ? scattered_factor(noise, layer, turn.pair(t), unit, units, fan_out) : 0.0f;
-        }
-    }
-    // As integers: a difference of weights times a draw is one below 2^31.
-    FPES_DEVICE void left(std::int64_t t, std::int64_t i, int* to) const {
-        float z[4];
-        draw_factor(t, NoiseRole::factor_a, fan_in, i, z);
-        const auto d = static_cast<int>(difference(weights, turn.pair(t / rank)));
-        FPES_UNROLL
-        for (int c = 0; c < 4; ++c) to[c] = static_cast<int>(z[c]) * d;
-    }
-    FPES_DEVICE void right(std::int64_t t, std::int64_t j, int* to) const {
-        float z[4];
-        right(t, j, z);
-        FPES_UNROLL
-        for (int c = 0; c < 4; ++c) to[c] = static_cast<int>(z[c]);
-    }
-
-   private:
-    FPES_DEVICE void draw_factor(std::int64_t t, NoiseRole role, int n, std::int64_t place, float* z) const {
-        const PhiloxCounters counters = noise.counters(noise_tensor(layer, role), turn.pair(t / rank));
-        draw<4>(noise.kind, counters, static_cast<std::uint64_t>(t % rank * n + place), z);
-    }
+    Turn turn;           // the pairs, which may be those that perturb this layer
+    int units;           // that the right factor reaches, or 0 for all
+    std::int64_t begin;  // the first term
+    std::int64_t terms;
+    float* left;
+    float* right;
+    unsigned* used;  // [digits]: whether a term has such a digit; null where sums are floats
 };
 
-template <class Sums, class Weight>
-__global__ __launch_bounds__(SumTile::threads) void low_rank_kernel(LowRankTerms<Weight> terms, Share all, int shares,
-                                                                    double scale, float* out, std::int64_t* totals) {
-    using T = SumTile;
-    const int wide = static_cast<int>(parts(terms.fan_out, T::columns));
-    const int first_row = block_index() / wide * T::rows, first_column = block_index() % wide * T::columns;
-    const Share share = share_of(all, shares);
-    typename Sums::Sum sums[T::tm][T::tn] = {};
-    sum_outer_products<Sums>(terms, share.begin, share.end, first_row, first_column, sums);
+template <class Weight>
+FPES_DEVICE void draw_factor(const FactorsJob<Weight>& job, std::int64_t t, NoiseRole role, int n, int place,
+                             float* z) {
+    const Counters counters = job.noise.counters(noise_tensor(job.layer, role), job.turn.pair(t / job.rank));
+    draw<4>(job.noise.kind, counters, static_cast<std::uint64_t>(t % job.rank * n + place), z);
+}
+
+// Four elements of d A_r, digit by digit from the lowest, each between -2^11 and 2^11.
+FPES_DEVICE void store_digits(const float (&z)[4], std::int64_t difference, float* to, std::int64_t digit_floats,
+                              unsigned* used) {
+    std::int64_t rest[4];
     FPES_UNROLL
-    for (int i = 0; i < T::tm; ++i) {
+    for (int c = 0; c < 4; ++c) rest[c] = static_cast<int>(z[c]) * difference;
+    FPES_UNROLL
+    for (int digit = 0; digit < digits; ++digit) {
+        constexpr std::int64_t base = 1 << digit_bits;
+        bool any = false;
+        float four[4];
         FPES_UNROLL
-        for (int j = 0; j < T::tn; ++j) {
-            const int row = first_row + T::row(i), column = first_column + T::column(j);
-            if (row >= terms.fan_in || column >= terms.fan_out) continue;
-            const std::int64_t at = static_cast<std::int64_t>(row) * terms.fan_out + column;
-            if constexpr (std::is_same_v<Sums, IntegerSums>) {
-                add_integer(totals + at, sums[i][j]);
-            } else {
-                out[at] = to_float((0.0 + to_double(sums[i][j])) * scale);
+        for (int c = 0; c < 4; ++c) {
+            const std::int64_t lowest = ((rest[c] + base / 2) & (base - 1)) - base / 2;
+            four[c] = static_cast<float>(static_cast<int>(lowest));
+            any = any || lowest != 0;
+            rest[c] = (rest[c] - lowest) / base;
+        }
+        store4(to + digit * digit_floats, four);
+        if (any) used[digit] = 1;  // whoever else writes it writes the same
+    }
+}
+
+// A block for each term, a thread for four elements.
+template <class Weight>
+__global__ __launch_bounds__(elementwise_threads) void factors_kernel(const FPES_CONSTANT FactorsJob<Weight> job) {
+    const std::int64_t t = job.begin + block_index();
+    const auto d = difference(job.weights, job.turn.pair(t / job.rank));
+    const std::int64_t left_stride = factor_stride(job.fan_in), right_stride = factor_stride(job.fan_out);
+    for (int i = 4 * thread_index(); i < job.fan_in; i += 4 * elementwise_threads) {
+        float* const to = job.left + block_index() * left_stride + i;
+        float z[4];
+        draw_factor(job, t, NoiseRole::factor_a, job.fan_in, i, z);
+        if constexpr (std::is_same_v<Weight, std::int32_t>) {
+            if (job.used) {
+                store_digits(z, d, to, job.terms * left_stride, job.used);
+                continue;
+            }
+        }
+        FPES_UNROLL
+        for (int c = 0; c < 4; ++c) z[c] = Ieee::mul(z[c], static_cast<float>(d));
+        store4(to, z);
+    }
+    for (int j = 4 * thread_index(); j < job.fan_out; j += 4 * elementwise_threads) {
+        float z[4];
+        if (job.units == 0) {
+            draw_factor(job, t, NoiseRole::factor_b, job.fan_out, j, z);
+        } else {
+            FPES_UNROLL
+            for (int c = 0; c < 4; ++c) {
+                z[c] = j + c < job.fan_out
+                           ? scattered_factor(job.noise, job.layer, job.turn.pair(t), j + c, job.units, job.fan_out)
+                           : 0.0f;
+            }
+        }
+        store4(job.right + block_index() * right_stride + j, z);
+    }
+}
+
+struct ProductJob {
+    const float* left;
+    const float* right;
+    std::int64_t terms;
+    int fan_in;
+    int fan_out;
+};
+
+// A block's tile of the sums.
+template <class T>
+struct SumsPlace {
+    int first_row;
+    int first_column;
+    int fan_in;
+    int fan_out;
+
+    FPES_DEVICE explicit SumsPlace(const ProductJob& job) : fan_in(job.fan_in), fan_out(job.fan_out) {
+        const int wide = static_cast<int>(parts(fan_out, T::columns));
+        first_row = block_index() / wide * T::rows;
+        first_column = block_index() % wide * T::columns;
+    }
+    // Calls use(i, j, at) for each element of the matrix that the thread has.
+    template <class Use>
+    FPES_DEVICE void each(Use use) const {
+        FPES_UNROLL
+        for (int i = 0; i < T::tm; ++i) {
+            FPES_UNROLL
+            for (int j = 0; j < T::tn; ++j) {
+                const int row = first_row + T::row(i), column = first_column + T::column(j);
+                if (row < fan_in && column < fan_out) use(i, j, static_cast<std::int64_t>(row) * fan_out + column);
             }
         }
     }
+};
+
+using IntegerTile = Tile<2, 2, 4, 8, 8, 8>;  // 64 x 128
+using FloatTile = Tile<2, 2, 4, 8, 8, 4>;    // 64 x 64: a block for all terms, so there should be many
+
+// Adds the sums of this block's share of the terms to the totals.
+__global__ __launch_bounds__(IntegerTile::threads,
+                             2) void integer_product_kernel(const FPES_CONSTANT ProductJob job, std::int64_t terms_each,
+                                                            const unsigned* used, std::int64_t* totals) {
+    using T = IntegerTile;
+    const SumsPlace<T> place(job);
+    const std::int64_t left_stride = factor_stride(job.fan_in), right_stride = factor_stride(job.fan_out);
+    std::int64_t sums[T::tm][T::tn] = {};
+    const std::int64_t begin = block_index_y() * terms_each;
+    const std::int64_t end = begin + terms_each < job.terms ? begin + terms_each : job.terms;
+    FPES_ROLLED
+    for (std::int64_t first = begin; first < end; first += exact_terms) {
+        const std::int64_t terms = end - first < exact_terms ? end - first : exact_terms;
+        FPES_ROLLED
+        for (int digit = 0; digit < digits; ++digit) {
+            if (used[digit] == 0) continue;
+            Accumulators<T> acc;
+            acc.clear();
+            TermsOperands<T> operands(job.left + (digit * job.terms + first) * left_stride, left_stride,
+                                      job.right + first * right_stride, right_stride, terms, place.first_row,
+                                      place.first_column);
+            operands.turn();
+            multiply_blocks<T, Ieee, terms_depth>(operands, terms, true, acc);
+            FPES_UNROLL
+            for (int i = 0; i < T::tm; ++i) {
+                FPES_UNROLL
+                for (int j = 0; j < T::tn; ++j) {
+                    sums[i][j] += static_cast<std::int64_t>(static_cast<int>(acc.sum[i][j])) << digit * digit_bits;
+                }
+            }
+        }
+    }
+    place.each([&](int i, int j, std::int64_t at) { add_integer(totals + at, sums[i][j]); });
+}
+
+// Continues the sums of earlier terms, which are where the gradient will be.
+__global__ __launch_bounds__(FloatTile::threads) void float_product_kernel(const FPES_CONSTANT ProductJob job,
+                                                                           bool started, bool finished, double scale,
+                                                                           float* out) {
+    using T = FloatTile;
+    const SumsPlace<T> place(job);
+    Accumulators<T> acc;
+    acc.clear();
+    if (started) place.each([&](int i, int j, std::int64_t at) { acc.sum[i][j] = out[at]; });
+    TermsOperands<T> operands(job.left, factor_stride(job.fan_in), job.right, factor_stride(job.fan_out), job.terms,
+                              place.first_row, place.first_column);
+    operands.turn();
+    multiply_blocks<T, Ieee, terms_depth>(operands, job.terms, true, acc);
+    place.each([&](int i, int j, std::int64_t at) {
+        out[at] = finished ? to_float((0.0 + to_double(acc.sum[i][j])) * scale) : acc.sum[i][j];
+    });
 }
 
 template <class Weight>
@@ -199,11 +312,19 @@ class GradientRun {
           gradient_(part.gradient),
           sums_(part.sums),
           exact_(std::is_same_v<Weight, std::int32_t> && population.noise != NoiseKind::gaussian) {
-        // The largest tensor's sums; every tensor uses the same memory in turn.
+        // Of the largest tensor and layer; all of them use the same memory in turn.
+        if (population.family != Family::full) {
+            std::int64_t floats = 0;
+            for (const Layer& layer : layers)
+                floats = std::max(floats, terms_at_a_time(layer) * floats_of_a_term(layer));
+            factors_ = context.arena.take<float>(floats);
+            used_ = context.arena.take<unsigned>(digits);
+        }
         if (!exact_ || sums_) return;
-        for (const Layer& layer : layers) most_sums_ = std::max(most_sums_, layer.fan_in * layer.fan_out);
-        for (const Layer& layer : layers) most_sums_ = std::max(most_sums_, layer.fan_out);
-        totals_ = context.arena.take<std::int64_t>(most_sums_);
+        std::int64_t most_sums = 0;
+        for (const Layer& layer : layers)
+            most_sums = std::max({most_sums, layer.fan_in * layer.fan_out, layer.fan_out});
+        totals_ = context.arena.take<std::int64_t>(most_sums);
     }
 
     void run() {
@@ -225,11 +346,18 @@ class GradientRun {
 
    private:
     // Enough blocks for every multiprocessor, but no share of fewer terms than make it worth while.
-    int shares(std::int64_t blocks, std::int64_t terms) const {
-        constexpr std::int64_t least_terms = 64, blocks_each = 8;
-        const std::int64_t wanted = parts(blocks_each * context_.device.multiprocessors, blocks);
+    static int within_terms(std::int64_t shares, std::int64_t terms) {
+        constexpr std::int64_t least_terms = 64;
         return static_cast<int>(
-            std::clamp<std::int64_t>(wanted, 1, std::min<std::int64_t>(parts(terms, least_terms), 65535)));
+            std::clamp<std::int64_t>(shares, 1, std::min<std::int64_t>(parts(terms, least_terms), 65535)));
+    }
+    int shares(std::int64_t blocks, std::int64_t terms) const {
+        constexpr std::int64_t blocks_each = 8;
+        return within_terms(parts(blocks_each * context_.device.multiprocessors, blocks), terms);
+    }
+    // Where two blocks fit on a multiprocessor: not one more than run at once, which would take as long as all others.
+    int shares_at_once(std::int64_t blocks, std::int64_t terms) const {
+        return within_terms(std::int64_t{2} * context_.device.multiprocessors / blocks, terms);
     }
 
     void full(std::uint32_t tensor, std::int64_t count, std::size_t offset) {
@@ -250,36 +378,63 @@ class GradientRun {
     }
 
     void low_rank(const Layer& layer) {
-        const bool one_layer = population_.one_layer_at_a_time();
         const double scale = population_.low_rank_gradient_scale(layer, pairs_of_population_);
         // Terms are counted over the pairs that perturb the layer, from the population's first one on.
         const std::int64_t first = population_.pairs_of(layer, {0, pairs_.begin}) * population_.rank;
         const std::int64_t count = population_.pairs_of(layer, {pairs_.begin, pairs_.end}) * population_.rank;
-        const Share all{first, first + count};
-        if (count == 0) {  // no pair of the range perturbs it
-            if (sums_) return clear(sums_ + layer.weight_offset, layer.fan_in * layer.fan_out);
-            return clear(gradient_ + layer.weight_offset, layer.fan_in * layer.fan_out);
+        const std::int64_t size = layer.fan_in * layer.fan_out, at_a_time = terms_at_a_time(layer);
+        if (!exact_ && count == 0) return clear(gradient_ + layer.weight_offset, size);  // no pair perturbs it
+        std::int64_t* const totals = exact_ ? cleared_totals(size, layer.weight_offset) : nullptr;
+        for (std::int64_t done = 0; done < count; done += at_a_time) {
+            const std::int64_t terms = std::min(at_a_time, count - done);
+            const ProductJob job = make_factors(layer, first + done, terms);
+            if (exact_) {
+                const std::int64_t tiles = tiles_of<IntegerTile>(layer);
+                // A share is a whole number of the loop's turns.
+                const std::int64_t each = parts(parts(terms, shares_at_once(tiles, terms)), terms_depth) * terms_depth;
+                launch(integer_product_kernel, Grid{tiles, parts(terms, each)}, IntegerTile::threads,
+                       TermsOperands<IntegerTile>::shared_bytes, context_, job, each, used_, totals);
+            } else {
+                launch(float_product_kernel, Grid{tiles_of<FloatTile>(layer)}, FloatTile::threads,
+                       TermsOperands<FloatTile>::shared_bytes, context_, job, done > 0, done + terms == count, scale,
+                       gradient_ + layer.weight_offset);
+            }
         }
-        const LowRankTerms<Weight> terms{noise_source(population_),
-                                         weights_,
-                                         population_.rank,
-                                         layer.index,
-                                         static_cast<int>(layer.fan_in),
-                                         static_cast<int>(layer.fan_out),
-                                         one_layer ? turn_of(population_, layer.index) : Turn{1, 0, 1},
-                                         one_layer ? population_.units[layer.index] : 0};
-        const std::int64_t blocks = parts(layer.fan_in, SumTile::rows) * parts(layer.fan_out, SumTile::columns);
-        float* const out = gradient_ + layer.weight_offset;
-        if (exact_) {
-            const int split = shares(blocks, count);
-            std::int64_t* const totals = cleared_totals(layer.fan_in * layer.fan_out, layer.weight_offset);
-            launch(low_rank_kernel<IntegerSums, Weight>, Grid{blocks, split}, SumTile::threads, sum_shared_bytes,
-                   context_, terms, all, split, scale, out, totals);
-            scale_totals(layer.fan_in * layer.fan_out, scale, layer.weight_offset);
-        } else {
-            launch(low_rank_kernel<FloatSums, Weight>, Grid{blocks}, SumTile::threads, sum_shared_bytes, context_,
-                   terms, all, 1, scale, out, totals_);
-        }
+        if (exact_) scale_totals(size, scale, layer.weight_offset);
+    }
+    template <class T>
+    static std::int64_t tiles_of(const Layer& layer) {
+        return parts(layer.fan_in, T::rows) * parts(layer.fan_out, T::columns);
+    }
+    std::int64_t floats_of_a_term(const Layer& layer) const {
+        return (exact_ ? digits : 1) * factor_stride(layer.fan_in) + factor_stride(layer.fan_out);
+    }
+    std::int64_t terms_at_a_time(const Layer& layer) const {
+        const std::int64_t most = context_.device.floats_at_a_time / floats_of_a_term(layer);
+        return std::clamp<std::int64_t>(most, 1,
+                                        std::max<std::int64_t>(1, (pairs_.end - pairs_.begin) * population_.rank));
+    }
+
+    ProductJob make_factors(const Layer& layer, std::int64_t begin, std::int64_t terms) const {
+        const bool one_layer = population_.one_layer_at_a_time();
+        float* const left = factors_;
+        float* const right = left + (exact_ ? digits : 1) * terms * factor_stride(layer.fan_in);
+        if (exact_) fill_with_zeros(used_, digits * sizeof(unsigned), context_);
+        const FactorsJob<Weight> job{noise_source(population_),
+                                     weights_,
+                                     population_.rank,
+                                     layer.index,
+                                     static_cast<int>(layer.fan_in),
+                                     static_cast<int>(layer.fan_out),
+                                     one_layer ? turn_of(population_, layer.index) : Turn{1, 0, 1},
+                                     one_layer ? population_.units[layer.index] : 0,
+                                     begin,
+                                     terms,
+                                     left,
+                                     right,
+                                     exact_ ? used_ : nullptr};
+        launch(factors_kernel<Weight>, Grid{terms}, elementwise_threads, 0, context_, job);
+        return {left, right, terms, job.fan_in, job.fan_out};
     }
 
     template <class T>
@@ -307,8 +462,9 @@ class GradientRun {
     float* gradient_;
     std::int64_t* sums_;
     bool exact_;
-    std::int64_t most_sums_ = 0;
     std::int64_t* totals_ = nullptr;
+    float* factors_ = nullptr;
+    unsigned* used_ = nullptr;
 };
 
 template <class Weight>

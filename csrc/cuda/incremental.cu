@@ -66,7 +66,7 @@ static_assert(factor_chunk % 8 == 0, "it is drawn eight at a time");
 template <class Mode>
 FPES_DEVICE float left_product(const ChangesJob& job, const Row& row, float* factor) {
     const DeviceLayer& layer = job.layer;
-    const PhiloxCounters counters = job.noise.counters(noise_tensor(layer.index, NoiseRole::factor_a), row.pair);
+    const Counters counters = job.noise.counters(noise_tensor(layer.index, NoiseRole::factor_a), row.pair);
     const float* h = job.inputs + row.input * layer.fan_in;
     float* const product = factor + factor_chunk;
     if (thread_index() == 0) *product = 0.0f;

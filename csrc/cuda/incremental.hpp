@@ -25,7 +25,7 @@ void cross_sums(const Context& context, const DeviceLayer& layer, const float* s
                 float* out);
 
 // The j-th of k perturbed units of a layer, for one sample: chosen in the j-th of k strata (cpu/kernels_changes.hpp).
-FPES_DEVICE int perturbed_unit(const PhiloxCounters& positions, std::int64_t sample, int j, int k, int units) {
+FPES_DEVICE int perturbed_unit(const Counters& positions, std::int64_t sample, int j, int k, int units) {
     const auto element = static_cast<std::uint64_t>(sample) * k + j;
     const auto block = philox4x32_7(positions, static_cast<std::uint32_t>(element / 4));
     const auto start = static_cast<std::int32_t>(static_cast<std::int64_t>(j) * units / k);
@@ -39,7 +39,7 @@ FPES_DEVICE int perturbed_unit(const PhiloxCounters& positions, std::int64_t sam
 // can only be chosen in its own stratum.
 FPES_DEVICE float scattered_factor(const NoiseSource& noise, int layer, std::int64_t pair, int j, int k, int units) {
     const auto stratum = static_cast<int>((static_cast<std::int64_t>(j + 1) * k - 1) / units);
-    const PhiloxCounters positions = noise.counters(noise_tensor(layer, NoiseRole::positions), pair);
+    const Counters positions = noise.counters(noise_tensor(layer, NoiseRole::positions), pair);
     if (perturbed_unit(positions, 0, stratum, k, units) != j) return 0.0f;
     return draw_one(noise.kind, noise.counters(noise_tensor(layer, NoiseRole::factor_b), pair),
                     static_cast<std::uint64_t>(stratum));

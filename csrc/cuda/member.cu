@@ -38,13 +38,13 @@ __global__ __launch_bounds__(elementwise_threads) void full_kernel(MemberJob job
 
 // Eight columns of a row of a weight matrix.
 template <class Mode>
-__global__ __launch_bounds__(elementwise_threads) void low_rank_kernel(MemberJob job, DeviceLayer layer, float* to) {
+__global__ __launch_bounds__(elementwise_threads) void low_rank_kernel(const FPES_CONSTANT MemberJob job,
+                                                                       DeviceLayer layer, float* to) {
     const std::int64_t groups = parts(layer.fan_out, 8), number = global_index(elementwise_threads);
     if (number >= groups * layer.fan_in) return;
     const std::int64_t row = number / groups, column = number % groups * 8;
     const std::int64_t first = row * layer.fan_out + column;
-    const PhiloxCounters of_a = job.noise.counters(noise_tensor(layer.index, NoiseRole::factor_a), job.pair);
-    const PhiloxCounters of_b = job.noise.counters(noise_tensor(layer.index, NoiseRole::factor_b), job.pair);
+    const Counters of_a = job.noise.counters(noise_tensor(layer.index, NoiseRole::factor_a), job.pair);
     float sum[8];
     FPES_UNROLL
     for (int i = 0; i < 8; ++i) sum[i] = column + i < layer.fan_out ? layer.weight[first + i] : 0.0f;
@@ -54,6 +54,7 @@ __global__ __launch_bounds__(elementwise_threads) void low_rank_kernel(MemberJob
         const float left = Mode::mul(a, job.minus ? opposite(job.rank_scale) : job.rank_scale);
         float b[8];
         if (job.units == 0) {
+            const Counters of_b = job.noise.counters(noise_tensor(layer.index, NoiseRole::factor_b), job.pair);
             draw<8>(job.noise.kind, of_b, static_cast<std::uint64_t>(r * std::int64_t{layer.fan_out} + column), b);
         } else {
             FPES_UNROLL

@@ -13,7 +13,7 @@
 
 #include "incremental.hpp"
 #include "modes.hpp"
-#include "tile.hpp"
+#include "terms.hpp"
 
 FPES_NAMESPACE_BEGIN
 namespace {
@@ -34,8 +34,8 @@ struct MemberWeights {
 // weighted noise. Rows are whole groups of four floats, filled up with zeros. So each factor is made once, and not
 // again by every tile of the gradient.
 
-FPES_INLINE constexpr std::int64_t left_stride(std::int64_t fan_in) { return (fan_in + 1 + 3) / 4 * 4; }
-FPES_INLINE constexpr std::int64_t right_stride(std::int64_t fan_out) { return (fan_out + 3) / 4 * 4; }
+FPES_INLINE constexpr std::int64_t left_stride(std::int64_t fan_in) { return factor_stride(fan_in + 1); }
+FPES_INLINE constexpr std::int64_t right_stride(std::int64_t fan_out) { return factor_stride(fan_out); }
 
 // Means of the inputs of both members of a pair, brought back from the scaled domain; or the inputs themselves.
 struct LeftJob {
@@ -80,7 +80,7 @@ __global__ __launch_bounds__(elementwise_threads) void right_kernel(RightJob job
     const std::int64_t t = block_index(), stride = right_stride(job.fan_out);
     const Row row = row_of(job.rows, 0, t / job.rows.batch * 2 * job.rows.batch + t % job.rows.batch);
     const float weight = job.weights.difference(row.pair - job.rows.begin, row.sample);
-    const PhiloxCounters counters = job.noise.counters(noise_tensor(job.layer, NoiseRole::node), row.pair);
+    const Counters counters = job.noise.counters(noise_tensor(job.layer, NoiseRole::node), row.pair);
     for (int first = thread_index() * per_thread; first < stride; first += elementwise_threads * per_thread) {
         float z[per_thread];
         draw<per_thread>(job.noise.kind, counters,
@@ -126,38 +126,6 @@ struct TermsJob {
 static_assert(sizeof(TermsJob) <= most_argument_bytes, "a job travels with the launch");
 
 using TermsTile = Tile<2, 2, 4, 8, 8, 4>;  // 64 x 64
-constexpr int terms_depth = 16;
-
-// The blocks of both factors (multiply_blocks).
-class TermsOperands {
-    using T = TermsTile;
-    static constexpr int left_floats = terms_depth * padded_rows(T::rows);
-
-   public:
-    static constexpr int shared_bytes = 2 * (left_floats + terms_depth * T::columns) * static_cast<int>(sizeof(float));
-
-    FPES_DEVICE TermsOperands(const TermsLayer& layer, std::int64_t terms, int first_row, int first_column)
-        : left_(layer.left, terms, left_stride(layer.fan_in), 0, first_row),
-          right_(layer.right, terms, right_stride(layer.fan_out), 0, first_column) {}
-    FPES_DEVICE float* left(int block) const { return dynamic_shared<float>() + block % 2 * left_floats; }
-    FPES_DEVICE float* right(int block) const {
-        return dynamic_shared<float>() + 2 * left_floats + block % 2 * (terms_depth * T::columns);
-    }
-    FPES_DEVICE void start(int block) {
-        left_.start(left(block), padded_rows(T::rows));
-        right_.start(right(block), T::columns);
-        commit_copies();
-    }
-    FPES_DEVICE void finish(int) const {}
-    FPES_DEVICE void turn() const {
-        wait_for_copies<0>();
-        __syncthreads();
-    }
-
-   private:
-    WindowCopy<T::threads, terms_depth, T::rows, 4> left_;
-    WindowCopy<T::threads, terms_depth, T::columns, 4> right_;
-};
 
 __global__ __launch_bounds__(TermsTile::threads) void terms_kernel(const FPES_CONSTANT TermsJob job) {
     using T = TermsTile;
@@ -182,8 +150,8 @@ __global__ __launch_bounds__(TermsTile::threads) void terms_kernel(const FPES_CO
             for (int j = 0; j < T::tn; ++j) acc.sum[i][j] = inside(i, j) ? out.sums[place(i, j)] : 0.0f;
         }
     }
-    TermsOperands operands(layer, job.terms, first_row, first_column);
-    operands.start(0);
+    TermsOperands<T> operands(layer.left, left_stride(layer.fan_in), layer.right, right_stride(layer.fan_out),
+                              job.terms, first_row, first_column);
     operands.turn();
     multiply_blocks<T, Ieee, terms_depth>(operands, job.terms, true, acc);
     FPES_UNROLL
@@ -213,7 +181,7 @@ void launch_terms(const Context& context, std::int64_t terms, const std::vector<
             layer.first_block = static_cast<int>(blocks);
             blocks += parts(layer.fan_in + 1, T::rows) * parts(layer.fan_out, T::columns);
         }
-        launch(terms_kernel, Grid{blocks}, T::threads, TermsOperands::shared_bytes, context, job);
+        launch(terms_kernel, Grid{blocks}, T::threads, TermsOperands<T>::shared_bytes, context, job);
     }
 }
 
@@ -390,8 +358,8 @@ __global__ __launch_bounds__(sparse_threads) void sparse_noise_kernel(NoiseSumJo
     pairs_of_sample(job, sample, begin, end);
     for (std::int64_t pair = begin; pair < end; ++pair) {
         if (!job.turn.has(pair)) continue;
-        const PhiloxCounters positions = job.noise.counters(noise_tensor(job.layer.index, NoiseRole::positions), pair);
-        const PhiloxCounters draws = job.noise.counters(noise_tensor(job.layer.index, NoiseRole::node), pair);
+        const Counters positions = job.noise.counters(noise_tensor(job.layer.index, NoiseRole::positions), pair);
+        const Counters draws = job.noise.counters(noise_tensor(job.layer.index, NoiseRole::node), pair);
         const float weight = job.weights.difference(pair - job.first_pair, within);
         for (int j = thread_index(); j < job.units; j += sparse_threads) {
             const int unit = perturbed_unit(positions, within, j, job.units, job.layer.fan_out);

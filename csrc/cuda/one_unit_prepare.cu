@@ -278,7 +278,8 @@ class PrepareRun {
                GramJob{unit_inputs(job_, layer), samples_, first_batch, gram_});
         launch(factorise_kernel, Grid{batches}, factor_threads, static_cast<int>(sizeof(UnitScale)), context,
                FactorJob{draws, first_batch, gram_, lower_, job_.state.factors});
-        const int bytes = samples_ * static_cast<int>(sizeof(double) + sizeof(float));
+        // Whole runs of 16 bytes, for compilers load two numbers at a time.
+        const int bytes = (samples_ * static_cast<int>(sizeof(double) + sizeof(float)) + 15) / 16 * 16;
         launch(span_kernel, Grid{batches * draws.sharing * draws.count}, draw_threads, bytes, context,
                SpanJob{draws, first_batch * draws.sharing, gram_, lower_, job_.state.factors, job_.state.solutions,
                        job_.state.changes});
@@ -321,7 +322,7 @@ UnitInputs unit_inputs(const UnitJob& job, int layer) {
 }
 
 UnitDraws unit_draws(const UnitJob& job, int layer) {
-    return {{job.population.key, job.population.generation, NoiseKind::rademacher},
+    return {{round_keys(job.population.key), job.population.generation, NoiseKind::rademacher},
             layer,
             job.layout.depth(),
             job.layout.draws(layer),

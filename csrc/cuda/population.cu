@@ -36,6 +36,7 @@ class FullRankRun {
         FullRankJob job{};
         job.noise = noise_source(population);
         job.scale = population.weight_scale();
+        job.small_scale = small_scale(population.noise, job.scale);
         job.first_pair = pairs.begin;
         job.batch = batch.size;
         job.pairs_each = batch.pairs_each;

@@ -12,7 +12,7 @@ inline int rank_of(const Population* population) {
 }
 
 inline NoiseSource noise_source(const Population& population) {
-    return {population.key, population.generation, population.noise};
+    return {round_keys(population.key), population.generation, population.noise};
 }
 
 // Parameters that a member leaves alone.

@@ -20,12 +20,14 @@ __global__ __launch_bounds__(elementwise_threads) void multiply_kernel(const flo
 
 constexpr int per_draw = 8;
 
-__global__ __launch_bounds__(elementwise_threads) void noise_kernel(NoiseStream stream, std::uint64_t first,
+__global__ __launch_bounds__(elementwise_threads) void noise_kernel(NoiseSource noise, std::uint32_t tensor,
+                                                                    std::uint32_t pair, std::uint64_t first,
                                                                     std::int64_t count, float* out) {
     const std::int64_t begin = global_index(elementwise_threads) * per_draw;
     if (begin >= count) return;
     float z[per_draw];
-    draw<per_draw>(stream.kind, counters_of(stream), first + static_cast<std::uint64_t>(begin), z);
+    const Counters counters = noise.counters(tensor, pair);
+    draw<per_draw>(noise.kind, counters, first + static_cast<std::uint64_t>(begin), z);
     FPES_UNROLL
     for (int i = 0; i < per_draw; ++i) {
         if (begin + i < count) out[begin + i] = z[i];
@@ -87,8 +89,9 @@ void multiply(Context& context, Flush flush, const float* v, float factor, float
 
 void draw_noise(Context& context, const NoiseStream& stream, std::uint64_t first, std::int64_t count, float* out) {
     if (context.arena.measuring()) return;
+    const NoiseSource noise{round_keys(stream.key), stream.generation, stream.kind};
     launch(noise_kernel, Grid{parts(count, std::int64_t{elementwise_threads} * per_draw)}, elementwise_threads, 0,
-           context, stream, first, count, out);
+           context, noise, stream.tensor, stream.pair, first, count, out);
 }
 
 void elementary(Context& context, bool logarithm, const float* x, std::int64_t count, float* out) {

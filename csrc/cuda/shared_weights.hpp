@@ -118,7 +118,7 @@ class SharedWeightsBlock {
     }
     // Places that have rows in the tile.
     FPES_DEVICE int places() const { return rows_[T::rows - 1].place + 1; }
-    FPES_DEVICE PhiloxCounters counters(const DeviceLayer& layer, NoiseRole role, std::int64_t pair) const {
+    FPES_DEVICE Counters counters(const DeviceLayer& layer, NoiseRole role, std::int64_t pair) const {
         return job_.noise.counters(noise_tensor(layer.index, role), pair);
     }
     FPES_DEVICE std::int64_t pair_at(int place) const {
@@ -171,6 +171,7 @@ class SharedWeightsBlock {
     // inputs are there already, or come from memory through a stage.
     class Operands {
        public:
+        static constexpr bool draws_between = false;
         FPES_DEVICE Operands(const SharedWeightsBlock& block, const DeviceLayer& layer, int first_column, bool staged)
             : block_(block),
               layer_(layer),

@@ -115,31 +115,13 @@ FPES_DEVICE void multiply_rest(const float* a, const float* b, int depth, Accumu
     }
 }
 
-// sum += a b, k in order: the main loop of a product, over blocks of `depth` k's of which the next is made ready while
-// one is multiplied. Operands has
-//
-//     left(block), right(block)   where a block is: [depth][padded_rows(T::rows)], [depth][T::columns]
-//     start(block)                begins to make a block ready, finish(block) ends; copies may still be under way.
-//                                 What is beyond the last block is nobody's interest
-//     turn()                      waits until what this thread has made ready is there, and for all other threads
-//
-// Block 0 is ready. A warp that doesn't work has no columns, but makes blocks ready.
-//
-// Two fragments take turns: one is loaded while the other is multiplied. So the threads meet before they multiply a
-// block's last k, not after: whoever has its fragment is done with the block, and finds work on the other side. When
-// the function returns, everybody is done with the operands.
-//
-// The loop over two k's, and the last two of a block, are 512 multiply-adds for the largest tile: they fit the
-// instruction cache next to a scheduler.
+// The whole blocks of multiply_blocks.
 template <class T, class Mode, int depth, class Operands>
-FPES_DEVICE void multiply_blocks(Operands& operands, std::int64_t k_count, bool works, Accumulators<T>& acc) {
-    static_assert(depth % 2 == 0, "two fragments take turns");
+FPES_DEVICE void multiply_copying(Operands& operands, int whole, bool works, Fragment<T>& even, Accumulators<T>& acc) {
     constexpr int stride = padded_rows(T::rows);
-    const int whole = static_cast<int>(k_count / depth), rest = static_cast<int>(k_count % depth);
     const auto left = [&](int block) { return operands.left(block) + T::first_row(); };
     const auto right = [&](int block) { return operands.right(block) + T::first_column(); };
-    Fragment<T> even, odd;
-    even.load(left(0), right(0));
+    Fragment<T> odd;
     FPES_ROLLED
     for (int block = 0; block < whole; ++block) {
         const float* a = left(block);
@@ -167,9 +149,86 @@ FPES_DEVICE void multiply_blocks(Operands& operands, std::int64_t k_count, bool 
             odd.template multiply<Mode>(acc);
         }
     }
-    if (rest == 0) return;
-    if (works) multiply_rest<T, Mode>(operands.left(whole), operands.right(whole), rest, acc);
+}
+
+// The same for operands that are drawn in the midst of multiply-adds, a part for every four k's: neither has a branch,
+// so the compiler fills the time that a draw's long chain of operations takes with multiply-adds of the same warp. A
+// warp without columns multiplies too, what nobody looks at, and keeps no other warp waiting: all warps of a scheduler
+// have the same columns.
+template <class T, class Mode, int depth, class Operands>
+FPES_DEVICE void multiply_drawing(Operands& operands, int whole, Fragment<T>& even, Accumulators<T>& acc) {
+    constexpr int stride = padded_rows(T::rows), parts = depth / 4;
+    static_assert(depth % 4 == 0, "four k's for a draw");
+    static_assert(4 % T::warps_n == 0, "a multiprocessor's four schedulers take warps in turn");
+    Fragment<T> odd;
+    FPES_ROLLED
+    for (int block = 0; block < whole; ++block) {
+        const float* a = operands.left(block) + T::first_row();
+        const float* b = operands.right(block) + T::first_column();
+        operands.start(block + 1);
+        FPES_UNROLL
+        for (int part = 0; part < parts; ++part) {
+            operands.go_on(part);
+            odd.load(a + stride, b + T::columns);
+            even.template multiply<Mode>(acc);
+            even.load(a + 2 * stride, b + 2 * T::columns);
+            odd.template multiply<Mode>(acc);
+            odd.load(a + 3 * stride, b + 3 * T::columns);
+            even.template multiply<Mode>(acc);
+            if (part == parts - 1) break;
+            a += 4 * stride;
+            b += 4 * T::columns;
+            even.load(a, b);
+            odd.template multiply<Mode>(acc);
+        }
+        operands.turn();
+        even.load(operands.left(block + 1) + T::first_row(), operands.right(block + 1) + T::first_column());
+        odd.template multiply<Mode>(acc);
+    }
+}
+
+// sum += a b, k in order: the main loop of a product, over blocks of `depth` k's of which the next is made ready while
+// one is multiplied. Operands has
+//
+//     left(block), right(block)   where a block is: [depth][padded_rows(T::rows)], [depth][T::columns]
+//     start(block)                begins to make a block ready, finish(block) ends; copies may still be under way.
+//                                 What is beyond the last block is nobody's interest
+//     draws_between               whether go_on(part) draws, instead of finish (multiply_drawing)
+//     turn()                      waits until what this thread has made ready is there, and for all other threads
+//
+// Block 0 is ready. A warp that doesn't work has no columns, but makes blocks ready (and see multiply_drawing).
+//
+// Two fragments take turns: one is loaded while the other is multiplied. So the threads meet before they multiply a
+// block's last k, not after: whoever has its fragment is done with the block, and finds work on the other side. When
+// the function returns, everybody is done with the operands.
+//
+// The loop over two k's, and the last two of a block, are 512 multiply-adds for the largest tile: they fit the
+// instruction cache next to a scheduler.
+template <class T, class Mode, int depth, class Operands>
+FPES_DEVICE void multiply_blocks(Operands& operands, std::int64_t k_count, bool works, Accumulators<T>& acc) {
+    static_assert(depth % 2 == 0, "two fragments take turns");
+    const int whole = static_cast<int>(k_count / depth), rest = static_cast<int>(k_count % depth);
+    Fragment<T> even;
+    even.load(operands.left(0) + T::first_row(), operands.right(0) + T::first_column());
+    if constexpr (Operands::draws_between) {
+        multiply_drawing<T, Mode, depth>(operands, whole, even, acc);
+    } else {
+        multiply_copying<T, Mode, depth>(operands, whole, works, even, acc);
+    }
+    if (works && rest > 0) multiply_rest<T, Mode>(operands.left(whole), operands.right(whole), rest, acc);
+    // Whole blocks end with a fragment of the next one, which may not be there: others write to its place after this.
     operands.turn();
+}
+
+// The same with one fragment, in few registers and little code: for operands that are costly to make.
+template <class T, class Mode, int depth, class Operands>
+FPES_DEVICE void multiply_blocks_simply(Operands& operands, int k_count, bool works, Accumulators<T>& acc) {
+    FPES_ROLLED
+    for (int block = 0, left = k_count; left > 0; ++block, left -= depth) {
+        operands.start(block + 1);
+        if (works) multiply_rest<T, Mode>(operands.left(block), operands.right(block), smaller(depth, left), acc);
+        operands.turn();
+    }
 }
 
 // The tile, to shared memory, as the left operand of another product: [column][padded_rows(T::rows)].

@@ -140,7 +140,11 @@ class Workers:
     @contextmanager
     def training(self, es: ES, minibatches: Minibatches) -> Iterator[Engine]:
         """Around the generations of a fit()."""
-        yield _Training(self, es, minibatches)
+        try:
+            yield _Training(self, es, minibatches)
+        finally:
+            if self._make is None:
+                self.close()  # a pool that has taken the place of a broken one that was given
 
     def gradient_of(self, population: Population, weights: Any) -> FloatArray:
         """The gradient of exact sums, in parts."""

@@ -23,7 +23,10 @@ _PTX = re.compile(r"^\s*(?:@!?%p\d+\s+)?([a-z][\w.:]*)[\s;]", re.ASCII)
 _PTX_ENTRY = re.compile(r"\.(?:entry|func)\s+(?:\([^)]*\)\s*)?([\w$]+)")
 # A line of SASS: its address, a predicate, the instruction, operands; then its encoding.
 _SASS = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)")
-_SASS_TEXT = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;")
+_SASS_TEXT = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;")
+# The encoding's higher half, in a line of its own, and where the cycles to wait before the next instruction are in it.
+_SASS_REST = re.compile(r"^\s+/\* 0x([0-9a-f]{16}) \*/")
+_STALL_SHIFT, _STALL_MASK = 41, 0xF
 _SASS_FUNCTION = re.compile(r"Function : ([\w$]+)")
 _ARCHITECTURE = re.compile(r"^arch = (\w+)")
 _RESOURCES_OF = re.compile(r"^\s*Function ([\w$]+):")
@@ -40,12 +43,16 @@ class Kernel:
         architecture: such as "sm_90".
         instructions: the instructions with their modifiers, in order: "FFMA.FTZ".
         lines: of machine code, the same with predicates and operands; of PTX empty.
+        addresses: of machine code, of each instruction, as branches name them.
+        stalls: of machine code, the cycles that a warp waits at least after each instruction.
     """
 
     name: str
     architecture: str = ""
     instructions: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
+    addresses: list[int] = field(default_factory=list)
+    stalls: list[int] = field(default_factory=list)
 
     def using(self, pattern: str) -> list[str]:
         """Instructions that match a regular expression from their beginning."""
@@ -193,5 +200,8 @@ def _parsed(
         elif inside and (found := instruction.match(line)):
             kernels[-1].instructions.append(found[1])
             if whole is not None and (full := whole.match(line)):
-                kernels[-1].lines.append(re.sub(r"\s+", " ", full[1]))
+                kernels[-1].addresses.append(int(full[1], 16))
+                kernels[-1].lines.append(re.sub(r"\s+", " ", full[2]))
+        elif inside and whole is not None and (rest := _SASS_REST.match(line)):
+            kernels[-1].stalls.append(int(rest[1], 16) >> _STALL_SHIFT & _STALL_MASK)
     return kernels

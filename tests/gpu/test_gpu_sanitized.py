@@ -15,7 +15,7 @@ import fpes
 
 pytestmark = [pytest.mark.gpu, pytest.mark.sanitizer]
 
-FUSED, LAYERED = (13, 17, 9, 5), (9, 530, 4)
+FUSED, EIGHTS, LAYERED = (13, 17, 9, 5), (13, 16, 24, 5), (9, 530, 4)  # rows of EIGHTS are drawn between multiply-adds
 FAMILIES = {
     "full": fpes.FullRank(),
     "full, rademacher": fpes.FullRank("rademacher"),
@@ -69,13 +69,13 @@ def test_elementwise_operations_and_noise(cupy):
         )
 
 
-@pytest.mark.parametrize("sizes", [FUSED, LAYERED], ids=str)
+@pytest.mark.parametrize("sizes", [FUSED, EIGHTS, LAYERED], ids=str)
 def test_networks(cupy, sizes):
     net, theta, x, _ = network(sizes)
     compare(cupy, net, theta, x)
 
 
-@pytest.mark.parametrize("sizes", [FUSED, LAYERED], ids=str)
+@pytest.mark.parametrize("sizes", [FUSED, EIGHTS, LAYERED], ids=str)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_populations_and_their_gradients(cupy, family, sizes):
     net, theta, x, y = network(sizes)

@@ -1,0 +1,51 @@
+"""Populations in parts on a device, without one: the CUDA kernels on the host shim, the bits of the CPU."""
+
+from __future__ import annotations
+
+import fake_cupy
+import numpy as np
+import oracle
+import pytest
+from cuda_double import host, install, on_gpu, shim
+from test_ranges import EXACT, ONE_UNIT, PERTURBATIONS, ranges, setting
+
+import fpes
+
+SPLIT = (0, 5, 6, 19, 24)
+
+
+@pytest.fixture(autouse=True)
+def gpu(monkeypatch):
+    install(monkeypatch, shim())
+
+
+@pytest.mark.parametrize("name", [*PERTURBATIONS, *ONE_UNIT])
+def test_parts_on_a_device(name):
+    population, x, y = setting(name, groups=2)
+    there = fpes.Population(
+        population.net,
+        on_gpu(population.theta),
+        size=population.size,
+        sigma=population.sigma,
+        perturbation=population.perturbation,
+        seed=population.seed,
+        generation=population.generation,
+    )
+    x_there, y_there = on_gpu(x), on_gpu(y.astype(np.int32))
+    whole, outputs = population.evaluate(x, y), population.forward(x)
+    fitness = []
+    for pairs in ranges(population, SPLIT):
+        members = slice(2 * pairs[0], 2 * pairs[1])
+        part = there.evaluate(x_there, y_there, pairs=pairs)
+        fitness.append(host(part.values))
+        oracle.assert_bitwise_equal(fitness[-1], whole.values[members], f"{name}, {pairs}")
+        oracle.assert_bitwise_equal(host(there.forward(x_there, pairs=pairs)), outputs[members], name)
+        floats = there.partial_gradient(on_gpu(whole.values), part, pairs=pairs)
+        oracle.assert_bitwise_equal(host(floats), population.partial_gradient(whole, pairs=pairs), f"{name}, {pairs}")
+    together = there.evaluated(x_there, on_gpu(np.concatenate(fitness)), y_there)
+    oracle.assert_bitwise_equal(host(there.gradient(together)), population.gradient(whole), name)
+    if name in EXACT:
+        weights = fpes.centred_ranks(whole.values)
+        parts = [there.partial_gradient(on_gpu(weights), pairs=pairs) for pairs in ranges(population, SPLIT)]
+        assert all(isinstance(part, fake_cupy.ndarray) and part.dtype == np.int64 for part in parts)
+        oracle.assert_bitwise_equal(host(there.joined_gradient(parts)), population.gradient(weights), name)
