@@ -6,6 +6,7 @@ instruction set and for any number of threads.
 
 from fpes import _loading, datasets, distributed  # noqa: F401  # _loading first, which says why where there is no C++ module
 from fpes._build import build_config
+from fpes._config import register
 from fpes._settings import get_isa, get_threads, set_isa, set_threads, supported_isas
 from fpes._version import __version__
 from fpes.checkpoint import CheckpointError
@@ -53,6 +54,7 @@ __all__ = [
     "get_threads",
     "multiply",
     "noise",
+    "register",
     "set_isa",
     "set_threads",
     "supported_isas",

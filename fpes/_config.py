@@ -2,37 +2,87 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import fields, is_dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from fpes.datasets import Augmentation, ImportanceSampling
-from fpes.optimisers import SGD, Adam, ClipUp
-from fpes.perturbations import FullRank, LowRank, NodePerturbation, OneUnit
-from fpes.schedules import Constant, Cosine, Exponential, WarmUp
+from fpes._modes import ieee_mode
 
-_TYPES: dict[str, Any] = {
-    kind.__name__: kind
-    for kind in (
-        Adam,
-        Augmentation,
-        ClipUp,
-        Constant,
-        Cosine,
-        Exponential,
-        FullRank,
-        ImportanceSampling,
-        LowRank,
-        NodePerturbation,
-        OneUnit,
-        SGD,
-        WarmUp,
-    )
-}
+_Class = TypeVar("_Class", bound=type)
+_classes: dict[str, type] = {}
+
+
+def register(cls: _Class) -> _Class:
+    """Class decorator: checkpoints keep objects of this class, by the name of the class and its fields, without pickle.
+
+    ::
+
+        @fpes.register
+        @dataclass(frozen=True)
+        class Lion:
+            beta1: float = 0.9
+            ...
+
+    Whoever loads such a checkpoint registers the class first: imports the module that defines it.
+
+    Args:
+        cls: a frozen dataclass whose fields are numbers, text, True, False, None, tuples of them, and objects of
+            registered classes. A class that takes the place of one of the same module and name, as when a notebook's
+            cell runs again, is registered anew.
+
+    Returns:
+        cls itself.
+
+    Raises:
+        TypeError: it is no frozen dataclass, or a field isn't an argument of its constructor.
+        ValueError: another class is registered under its name; a field is called "type".
+    """
+    if not (isinstance(cls, type) and is_dataclass(cls) and cls.__dataclass_params__.frozen):  # type: ignore[attr-defined]
+        raise TypeError(f"{cls!r} can't be registered, expected a frozen dataclass: write @dataclass(frozen=True)")
+    for field in fields(cls):
+        if not field.init:
+            raise TypeError(f"{cls.__name__}.{field.name} is no argument of {cls.__name__}(), expected init=True")
+        if field.name == "type":
+            raise ValueError(f"{cls.__name__} has a field called type, the word for its own name in a checkpoint")
+    other = _classes.get(cls.__name__, cls)
+    if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+        raise ValueError(f"{cls.__name__} is registered already, as {other.__module__}.{other.__qualname__}")
+    _classes[cls.__name__] = cls
+    return cls
+
+
+def is_registered(value: Any) -> bool:
+    """Whether a checkpoint can name the class of an object."""
+    return _classes.get(type(value).__name__) is type(value)
+
+
+@ieee_mode()  # the caller's rounding would decide about the numbers that are read
+def setting(name: str, value: Any, protocol: type, expected: str) -> Any:
+    """A description with Python's own numbers, of a registered class that follows a protocol.
+
+    Raises:
+        TypeError: it doesn't, or a checkpoint couldn't hold it.
+    """
+    if isinstance(value, type) or not isinstance(value, protocol):
+        raise TypeError(f"{name} is {value!r}, expected {expected}")
+    if not is_registered(value):
+        raise TypeError(
+            f"{name} is {value!r}, expected an object of a class that checkpoints know: put @fpes.register above class "
+            f"{type(value).__name__}"
+        )
+    value = plain(value)
+    try:
+        restored = from_json(json.loads(json.dumps(to_json(value))))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} is {value!r}, which a checkpoint can't hold: {error}") from error
+    if restored != value:
+        raise TypeError(f"{name} is {value!r}, and would come back from a checkpoint as {restored!r}")
+    return value
 
 
 def plain(value: Any) -> Any:
@@ -47,7 +97,7 @@ def plain(value: Any) -> Any:
         return float(value)
     if isinstance(value, tuple | list):
         return tuple(plain(item) for item in value)
-    if type(value) in _TYPES.values():
+    if is_registered(value):
         return replace(value, **{f.name: plain(getattr(value, f.name)) for f in fields(value)})
     return value
 
@@ -74,7 +124,7 @@ def number_from_json(value: Any) -> float | None:
 
 def to_json(value: Any) -> Any:
     """A description as plain JSON values; other values are themselves."""
-    if is_dataclass(value) and type(value) in _TYPES.values():
+    if is_registered(value):
         return {"type": type(value).__name__} | {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, tuple | list):
         return [to_json(item) for item in value]
@@ -85,7 +135,7 @@ def from_json(value: Any) -> Any:
     """What to_json() was given; tuples inside descriptions come back as tuples.
 
     Raises:
-        ValueError: a description of a type that this version doesn't know.
+        ValueError: a description of a class that isn't registered.
         TypeError: a description with other fields than its type has.
     """
     if isinstance(value, list):
@@ -94,6 +144,9 @@ def from_json(value: Any) -> Any:
         return value
     rest = {key: from_json(item) for key, item in value.items()}
     name = rest.pop("type", None)
-    if name not in _TYPES:
-        raise ValueError(f"unknown setting {name!r}, expected one of {', '.join(sorted(_TYPES))}")
-    return _TYPES[name](**rest)
+    if not isinstance(name, str) or name not in _classes:
+        raise ValueError(
+            f"unknown setting {name!r}, expected one of {', '.join(sorted(_classes))}; a class of your own "
+            "is known once the module that registers it is imported"
+        )
+    return _classes[name](**rest)

@@ -25,16 +25,14 @@ from fpes.files import owned, resolved
 from fpes.health import DivergedError, warn
 from fpes.network import LinearNetwork
 from fpes.noise import LARGEST_SEED, LARGEST_WORD
-from fpes.optimisers import SGD, Adam, ClipUp, Memory, Optimiser, Step, norm, weighted_sum
+from fpes.optimisers import Adam, Memory, Optimiser, Step, norm, weighted_sum
 from fpes.perturbations import FullRank, NodePerturbation, OneUnit, Perturbation
 from fpes.population import Population
 from fpes.records import Record
-from fpes.schedules import Constant, Cosine, Exponential, Schedule, WarmUp
-from fpes.shaping import SHAPINGS, all_equal
+from fpes.schedules import Constant, Schedule
+from fpes.shaping import SHAPINGS, Shaping, all_equal, shaped
 
 _ADVICE = "lower the learning rate or sigma, or go on from an earlier checkpoint"
-_SCHEDULES = (Constant, Cosine, Exponential, WarmUp)
-_OPTIMISERS = (SGD, Adam, ClipUp)
 _MOST_EVALUATIONS = 2**128
 _SAVING_SECONDS = 10.0  # that save() waits for somebody else who is writing the same file
 # What the constructor takes besides the network and theta, and a checkpoint describes.
@@ -67,12 +65,17 @@ class _Number:
         return value
 
     def __set__(self, es: ES, value: float | Schedule) -> None:
-        number: Any = _config.plain(value)
-        if type(number) in _SCHEDULES:
+        if isinstance(value, Schedule):
+            number = _config.setting(self.name, value, Schedule, "a number or a schedule")
             self.checked(self.name, number.at(0, 1))
         else:
-            number = self.checked(self.name, number)
+            number = self.checked(self.name, _config.plain(value))
         vars(es)[self.name] = number
+
+    def at(self, es: ES, generation: int, steps: int) -> float:
+        """What it is in a generation."""
+        value = self.__get__(es, type(es))
+        return self.checked(self.name, value.at(generation, steps)) if isinstance(value, Schedule) else float(value)
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ class _State:
     theta: FloatArray
     memory: Memory
     average: FloatArray | None
+    spare: Memory | None = None  # the memory of the generation before, of no more use
     residuals: FloatArray | None = None  # fit()'s: how wrong each training sample was last (importance.py)
     evaluations: int = 0
     fitness: float | None = None  # mean over the last population
@@ -112,13 +116,13 @@ class ES:
         size: members of a population, even.
         sigma: standard deviation of the perturbation, above 0; or a schedule.
         perturbation: FullRank() (default), LowRank(rank), NodePerturbation() or OneUnit().
-        optimiser: Adam() (default), SGD() or ClipUp().
+        optimiser: Adam() (default), SGD(), ClipUp(), or one of your own (optimisers.Optimiser).
         learning_rate: how far a step goes, 0 or above; or a schedule.
         weight_decay: fraction of the weights, not of the biases, that a step takes away, times the learning rate
             (Loshchilov & Hutter 2019, algorithm 2); or a schedule.
         clip: the largest Euclidean norm of the gradient; longer ones are shortened to it.
-        shaping: "centred_ranks", "z_score", "sign" or "none" (shaping.py); by default centred ranks, and none for node
-            perturbation and OneUnit, whose gradients need the differences themselves.
+        shaping: "centred_ranks", "z_score", "sign" or "none", or one of your own (shaping.Shaping); by default centred
+            ranks, and none for node perturbation and OneUnit, whose gradients need the differences themselves.
         averaging: factor of the running mean of theta, from 0 (none) to below 1: `solution` is that mean.
         steps: how many generations are planned: schedules need to know.
         seed: of the noise, and of fit()'s minibatches, 0 ... 2**64 - 1.
@@ -126,8 +130,8 @@ class ES:
             it half-way, to the same bits.
 
     Raises:
-        TypeError, ValueError: as Population does; a number out of range; an optimiser or a schedule that isn't of this
-            package, for a checkpoint couldn't hold it.
+        TypeError, ValueError: as Population does; a number out of range; an optimiser, a schedule or a shaping of a
+            class that isn't registered, for a checkpoint couldn't hold it.
         ImportError: device isn't "cpu", and CuPy is missing.
     """
 
@@ -147,7 +151,7 @@ class ES:
         learning_rate: float | Schedule = 0.01,
         weight_decay: float | Schedule = 0.0,
         clip: float | None = None,
-        shaping: str | None = None,
+        shaping: str | Shaping | None = None,
         averaging: float = 0.0,
         steps: int | None = None,
         seed: int = 0,
@@ -157,7 +161,10 @@ class ES:
         self.size = _checks.integer("size", size, 2, 2 * LARGEST_WORD)
         self.sigma = sigma
         self.perturbation = FullRank() if perturbation is None else _config.plain(perturbation)
-        self.optimiser = Adam() if optimiser is None else _config.plain(optimiser)
+        words = "an Adam, SGD, ClipUp, or an object with init() and update()"
+        self.optimiser: Optimiser = _config.setting(
+            "optimiser", Adam() if optimiser is None else optimiser, Optimiser, words
+        )
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.clip = None if clip is None else _checks.positive("clip", clip)
@@ -168,13 +175,10 @@ class ES:
         self.device = checked_device(device)
         self.run = fitting.Run()
         self._engine: Engine = Local()
-        if type(self.optimiser) not in _OPTIMISERS:  # of a subclass a checkpoint would keep the name, at most
-            raise TypeError(f"optimiser is {optimiser!r}, expected an SGD, Adam or ClipUp")
         copy = np.array(theta)
         self._scratch = np.empty_like(copy)
-        # Two of them, in turns: fresh memory for each step would take longer to get than to write.
-        self._memories = [self.optimiser.memory(copy.size) for _ in range(2)]
-        self._state = _State(0, copy, self._memories[0], copy if self.averaging else None)
+        memory = _checked_memory(self.optimiser.init(copy.size), f"{type(self.optimiser).__name__}.init()")
+        self._state = _State(0, copy, memory, copy if self.averaging else None)
         self._population: Population | None = None
         self._warned = False
         self._check()
@@ -222,14 +226,13 @@ class ES:
     def value(self, name: str, generation: int) -> float:
         """What "sigma", "learning_rate" or "weight_decay" is in a generation, schedules applied."""
         value = getattr(self, name)
-        if not isinstance(value, _SCHEDULES):
-            return float(value)
-        if self.steps is None and not isinstance(value, Constant):
+        if self.steps is None and isinstance(value, Schedule) and not isinstance(value, Constant):
             raise ValueError(
                 f"{name} is {value!r}, which needs to know how many generations there will be: give ES or fit() the "
                 "argument steps"
             )
-        return value.at(generation, self.steps or 1)
+        number: float = vars(ES)[name].at(self, generation, self.steps or 1)
+        return number
 
     def ask(self) -> Population:
         """The population of the present generation. Asking again gives the same one."""
@@ -452,11 +455,10 @@ class ES:
             raise ValueError(f"its arrays have shapes {found}, expected {shapes}")
         if "residuals" in arrays and not ((arrays["residuals"] > 0) & (arrays["residuals"] <= 1)).all():
             raise ValueError("its residuals are not all above 0 and up to 1")
-        es._memories[0] = {name: arrays[f"memory_{name}"] for name in es._state.memory}
         es._state = _State(
             generation=_checks.integer("generation", description["generation"], 0, LARGEST_WORD),
             theta=arrays["theta"],
-            memory=es._memories[0],
+            memory={name: arrays[f"memory_{name}"] for name in es._state.memory},
             average=arrays.get("average"),
             residuals=arrays.get("residuals"),
             evaluations=_checks.integer("evaluations", description["evaluations"], 0, _MOST_EVALUATIONS),
@@ -470,7 +472,7 @@ class ES:
         if not 0.0 <= self.averaging < 1.0:
             raise ValueError(f"averaging is {self.averaging}, expected a number from 0 to below 1")
         # Checks theta, size and the rest. How many steps there will be may not be known yet; how they begin is.
-        self._population_at(self.sigma.at(0, 1) if isinstance(self.sigma, _SCHEDULES) else self.sigma)
+        self._population_at(self.sigma.at(0, 1) if isinstance(self.sigma, Schedule) else self.sigma)
 
     @ieee_mode()
     def _proposal(self, fitness: Any) -> _State:
@@ -487,16 +489,12 @@ class ES:
                 "what ask().evaluate() gave, or its with_fitness(array)"
             )
         values = self._checked_fitness(to_host(plain(fitness)))
-        weights = SHAPINGS[self.shaping](values, 1 if evaluation is None else evaluation.groups)
-        shaped = weights.values
-        if shaped.dtype == np.float64 or isinstance(self.perturbation, NodePerturbation):
-            shaped = shaped.astype(np.float32, copy=False)
-        gradient = self._engine.gradient(self, population, values, shaped, evaluation)
-        step = Step(
-            self.generation, self._clipped(gradient, weights.factor), self.value("learning_rate", self.generation)
-        )
-        memory = next(memory for memory in self._memories if memory is not self._state.memory)
-        theta = self.optimiser.step(self._decayed(step.learning_rate), self._state.memory, gradient, step, memory)
+        weights = shaped(self.shaping, values, 1 if evaluation is None else evaluation.groups)
+        utilities = weights.values
+        if utilities.dtype == np.float64 or isinstance(self.perturbation, NodePerturbation):
+            utilities = utilities.astype(np.float32, copy=False)
+        gradient = self._engine.gradient(self, population, values, utilities, evaluation)
+        theta, memory = self._stepped(gradient, weights.factor)
         average = self._averaged(theta)
         self._check_step({"parameters": theta, "means of parameters": average, **_memory_names(memory)})
         with np.errstate(invalid="ignore"):  # infinity of either sign has no mean
@@ -506,9 +504,23 @@ class ES:
             theta,
             memory,
             average,
+            spare=self._state.memory,
             evaluations=self.evaluations + (0 if evaluation is None else self.size * evaluation.samples),
             fitness=mean,
         )
+
+    def _stepped(self, gradient: FloatArray, factor: float) -> tuple[FloatArray, Memory]:
+        """Theta and the optimiser's memory after a step along the gradient times the factor."""
+        state, rate = self._state, self.value("learning_rate", self.generation)
+        step = Step(state.generation, self._clipped(gradient, factor), rate, state.spare)
+        start = self._decayed(rate).view()
+        start.flags.writeable = False  # it is, or may be, the present theta
+        theta, memory = self.optimiser.update(gradient, state.memory, start, step)
+        what = f"{type(self.optimiser).__name__}.update()"
+        theta = _checks.float_array(f"theta that {what} gives", theta, start.shape)
+        if np.may_share_memory(theta, start):
+            theta = theta.copy()
+        return theta, _checked_memory(memory, what, state.memory)
 
     def _check_step(self, results: Mapping[str, FloatArray | None]) -> None:
         """Refuse a step that leads to infinity or NaN anywhere: no later one would lead back."""
@@ -566,9 +578,26 @@ def _memory_names(memory: Memory) -> dict[str, FloatArray | None]:
     return {f"numbers that the optimiser remembers ({name})": array for name, array in memory.items()}
 
 
-def _checked_shaping(shaping: str | None, perturbation: Perturbation) -> str:
+def _checked_memory(memory: Any, what: str, before: Memory | None = None) -> Memory:
+    """What an optimiser is to remember, as `what` gave it: named and shaped as before."""
+    if not isinstance(memory, Mapping) or not all(isinstance(name, str) and name.isidentifier() for name in memory):
+        raise TypeError(f"the memory that {what} gives is {memory!r}, expected a dictionary of arrays by identifiers")
+    if before is not None and memory.keys() != before.keys():
+        raise ValueError(f"the memory that {what} gives has {list(memory)}, expected {list(before)}")
+    shapes = {name: None if before is None else before[name].shape for name in memory}
+    return {
+        name: _checks.float_array(f"memory[{name!r}] that {what} gives", array, shapes[name])
+        for name, array in memory.items()
+    }
+
+
+def _checked_shaping(shaping: str | Shaping | None, perturbation: Perturbation) -> str | Shaping:
     if shaping is None:
         return "none" if isinstance(perturbation, NodePerturbation | OneUnit) else "centred_ranks"
+    if not isinstance(shaping, str):
+        words = f"one of {', '.join(map(repr, SHAPINGS))}, or an object with weights(fitness, groups)"
+        checked: Shaping = _config.setting("shaping", shaping, Shaping, words)
+        return checked
     if shaping not in SHAPINGS:
         raise ValueError(f"shaping is {shaping!r}, expected one of {', '.join(map(repr, SHAPINGS))}")
     return shaping

@@ -1,8 +1,9 @@
 """Optimisers: how far theta goes along the gradient.
 
-An optimiser is a description; its memory is a dictionary of arrays that the caller keeps. A step reads one memory and
-writes another, so whoever is interrupted still has the old one. The arithmetic is in csrc/cpu/optimiser, on the host
-for every backend: the same bits everywhere. Fitness is maximised, so steps go up the gradient.
+An optimiser is a description; its memory is a dictionary of arrays that the caller keeps. An update reads one memory
+and gives another, so whoever is interrupted still has the old one. The arithmetic of those here is in
+csrc/cpu/optimiser, on the host for every backend: the same bits everywhere. Fitness is maximised, so steps go up the
+gradient.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from fpes import _checks, _cpu, _settings
+from fpes import _checks, _config, _cpu, _settings
 from fpes._checks import FloatArray
 
 Memory = Mapping[str, FloatArray]
@@ -27,16 +29,45 @@ class Step:
         number: 0 for the first step.
         factor: what the gradient is multiplied by first.
         learning_rate: how far to go.
+        spare: a memory that nobody reads any more; the new one may be written over it, which takes less time than
+            fresh arrays do. None, or not used: new arrays.
     """
 
     number: int
     factor: float
     learning_rate: float
+    spare: Memory | None = None
 
     def __post_init__(self) -> None:
         _checks.integer("number", self.number, 0, 2**63)
 
 
+@runtime_checkable
+class Optimiser(Protocol):
+    """What ES takes as its optimiser: any object of a class under `fpes.register` that has these two methods.
+
+    As in optax, `init` makes a memory and `update` is a function without side effects; it gives theta itself, and not
+    what is added to it, so that the optimiser decides how that is rounded.
+    """
+
+    def init(self, parameters: int) -> Memory:
+        """The memory before the first step: float32 arrays of any shapes, by names that are identifiers."""
+
+    def update(self, gradient: FloatArray, memory: Memory, theta: FloatArray, step: Step) -> tuple[FloatArray, Memory]:
+        """Theta, in a new array, and the memory after a step up the gradient.
+
+        Args:
+            gradient: float32 [parameters], still to be multiplied by step.factor.
+            memory: of the step before; to be left as it is.
+            theta: float32 [parameters], weight decay applied; to be left as it is.
+            step: the numbers of this step.
+
+        Returns:
+            theta, memory: float32, shaped and named as before.
+        """
+
+
+@_config.register
 @dataclass(frozen=True)
 class SGD:
     """Gradient ascent with momentum: v = momentum v + g; theta = theta + learning_rate v (Polyak 1964).
@@ -50,19 +81,17 @@ class SGD:
     def __post_init__(self) -> None:
         _check_fraction("momentum", self.momentum)
 
-    def memory(self, parameters: int) -> dict[str, FloatArray]:
-        """Before the first step."""
+    def init(self, parameters: int) -> Memory:
+        """As Optimiser.init()."""
         return {"velocity": np.zeros(parameters, np.float32)}
 
-    def step(
-        self, theta: FloatArray, memory: Memory, gradient: FloatArray, step: Step, new_memory: Memory
-    ) -> FloatArray:
-        """Theta after one step; what the memory is then is written to new_memory."""
-        velocity = new_memory["velocity"]
-        weighted_sum(self.momentum, memory["velocity"], step.factor, gradient, out=velocity)
-        return weighted_sum(1.0, theta, step.learning_rate, velocity)
+    def update(self, gradient: FloatArray, memory: Memory, theta: FloatArray, step: Step) -> tuple[FloatArray, Memory]:
+        """As Optimiser.update()."""
+        velocity = weighted_sum(self.momentum, memory["velocity"], step.factor, gradient, out=_room(step, "velocity"))
+        return weighted_sum(1.0, theta, step.learning_rate, velocity), {"velocity": velocity}
 
 
+@_config.register
 @dataclass(frozen=True)
 class Adam:
     """Adam (Kingma & Ba 2015, algorithm 1); with ES's weight decay, which is decoupled, it is AdamW.
@@ -82,14 +111,12 @@ class Adam:
         _check_fraction("beta2", self.beta2)
         _checks.positive("epsilon", self.epsilon)
 
-    def memory(self, parameters: int) -> dict[str, FloatArray]:
-        """Before the first step."""
+    def init(self, parameters: int) -> Memory:
+        """As Optimiser.init()."""
         return {"mean": np.zeros(parameters, np.float32), "square": np.zeros(parameters, np.float32)}
 
-    def step(
-        self, theta: FloatArray, memory: Memory, gradient: FloatArray, step: Step, new_memory: Memory
-    ) -> FloatArray:
-        """Theta after one step; what the memory is then is written to new_memory."""
+    def update(self, gradient: FloatArray, memory: Memory, theta: FloatArray, step: Step) -> tuple[FloatArray, Memory]:
+        """As Optimiser.update()."""
         number = step.number + 1
         before = [
             _checks.float_array(name, array, ("parameters",) if name == "theta" else np.shape(theta))
@@ -97,8 +124,9 @@ class Adam:
         ]
         shape = before[0].shape
         gradient = _checks.float_array("gradient", gradient, shape)
-        mean = _checks.result_array("mean", new_memory["mean"], shape, *before, gradient)
-        square = _checks.result_array("square", new_memory["square"], shape, *before, gradient, mean)
+        new = {name: np.empty(shape, np.float32) for name in memory} if step.spare is None else step.spare
+        mean = _checks.result_array("mean", new["mean"], shape, *before, gradient)
+        square = _checks.result_array("square", new["square"], shape, *before, gradient, mean)
         new_theta = np.empty_like(before[0])
         _cpu.adam(
             _settings.execution(),
@@ -115,9 +143,10 @@ class Adam:
             new_theta.size,
             (new_theta.ctypes.data, mean.ctypes.data, square.ctypes.data),
         )
-        return new_theta
+        return new_theta, {"mean": mean, "square": square}
 
 
+@_config.register
 @dataclass(frozen=True)
 class ClipUp:
     """ClipUp (Toklu, Liskowski & Srivastava 2020, algorithm 1): every step's length is known beforehand.
@@ -137,24 +166,24 @@ class ClipUp:
         _check_fraction("momentum", self.momentum)
         _checks.positive("top_speed", self.top_speed)
 
-    def memory(self, parameters: int) -> dict[str, FloatArray]:
-        """Before the first step."""
+    def init(self, parameters: int) -> Memory:
+        """As Optimiser.init()."""
         return {"velocity": np.zeros(parameters, np.float32)}
 
-    def step(
-        self, theta: FloatArray, memory: Memory, gradient: FloatArray, step: Step, new_memory: Memory
-    ) -> FloatArray:
-        """Theta after one step; what the memory is then is written to new_memory."""
+    def update(self, gradient: FloatArray, memory: Memory, theta: FloatArray, step: Step) -> tuple[FloatArray, Memory]:
+        """As Optimiser.update()."""
         length = norm(gradient)
         factor = step.learning_rate / length if length > 0.0 else 0.0
         velocity = weighted_sum(self.momentum, memory["velocity"], factor, gradient)
         speed, limit = norm(velocity), self.top_speed * step.learning_rate
         shorter = limit / speed if speed > limit else 1.0
-        weighted_sum(shorter, velocity, 0.0, velocity, out=new_memory["velocity"])
-        return weighted_sum(1.0, theta, 1.0, new_memory["velocity"])
+        cut = weighted_sum(shorter, velocity, 0.0, velocity, out=_room(step, "velocity"))
+        return weighted_sum(1.0, theta, 1.0, cut), {"velocity": cut}
 
 
-Optimiser = SGD | Adam | ClipUp
+def _room(step: Step, name: str) -> FloatArray | None:
+    """Where an array of the new memory may be written."""
+    return None if step.spare is None else step.spare[name]
 
 
 def weighted_sum(a: float, x: FloatArray, b: float, y: FloatArray, out: FloatArray | None = None) -> FloatArray:

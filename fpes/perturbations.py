@@ -7,13 +7,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import SupportsIndex
 
-from fpes import _checks
+from fpes import _checks, _config
 from fpes.noise import check_kind
 
 _LARGEST_RANK = 4096
 _MOST_DRAWS = 1 << 20
 
 
+@_config.register
 @dataclass(frozen=True)
 class FullRank:
     """Every weight and bias has noise of its own: w' = fma(z, +-sigma / 2, w) for binomial z.
@@ -30,6 +31,7 @@ class FullRank:
         check_kind(self.noise)
 
 
+@_config.register
 @dataclass(frozen=True)
 class LowRank:
     """A layer's weights differ by +-sigma A B^T / sqrt(rank), its biases by full noise.
@@ -67,6 +69,7 @@ class LowRank:
         return self.units is not None or self.draws is not None
 
 
+@_config.register
 @dataclass(frozen=True)
 class NodePerturbation:
     """Noise on the pre-activations, one draw for each member and sample; the weights stay as they are.
@@ -102,6 +105,7 @@ class NodePerturbation:
         return self.units is not None or self.draws is not None
 
 
+@_config.register
 @dataclass(frozen=True)
 class OneUnit:
     """Each antithetic pair perturbs the weights that lead into one unit of one layer: w' = w +- factor a, [fan_in].

@@ -9,13 +9,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from decimal import Context, Decimal
+from typing import Protocol, runtime_checkable
 
-from fpes import _checks
+from fpes import _checks, _config
 
 _PI = 3.141592653589793
 _SINE_TERMS = 11  # of the Taylor series, which at pi / 2 is then exact to the last bit or two
 
 
+@runtime_checkable
+class Schedule(Protocol):
+    """What ES takes in the place of a number: any object of a class under `fpes.register` that has this method."""
+
+    def at(self, step: int, steps: int) -> float:
+        """The number for step 0 ... steps - 1 of a run that is planned to take so many.
+
+        It depends on its arguments alone, or a run that is resumed ends with other bits. A run may go on beyond its
+        plan: then step is steps or more.
+        """
+
+
+@_config.register
 @dataclass(frozen=True)
 class Constant:
     """The same number at every step.
@@ -34,6 +48,7 @@ class Constant:
         return self.start
 
 
+@_config.register
 @dataclass(frozen=True)
 class Cosine:
     """Half a wave from `start` to `end` (Loshchilov & Hutter 2017, "SGDR", equation 5, without restarts).
@@ -55,6 +70,7 @@ class Cosine:
         return self.end + (self.start - self.end) * 0.5 * (1.0 + _sine(_PI * (0.5 - _done(step, steps))))
 
 
+@_config.register
 @dataclass(frozen=True)
 class Exponential:
     """From `start` to `end` by the same factor at every step.
@@ -78,6 +94,7 @@ class Exponential:
         return self.start * float(factor)
 
 
+@_config.register
 @dataclass(frozen=True)
 class WarmUp:
     """Another schedule, after a linear rise from 0 over the first part of the run (Goyal et al. 2017, section 2.2).
@@ -87,21 +104,17 @@ class WarmUp:
         fraction: how much of the run the rise takes, between 0 and 1.
     """
 
-    then: Constant | Cosine | Exponential
+    then: Schedule
     fraction: float = 0.05
 
     def __post_init__(self) -> None:
-        if not isinstance(self.then, Constant | Cosine | Exponential):
-            raise TypeError(f"then is {self.then!r}, expected a Constant, Cosine or Exponential")
+        _config.setting("then", self.then, Schedule, "a schedule: a Cosine or another object with at(step, steps)")
         if not 0.0 < _checks.real("fraction", self.fraction) < 1.0:
             raise ValueError(f"fraction is {self.fraction}, expected a number between 0 and 1")
 
     def at(self, step: int, steps: int) -> float:
         """The number for step 0 ... steps - 1."""
         return self.then.at(step, steps) * min(1.0, (step + 1) / (self.fraction * steps))
-
-
-Schedule = Constant | Cosine | Exponential | WarmUp
 
 
 def _done(step: int, steps: int) -> float:
@@ -121,5 +134,6 @@ def _sine(x: float) -> float:
 def with_start(value: float | Schedule, start: float) -> float | Schedule:
     """The same schedule from another number; where it ends doesn't change."""
     if isinstance(value, WarmUp):
-        return replace(value, then=replace(value.then, start=start))
-    return start if isinstance(value, int | float) else replace(value, start=start)
+        then = with_start(value.then, start)
+        return replace(value, then=then if isinstance(then, Schedule) else Constant(then))
+    return replace(value, start=start) if isinstance(value, Constant | Cosine | Exponential) else start

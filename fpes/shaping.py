@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -31,6 +31,19 @@ class Weights:
 
     values: Any
     factor: float = 1.0
+
+
+@runtime_checkable
+class Shaping(Protocol):
+    """What ES takes as its shaping: any object of a class under `fpes.register` that has this method."""
+
+    def weights(self, fitness: FloatArray, groups: int) -> Weights:
+        """What each member counts for.
+
+        Args:
+            fitness: float32 or float64 [size], or [size, batch] for node perturbation; higher is better; without NaN.
+            groups: how many groups of size / groups members, in order, saw a minibatch of their own.
+        """
 
 
 def centred_ranks(fitness: FloatArray, groups: int = 1) -> IntArray:
@@ -81,6 +94,25 @@ SHAPINGS: dict[str, Callable[[FloatArray, int], Weights]] = {
     # Members come in antithetic pairs, whose difference is all that counts: a baseline would make none.
     "none": lambda fitness, groups: Weights(fitness),
 }
+
+
+def shaped(shaping: str | Shaping, fitness: FloatArray, groups: int) -> Weights:
+    """The weights of a shaping by name, or of one's own.
+
+    Raises:
+        TypeError: one's own gives something else than Weights of an array.
+        ValueError: its array isn't shaped as the fitness.
+    """
+    if isinstance(shaping, str):
+        return SHAPINGS[shaping](fitness, groups)
+    weights = shaping.weights(fitness, groups)
+    what = f"what {type(shaping).__name__}.weights() gives"
+    if not isinstance(weights, Weights):
+        raise TypeError(f"{what} is a {type(weights).__name__}, expected fpes.shaping.Weights")
+    values = _checks.numpy_array(what, weights.values)
+    if values.shape != fitness.shape:
+        raise ValueError(f"{what} has shape {values.shape}, expected that of the fitness, {fitness.shape}")
+    return Weights(values, _checks.real("factor", weights.factor))
 
 
 def all_equal(fitness: FloatArray, groups: int = 1) -> bool:

@@ -16,6 +16,7 @@ import click
 import pytest
 
 import fpes
+from fpes import _config
 from fpes.cli.commands import cli
 
 ROOT = Path(__file__).parent.parent
@@ -50,6 +51,7 @@ def runnable(path):
 def test_python_of_a_page_runs(path, tmp_path, monkeypatch):
     """Blocks of a page follow on each other; x and y are a batch."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(_config, "_classes", dict(_config._classes))  # the page's own aren't for other tests
     data = fpes.datasets.load("digits")
     names = {"__name__": "__main__", "x": data.x_train[:64], "y": data.y_train[:64]}
     for number, block in enumerate(runnable(path)):

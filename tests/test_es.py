@@ -195,7 +195,7 @@ class TestRefusals:
             ({"learning_rate": -1.0}, ValueError, "learning_rate is -1.0, expected 0 or above"),
             ({"learning_rate": float("nan")}, ValueError, "learning_rate is nan"),
             ({"weight_decay": "much"}, TypeError, "weight_decay is 'much', expected a number"),
-            ({"optimiser": "adam"}, TypeError, "optimiser is 'adam', expected an SGD, Adam or ClipUp"),
+            ({"optimiser": "adam"}, TypeError, "optimiser is 'adam', expected an Adam, SGD, ClipUp"),
             ({"shaping": "ranks"}, ValueError, "shaping is 'ranks', expected one of 'centred_ranks', 'z_score'"),
             ({"clip": 0.0}, ValueError, "clip is 0.0, expected a number above 0"),
             ({"averaging": 1.0}, ValueError, "averaging is 1.0, expected a number from 0 to below 1"),
@@ -208,8 +208,16 @@ class TestRefusals:
             ({"weight_decay": -1, "sigma": fpes.Cosine(0.1)}, ValueError, "weight_decay is -1, expected 0 or above"),
             ({"perturbation": "full", "sigma": fpes.Cosine(0.1)}, TypeError, "perturbation is 'full'"),
             # What a checkpoint couldn't hold.
-            ({"optimiser": type("Lion", (fpes.SGD,), {})()}, TypeError, "optimiser is Lion.*expected an SGD"),
-            ({"learning_rate": type("Steps", (fpes.Cosine,), {})(0.1)}, TypeError, "learning_rate is Steps.*a number"),
+            (
+                {"optimiser": type("Lion", (fpes.SGD,), {})()},
+                TypeError,
+                "optimiser is Lion.*put @fpes.register",
+            ),
+            (
+                {"learning_rate": type("Steps", (fpes.Cosine,), {})(0.1)},
+                TypeError,
+                "learning_rate is Steps.*put @fpes",
+            ),
             ({"learning_rate": lambda step: 0.1}, TypeError, "learning_rate is <function.*a number"),
             ({"sigma": 10**400}, ValueError, "sigma is beyond what a float can hold"),
         ],
@@ -314,13 +322,13 @@ def test_an_interrupted_tell_leaves_the_old_state_or_makes_the_new_one(monkeypat
     """Ctrl-C at the worst moment: while the optimiser runs."""
     es = make()
     before, fitness = es.theta, evaluated(es)
-    step = fpes.Adam.step
+    update = fpes.Adam.update
 
     def interrupted(*arguments):
-        step(*arguments)
+        update(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fpes.Adam, "step", interrupted)
+    monkeypatch.setattr(fpes.Adam, "update", interrupted)
     with pytest.raises(KeyboardInterrupt):
         es.tell(fitness)
     monkeypatch.undo()

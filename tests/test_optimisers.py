@@ -73,14 +73,13 @@ FORMULAS = {fpes.SGD(): sgd, fpes.Adam(): adam, fpes.Adam(0.8, 0.999, 1e-5): ada
 def test_steps(optimiser, size):
     """Bit for bit, step after step. (beta**t is exact enough here: 5 steps, and float32 rounds it away.)"""
     theta = expected_theta = numbers(size, 0)
-    memory = optimiser.memory(size)
+    memory, spare = optimiser.init(size), None
     expected_memory = {name: np.zeros(size, f32) for name in memory}
     for number in range(5):
-        step = Step(number, STEP.factor, STEP.learning_rate)
+        # In fresh arrays at first, and then in those of the memory before the last.
+        step = Step(number, STEP.factor, STEP.learning_rate, spare)
         gradient = numbers(size, 10 + number)
-        new_memory = optimiser.memory(size)
-        theta = optimiser.step(theta, memory, gradient, step, new_memory)
-        memory = new_memory
+        spare, (theta, memory) = memory, optimiser.update(gradient, memory, theta, step)
         expected_theta, expected_memory = FORMULAS[optimiser](
             optimiser, expected_theta, expected_memory, gradient, step
         )
@@ -94,14 +93,13 @@ def test_steps(optimiser, size):
 def test_a_step_leaves_its_arguments_alone_and_does_not_depend_on_threads(optimiser, threads):
     size = 40001
     theta, gradient = numbers(size, 0), numbers(size, 1)
-    memory = {name: np.abs(numbers(size, 2)) for name in optimiser.memory(size)}
+    memory = {name: np.abs(numbers(size, 2)) for name in optimiser.init(size)}
     before = [array.copy() for array in (theta, gradient, *memory.values())]
-    after, after_alone = optimiser.memory(size), optimiser.memory(size)
-    moved = optimiser.step(theta, memory, gradient, STEP, after)
+    moved, after = optimiser.update(gradient, memory, theta, STEP)
     for array, copy in zip((theta, gradient, *memory.values()), before, strict=True):
         oracle.assert_bitwise_equal(array, copy)
     fpes.set_threads(1)
-    moved_alone = optimiser.step(theta, memory, gradient, STEP, after_alone)
+    moved_alone, after_alone = optimiser.update(gradient, memory, theta, STEP)
     oracle.assert_bitwise_equal(moved, moved_alone, f"{threads} threads")
     for name in after:
         oracle.assert_bitwise_equal(after[name], after_alone[name], f"{threads} threads")
@@ -129,13 +127,11 @@ def test_subnormals_survive_whatever_the_mode_of_the_caller():
 def test_clip_up_steps_have_the_length_that_one_says():
     """From rest the first step is learning_rate long, whatever the gradient; none is longer than the top speed."""
     optimiser = fpes.ClipUp(momentum=0.9, top_speed=2.0)
-    theta, memory = np.zeros(1000, f32), optimiser.memory(1000)
+    theta, memory = np.zeros(1000, f32), optimiser.init(1000)
     direction = numbers(1000, 1) * f32(1e5)
     lengths = []
     for number in range(8):
-        new_memory = optimiser.memory(1000)
-        moved = optimiser.step(theta, memory, direction, Step(number, 1.0, 0.1), new_memory)
-        memory = new_memory
+        moved, memory = optimiser.update(direction, memory, theta, Step(number, 1.0, 0.1))
         lengths.append(norm(moved - theta))
         theta = moved
     assert lengths[0] == pytest.approx(0.1, rel=1e-5)
@@ -146,7 +142,7 @@ def test_a_gradient_of_zero_moves_nothing():
     for optimiser in FORMULAS:
         theta = numbers(9, 0)
         step = Step(0, 1.0, 0.1)
-        moved = optimiser.step(theta, optimiser.memory(9), np.zeros(9, f32), step, optimiser.memory(9))
+        moved, _ = optimiser.update(np.zeros(9, f32), optimiser.init(9), theta, step)
         np.testing.assert_array_equal(moved, theta)
 
 
@@ -167,29 +163,29 @@ def test_what_is_no_optimiser(make, words):
 
 @pytest.mark.parametrize("optimiser", FORMULAS)
 def test_arrays_that_do_not_fit_are_refused(optimiser):
-    theta, gradient, step = numbers(64, 0), numbers(64, 1), Step(0, 1.0, 0.1)
+    theta, gradient = numbers(64, 0), numbers(64, 1)
 
-    def run(theta=theta, gradient=gradient, memory=None, new_memory=None):
-        memory = optimiser.memory(64) if memory is None else memory
-        return optimiser.step(theta, memory, gradient, step, optimiser.memory(64) if new_memory is None else new_memory)
+    def run(theta=theta, gradient=gradient, memory=None, spare=None):
+        memory = optimiser.init(64) if memory is None else memory
+        return optimiser.update(gradient, memory, theta, Step(0, 1.0, 0.1, spare))[0]
 
     want = run()
     oracle.assert_bitwise_equal(run(gradient=np.repeat(gradient, 2)[::2]), want)
-    short, double = optimiser.memory(1), {name: a.astype(float) for name, a in optimiser.memory(64).items()}
+    short, double = optimiser.init(1), {name: a.astype(float) for name, a in optimiser.init(64).items()}
     gaps = {name: np.zeros(128, np.float32)[::2] for name in double}
-    same = optimiser.memory(64)
+    same = optimiser.init(64)
     for error, arguments in (
         (ValueError, {"gradient": gradient[:32].copy()}),
         (TypeError, {"gradient": gradient.astype(float)}),
         (TypeError, {"theta": theta.astype(float)}),
         (ValueError, {"memory": short}),
         (TypeError, {"memory": double}),
-        (TypeError, {"new_memory": short}),
-        (TypeError, {"new_memory": double}),
-        (ValueError, {"new_memory": gaps}),
-        (ValueError, {"memory": same, "new_memory": same}),
+        (TypeError, {"spare": short}),
+        (TypeError, {"spare": double}),
+        (ValueError, {"spare": gaps}),
+        (ValueError, {"memory": same, "spare": same}),
     ):
-        if "memory" in arguments and "new_memory" in arguments and isinstance(optimiser, fpes.ClipUp):
+        if "memory" in arguments and "spare" in arguments and isinstance(optimiser, fpes.ClipUp):
             continue  # which writes only after it has read
         with pytest.raises(error, match="expected"):
             run(**arguments)

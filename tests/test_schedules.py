@@ -55,7 +55,7 @@ def test_another_start():
         (lambda: Exponential(1.0, 0.0), ValueError, "end is 0.0, expected a number above 0"),
         (lambda: Constant("fast"), TypeError, "start is 'fast', expected a number"),
         (lambda: WarmUp(Cosine(1.0), 1.0), ValueError, "fraction is 1.0, expected a number between 0 and 1"),
-        (lambda: WarmUp(0.1), TypeError, "then is 0.1, expected a Constant, Cosine or Exponential"),
+        (lambda: WarmUp(0.1), TypeError, "then is 0.1, expected a schedule: a Cosine or another object with at"),
     ],
 )
 def test_what_is_no_schedule(make, error, words):

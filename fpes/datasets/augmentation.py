@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fpes import _checks, _cpu, _settings
+from fpes import _checks, _config, _cpu, _settings
 from fpes._modes import ieee_mode
 
 from .streams import Stream, uniform
@@ -17,6 +17,7 @@ _FEWEST_POINTS, _MOST_POINTS = 2, 64
 _LARGEST = 2.0**24  # of displacements: beyond the edge of any image, and far from where float32 ends
 
 
+@_config.register
 @dataclass(frozen=True)
 class Augmentation:
     """Random shifts, linear maps and elastic deformations of grey images (Simard, Steinkraus & Platt 2003, section 2).

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fpes import _checks, _cpu, _settings
+from fpes import _checks, _config, _cpu, _settings
 from fpes._modes import ieee_mode
 
 from .streams import Stream, raw
@@ -16,6 +16,7 @@ _LEAST_LOSS = np.float32(1e-4)  # a sample that is right beyond this is no more 
 _START = np.float32(0.9)  # about one minus the probability of one class in ten
 
 
+@_config.register
 @dataclass(frozen=True)
 class ImportanceSampling:
     """Samples are drawn with a probability that follows how wrong they were, and weighted by its inverse.
