@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import multiprocessing
 import os
 import pickle
 import signal
 import threading
 import traceback
 from collections import OrderedDict
+from multiprocessing.connection import wait
 from typing import Any
 
 import numpy as np
@@ -31,14 +34,30 @@ def begin(places: Any = None) -> None:
     """What a process of our own pool does first: Ctrl-C is for the process that trains, which ends its workers."""
     global _place  # noqa: PLW0603 - one process has one place
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with_parent()
     if places is not None:
         with places.get_lock():
             _place = places.value
             places.value += 1
 
 
+@functools.cache  # once
+def _end_with_parent() -> None:
+    """End when the process that trains does, however it ends: a pool's processes would wait for tasks for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, name="fpes-parent", daemon=True).start()
+
+
 def answer(message: Message) -> Message:
     """The answer to a task: values, what is missing for them, or what went wrong. It never raises."""
+    _end_with_parent()
     head: Message = {"worker": process_name(), "version": __version__}
     head |= {name: message.get(name) for name in ("run", "step", "theta", "kind", "begin", "end")}
     if message["version"] != __version__:
