@@ -1,6 +1,8 @@
 #include "primitives.hpp"
 
 #include <algorithm>
+#include <atomic>
+#include <thread>
 
 #include "parallel.hpp"
 
@@ -14,6 +16,19 @@ constexpr std::int64_t gemm_rows = 96;
 constexpr std::int64_t packed_panels = 8;
 // Floats that an elementwise operation gives to one thread at a time.
 constexpr std::int64_t elementwise_grain = 1 << 16;
+
+// Work that others wait for, as soon as somebody is at each piece of it.
+class Pending {
+   public:
+    explicit Pending(std::int64_t pieces) : left_(pieces) {}
+    void done() { left_.fetch_sub(1, std::memory_order_release); }
+    void wait() const {
+        while (left_.load(std::memory_order_acquire) > 0) std::this_thread::yield();
+    }
+
+   private:
+    std::atomic<std::int64_t> left_;
+};
 
 // Some rows of a product, a part of k at a time. Where the right operand's last panel isn't full its columns are
 // computed aside, for whole vectors are written.
@@ -68,23 +83,30 @@ class GemmBlock {
 
 }  // namespace
 
+// Packing and multiplying are items of one queue, for to wake the threads twice takes longer than to pack a small
+// operand. Items are handed out in order: when the first block of rows is taken, somebody packs the last panels.
 void gemm(const Engine& engine, int threads, const float* a, const float* b, float* c, std::int64_t m, std::int64_t n,
           std::int64_t k) {
     const Kernels& kernels = engine.kernels();
-    const std::int64_t width = kernels.width;
     PanelMatrix right = engine.matrix(k, n);
-    parallel_ranges(threads, n, packed_panels * width, [&](std::int64_t begin, std::int64_t end) {
-        kernels.pack(b + begin, n, static_cast<int>(k), static_cast<int>(end - begin),
-                     engine.at_column(right.view(), begin));
-    });
+    const std::int64_t packed = packed_panels * kernels.width, pieces = (n + packed - 1) / packed;
     // Every thread gets as many rows as any other.
     const std::int64_t rounds = (m + gemm_rows * threads - 1) / (gemm_rows * threads);
     const std::int64_t block = (m + rounds * threads - 1) / (rounds * threads);
-    parallel(threads, (m + block - 1) / block, [&](WorkQueue& queue) {
+    Pending packing(pieces);
+    parallel(threads, pieces + (m + block - 1) / block, [&](WorkQueue& queue) {
         GemmBlock rows(engine, right.view(), c, n, k, block);
         for (std::int64_t item; queue.take(item);) {
-            const std::int64_t row = item * block;
-            rows.run(a + row * k, row, static_cast<int>(std::min(block, m - row)));
+            if (item < pieces) {
+                const std::int64_t begin = item * packed, columns = std::min(packed, n - begin);
+                kernels.pack(b + begin, n, static_cast<int>(k), static_cast<int>(columns),
+                             engine.at_column(right.view(), begin));
+                packing.done();
+            } else {
+                packing.wait();
+                const std::int64_t row = (item - pieces) * block;
+                rows.run(a + row * k, row, static_cast<int>(std::min(block, m - row)));
+            }
         }
     });
 }
