@@ -22,12 +22,12 @@ from fpes import _checks, _config
 from fpes._checks import FloatArray
 from fpes._modes import ieee_mode
 from fpes._signals import terminating_raises
-from fpes.controls import accuracy
 from fpes.datasets import Augmentation, Dataset, ImportanceSampling, Minibatches
 from fpes.devices import to_host
 from fpes.engine import Engine, Helpers, Local, Measure, Samples
 from fpes.evaluation import Evaluation
 from fpes.health import DivergedError, active_fractions, diagnose, warn, weight_norms
+from fpes.losses import accuracy
 from fpes.perturbations import NodePerturbation, OneUnit
 from fpes.records import Record
 from fpes.saving import Saver
