@@ -196,9 +196,7 @@ def test_a_network_that_does_not_fit_the_data():
     data = dataset("squared_error")
     net = fpes.LinearNetwork([3, 4])
     es = fpes.ES(net, net.init(0), size=4, sigma=0.1)
-    with pytest.raises(
-        ValueError, match="2 columns of targets, and the network has 3 inputs and 4 outputs"
-    ):
+    with pytest.raises(ValueError, match="2 columns of targets, and the network has 3 inputs and 4 outputs"):
         es.fit(data, steps=1)
 
 
