@@ -44,7 +44,7 @@ class Population:
         generation: 0 ... 2**32 - 1; every generation has noise of its own.
 
     On a GPU every call is asynchronous, on CuPy's current stream, and nothing waits for values to be looked at: what
-    the CPU refuses because of its value (NaN in theta, a label or an integer weight out of range) gives NaN in the
+    the CPU refuses because of its value (NaN in theta, a target or an integer weight out of range) gives NaN in the
     results that it reaches.
 
     Raises:
