@@ -136,6 +136,11 @@ class Case:
         """x float32 [batch, features] and labels [batch]."""
         return samples(self.batch, self.net.features, self.net.classes)
 
+    def data_for(self, loss: str) -> tuple[np.ndarray, np.ndarray]:
+        """The same x, and targets for a loss: labels, or a column of zeros and ones for each class."""
+        x, labels = self.data()
+        return x, labels if loss == "cross_entropy" else np.eye(self.net.classes, dtype=np.float32)[labels]
+
 
 @dataclass(frozen=True)
 class OneUnitCase:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 import fpes
-from fpes.controls import accuracy
+from fpes.losses import accuracy
 from fpes.presets import PRESETS
 from fpes.schedules import Cosine
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 import fpes
-from fpes.controls import accuracy
+from fpes.losses import accuracy
 
 SIZES = (784, 512, 512, 10)
 SAMPLES = 1_024  # that a generation sees, whatever the minibatches

@@ -8,6 +8,7 @@ from bench_cases import LONG, ONE_UNIT, SHORT, Case, case_id
 from conftest import OF_ALL_THREADS
 
 import fpes
+from fpes.losses import LOSSES
 
 _MNIST = "784-512-512-10"
 CASES = [*SHORT, *(pytest.param(case, marks=pytest.mark.long) for case in LONG)]
@@ -61,6 +62,22 @@ def test_one_thread(measure):
         lambda: evaluate_with(1),
         ours=lambda: evaluate_with(threads),
         ratio=OF_ALL_THREADS,
+    )
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_loss(measure, loss):
+    """Members so small that the loss counts."""
+    case = Case("196-64-64-10", "low rank 1", 4096, 8)
+    population, (x, y) = case.population(), case.data_for(loss)
+    group = f"{case.group}, losses"
+    measure(
+        group,
+        f"fpes, {loss}",
+        lambda: population.evaluate(x, y, loss),
+        flops=case.flops,
+        needed_flops=case.needed_flops,
+        member_samples=case.member_samples,
     )
 
 

@@ -13,6 +13,7 @@ from fpes.checkpoint import CheckpointError
 from fpes.es import ES
 from fpes.evaluation import Evaluation
 from fpes.health import DivergedError, TrainingWarning
+from fpes.losses import loss, metric
 from fpes.network import LinearNetwork
 from fpes.noise import noise
 from fpes.optimisers import SGD, Adam, ClipUp
@@ -52,6 +53,8 @@ __all__ = [
     "gemm",
     "get_isa",
     "get_threads",
+    "loss",
+    "metric",
     "multiply",
     "noise",
     "register",

@@ -6,6 +6,10 @@ class Flush(Enum):
     boundary = 1
     always = 2
 
+class Loss:  # an enum; csrc/common/losses/list.hpp has its members
+    __members__: dict[str, Loss]
+    def __init__(self, value: int) -> None: ...
+
 class NoiseKind(Enum):
     binomial = 0
     rademacher = 1
@@ -78,6 +82,9 @@ def forward(
     out: int,
     /,
 ) -> None: ...
+def losses(
+    e: Execution, f: Flush, outputs: int, rows: int, count: int, targets: tuple[Loss, int], out: int, /
+) -> None: ...
 def population_evaluate(
     e: Execution,
     f: Flush,
@@ -88,7 +95,7 @@ def population_evaluate(
     first_pair: int,
     end_pair: int,
     x: int,
-    labels: int,
+    targets: tuple[Loss, int],
     batch: tuple[int, int, int],
     sums: int,
     fitness: int,
@@ -197,7 +204,7 @@ def unit_evaluate(
     state: Sequence[int],
     first_pair: int,
     end_pair: int,
-    labels: int,
+    targets: tuple[Loss, int],
     results: Sequence[int],
     /,
 ) -> None: ...

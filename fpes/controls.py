@@ -32,11 +32,6 @@ class Accuracy:
     test: float
 
 
-def accuracy(logits: Logits, labels: IntArray) -> float:
-    """The fraction of rows of logits [batch, classes] whose first largest element is at the label."""
-    return float(np.mean(np.argmax(logits, axis=1) == labels))
-
-
 def evaluate_controls(net: LinearNetwork, theta: FloatArray, data: Dataset) -> list[Accuracy]:
     """Accuracies of theta under flush "never" and "always", in float64, and collapsed into one matrix in float64."""
     controls = [measured(f'flush "{flush}"', net.with_flush(flush), theta, data) for flush in ("never", "always")]

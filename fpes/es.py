@@ -295,6 +295,7 @@ class ES:
         groups: int | None = None,
         augmentation: Augmentation | None = None,
         importance: ImportanceSampling | None = None,
+        loss: str | None = None,
         fitness: Callable[[Any, Any], Any] | None = None,
         chunk: int | None = None,
         max_seconds: float | None = None,
@@ -316,7 +317,7 @@ class ES:
         error in `fitness` or `after_step`. Only a DivergedError leaves the last periodic one.
 
         Args:
-            data: trains on its training part; accuracy on both parts is measured as it goes, about 50 times. Once the
+            data: trains on its training part; a metric on both parts is measured as it goes, about 50 times. Once the
                 planned end is reached, fit() goes on with other data too; importance sampling begins anew with them.
             steps: how many generations are planned, in all; as before if not given, and what the constructor was told
                 at first. Schedules follow the new number: where 400 are done and 800 wanted, they are half-way.
@@ -324,11 +325,14 @@ class ES:
             groups: minibatches for each generation: one for all members (1), or one for each group; as before if not
                 given, and 1 at first.
             augmentation: deforms the images of each minibatch; as before if not given, and none at first.
-            importance: prefers samples that are still wrong; as before if not given, and off at first. For fitness that
-                is a loss, and node perturbation without shaping.
-            fitness: fitness(outputs, labels) of outputs float32 [size, batch, classes] and labels int32 [batch] (or
-                [groups, batch]) as float32 [size] or, for node perturbation, [size, batch]; higher is better. Minus the
-                cross-entropy if not given. A checkpoint keeps its name only, so it must be given again.
+            importance: prefers samples that are still wrong; as before if not given, and off at first. For loss
+                "cross_entropy", and node perturbation without shaping.
+            loss: "cross_entropy", "squared_error" or "binary_cross_entropy", as for Population.evaluate(); as before if
+                not given, and what suits the data at first: cross-entropy for labels, squared error for numbers. It
+                chooses the metric too: accuracy, R² or the fraction of right labels (fpes.metric()).
+            fitness: fitness(outputs, y) of outputs float32 [size, batch, outputs] and the minibatch's targets as
+                float32 [size] or, for node perturbation, [size, batch]; higher is better. Minus the loss if not given.
+                A checkpoint keeps its name only, so it must be given again.
             chunk: as for Population.evaluate().
             max_seconds: a limit to the time. At the very start it is turned into a number of generations, `steps` at
                 most, by timing a few; so schedules come to their end in time. A run that comes to the limit before its
@@ -345,6 +349,7 @@ class ES:
 
         Raises:
             TypeError, ValueError: an argument of the wrong type or out of its range; no number of steps and no limit;
+                data whose targets aren't the loss's;
                 other data than the half-finished run has seen; no `fitness` where the run had one.
             FileExistsError: `checkpoint` holds another run's state, or a later one of this run. Nothing was done then.
             BlockingIOError: somebody else is writing it. Nothing was done then.
@@ -355,7 +360,7 @@ class ES:
         Warns:
             TrainingWarning: the planned end is reached already, so there is nothing to do; signs of trouble.
         """
-        settings = fitting.Settings(steps, batch, groups, augmentation, importance, fitness, chunk)
+        settings = fitting.Settings(steps, batch, groups, augmentation, importance, loss, fitness, chunk)
         limits = fitting.Limits(max_seconds, None if checkpoint is None else Path(checkpoint), checkpoint_seconds)
         fitting.fit(self, data, settings, limits, after_step=after_step, executor=executor)
         return self.records

@@ -19,15 +19,16 @@ import numpy as np
 import numpy.typing as npt
 
 from fpes import _checks, _config
+from fpes._backends import CPU
 from fpes._checks import FloatArray
 from fpes._modes import ieee_mode
 from fpes._signals import terminating_raises
-from fpes.controls import accuracy
 from fpes.datasets import Augmentation, Dataset, ImportanceSampling, Minibatches
 from fpes.devices import to_host
 from fpes.engine import Engine, Helpers, Local, Measure, Samples
 from fpes.evaluation import Evaluation
 from fpes.health import DivergedError, active_fractions, diagnose, warn, weight_norms
+from fpes.losses import Loss, loss_named
 from fpes.perturbations import NodePerturbation, OneUnit
 from fpes.records import Record
 from fpes.saving import Saver
@@ -41,7 +42,7 @@ _T = TypeVar("_T")
 _DEFAULT_BATCH = 512
 _RECORDS = 50  # points of the training curves, or fewer where they would take more than
 _RECORDING = 0.05  # of the time
-_MEASURED_SAMPLES = 10_000  # training samples that accuracy is measured on as it goes
+_MEASURED_SAMPLES = 10_000  # training samples that the metric is measured on as it goes
 _ACTIVITY_SAMPLES = 1_000
 _CALIBRATION_SECONDS, _CALIBRATION_FRACTION = 2.0, 0.05
 _RESERVE = 0.01  # of the time
@@ -59,6 +60,7 @@ class Settings:
     groups: int | None = None
     augmentation: Augmentation | None = None
     importance: ImportanceSampling | None = None
+    loss: str | None = None
     fitness: Callable[[Any, Any], Any] | None = None
     chunk: int | None = None
 
@@ -85,7 +87,7 @@ class Run:
         id: tells the run from others; every ES that is made has its own, and one that is loaded its file's.
         data: fingerprint of the data set.
         since: the generation that saw this data set first.
-        batch, groups, augmentation, importance: as fit() takes them.
+        batch, groups, augmentation, importance, loss: as fit() takes them.
         fitness: the name of the user's function, where there was one.
         seconds: of training so far.
         plan: (generation, planned steps from there on).
@@ -100,6 +102,7 @@ class Run:
     groups: int = 1
     augmentation: Augmentation | None = None
     importance: ImportanceSampling | None = None
+    loss: str | None = None
     fitness: str | None = None
     seconds: float = 0.0
     plan: list[tuple[int, int]] = field(default_factory=list)
@@ -121,6 +124,7 @@ class Run:
             "groups": self.groups,
             "augmentation": _config.to_json(self.augmentation),
             "importance": _config.to_json(self.importance),
+            "loss": self.loss,
             "fitness": self.fitness,
             "seconds": self.seconds,
             "plan": [list(entry) for entry in self.plan],
@@ -142,6 +146,7 @@ class Run:
             groups=_checks.integer("groups", value["groups"], 1, _checks.LARGEST_INDEX),
             augmentation=_optional("augmentation", _config.from_json(value["augmentation"]), Augmentation),
             importance=_optional("importance", _config.from_json(value["importance"]), ImportanceSampling),
+            loss=_checked_name(value.get("loss")),
             fitness=None if value["fitness"] is None else _text("fitness", value["fitness"]),
             seconds=_checks.not_negative("seconds", value["seconds"]),
             plan=[(_step(generation), _step(steps)) for generation, steps in value["plan"]],
@@ -161,6 +166,11 @@ class Run:
 
 def _step(value: Any) -> int:
     return _checks.integer("a generation", value, 0, _checks.LARGEST_INDEX)
+
+
+def _checked_name(loss: Any) -> str | None:
+    """Of a loss; older checkpoints have none."""
+    return None if loss is None else loss_named(loss).name
 
 
 def _text(name: str, value: Any) -> str:
@@ -225,6 +235,7 @@ class Prepared:
     minibatches: Minibatches
     data: dict[str, Any]
     importance: ImportanceSampling | None
+    loss: Loss
     fitness: str | None
 
     def adopt(self, es: ES) -> None:
@@ -234,7 +245,7 @@ class Prepared:
             es.forget_residuals()
             run.data, run.since = self.data, es.generation
         run.batch, run.groups, run.augmentation = minibatches.batch, minibatches.groups, minibatches.augmentation
-        run.importance, run.fitness = self.importance, self.fitness
+        run.importance, run.loss, run.fitness = self.importance, self.loss.name, self.fitness
 
 
 def prepare(
@@ -247,10 +258,11 @@ def prepare(
     """
     if not isinstance(data, Dataset):
         raise TypeError(f"data is a {type(data).__name__}, expected a fpes.datasets.Dataset")
-    if (data.features, data.classes) != (es.net.features, es.net.classes):
+    if (data.features, data.outputs) != (es.net.features, es.net.classes):
+        targets = f"{data.outputs} {'columns of targets' if data.classes is None else 'classes'}"
         raise ValueError(
-            f"data has {data.features} features and {data.classes} classes, and the network has {es.net.features} "
-            f"inputs and {es.net.classes} outputs"
+            f"data has {data.features} features and {targets}, and the network has {es.net.features} inputs and "
+            f"{es.net.classes} outputs"
         )
     _check_steps(es, settings, limits)
     _check_callable("after_step", after_step)
@@ -271,7 +283,10 @@ def prepare(
         seed=es.seed,
         augmentation=_optional("augmentation", settings.augmentation, Augmentation) or run.augmentation,
     )
-    return Prepared(settings, minibatches, found, _checked_importance(es, settings), _checked_fitness(es, settings))
+    loss = _checked_loss(es, data, settings)
+    return Prepared(
+        settings, minibatches, found, _checked_importance(es, settings, loss), loss, _checked_fitness(es, settings)
+    )
 
 
 def _check_steps(es: ES, settings: Settings, limits: Limits) -> None:
@@ -304,10 +319,24 @@ def _checked_groups(es: ES, groups: int) -> int:
     return number
 
 
-def _checked_importance(es: ES, settings: Settings) -> ImportanceSampling | None:
+def _checked_loss(es: ES, data: Dataset, settings: Settings) -> Loss:
+    """That of the run, whose targets these data have."""
+    natural = "squared_error" if data.classes is None else "cross_entropy"
+    loss = loss_named(next(name for name in (settings.loss, es.run.loss, natural) if name is not None))
+    for name, y in (("y_train", data.y_train), ("y_test", data.y_test)):
+        loss.targets(CPU, f"{name} of data, for loss {loss.name!r},", y, (len(y),), data.outputs)
+    return loss
+
+
+def _checked_importance(es: ES, settings: Settings, loss: Loss) -> ImportanceSampling | None:
     importance = _optional("importance", settings.importance, ImportanceSampling) or es.run.importance
     if importance is not None and settings.fitness is not None:
         raise ValueError("importance sampling goes by the cross-entropy of each sample, not by a fitness of one's own")
+    if importance is not None and loss.name != "cross_entropy":
+        raise ValueError(
+            f"importance sampling goes by the cross-entropy of each sample, which tells how probable its label is, and "
+            f"loss is {loss.name!r}: expected 'cross_entropy', or no importance sampling"
+        )
     if importance is not None and isinstance(es.perturbation, NodePerturbation) and es.shaping != "none":
         raise ValueError(
             f'shaping is {es.shaping!r}, expected "none": importance sampling weighs the fitness of each sample, and '
@@ -343,6 +372,7 @@ class _Loop:
         self.engine = engine
         self.minibatches = prepared.minibatches
         self.settings = prepared.settings
+        self.loss = prepared.loss
         self.limits = limits
         self.saver = saver
         self.started = started
@@ -468,7 +498,8 @@ class _Loop:
         if isinstance(es.perturbation, OneUnit):
             return self.evaluate_units(samples, weights, residuals)
         node = isinstance(es.perturbation, NodePerturbation)
-        evaluation = self.engine.evaluate(es, samples, Measure(per_sample=node or importance is not None, chunk=chunk))
+        measure = Measure(self.loss.name, per_sample=node or importance is not None, chunk=chunk)
+        evaluation = self.engine.evaluate(es, samples, measure)
         if importance is None or residuals is None:
             return evaluation, None
         groups = to_host(evaluation.values).reshape(evaluation.groups, -1, evaluation.samples)
@@ -483,7 +514,8 @@ class _Loop:
         """As evaluate(), of OneUnit: losses are weighted as they come, and those of the centre are remembered."""
         es, importance = self.es, self.es.run.importance
         weighted = None if importance is None else self.minibatches.shaped(weights)
-        evaluation = self.engine.evaluate(es, samples, Measure(sample_weights=weighted, chunk=self.settings.chunk))
+        measure = Measure(self.loss.name, sample_weights=weighted, chunk=self.settings.chunk)
+        evaluation = self.engine.evaluate(es, samples, measure)
         if importance is None or residuals is None:
             return evaluation, None
         return evaluation, importance.updated(residuals, samples.rows, to_host(evaluation.centre_losses).ravel())
@@ -554,8 +586,8 @@ class _Loop:
             evaluations=es.evaluations,
             seconds=round(self.seconds_before + self.elapsed, 3),
             loss=None if es.fitness is None else -es.fitness,
-            train=accuracy(es.net(es.solution, x), y),
-            test=accuracy(es.net(es.solution, data.x_test), data.y_test),
+            train=self.loss.measured(es.net(es.solution, x), y),
+            test=self.loss.measured(es.net(es.solution, data.x_test), data.y_test),
             learning_rate=es.value("learning_rate", last),
             sigma=es.value("sigma", last),
             active=tuple(self.activity()),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from fpes._backends import Array, Backend
 
@@ -34,11 +33,10 @@ class Minibatch:
         """As the C++ modules take it."""
         return self.size, self.groups, self.pairs_each
 
-    def labels(self, y: Any, classes: int) -> Array:
-        """`y` as int32 labels, [batch], or [groups, batch] where x has groups."""
-        if self.x.ndim == 2:
-            return self.backend.labels("y", y, (self.size,), classes)
-        return self.backend.labels("y", y, (self.groups, self.size), classes)
+    @property
+    def samples(self) -> tuple[int, ...]:
+        """The shape of an array with one number for each sample: [batch], or [groups, batch] where x has groups."""
+        return (self.size,) if self.x.ndim == 2 else (self.groups, self.size)
 
     def copy(self) -> Minibatch:
         """The same samples in an array of their own, which nobody else changes."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fpes._backends import Array, Backend, NetworkCall, UnitCall, UnitState
+from fpes._backends import Array, Backend, NetworkCall, Targets, UnitCall, UnitState
 from fpes.minibatch import Minibatch
 from fpes.noise import LARGEST_WORD
 from fpes.perturbations import OneUnit, draws_of
@@ -26,7 +26,7 @@ class SeenByUnits:
     Args:
         inputs: a copy of the batch.
         state: what it makes of the population.
-        centre: losses of the unperturbed network, float32 [groups * batch]; None where there are no labels.
+        centre: losses of the unperturbed network, float32 [groups * batch]; None where there are no targets.
     """
 
     inputs: Minibatch
@@ -65,7 +65,7 @@ class UnitMembers:
             raise ValueError(f"size is {size}, expected at most {LARGEST_WORD} draws of a layer")
         self._call = UnitCall(network, size, perturbation.directions == "span", seed, generation, sigma, draws)
 
-    def prepared(self, batch: Minibatch, labelled: bool) -> SeenByUnits:
+    def prepared(self, batch: Minibatch, with_losses: bool) -> SeenByUnits:
         """What a batch makes of the population.
 
         Raises:
@@ -99,12 +99,12 @@ class UnitMembers:
         )
         inputs = batch.copy()
         backend.prepare_units(call, inputs, state)
-        return SeenByUnits(inputs, state, backend.empty((rows,)) if labelled else None)
+        return SeenByUnits(inputs, state, backend.empty((rows,)) if with_losses else None)
 
     def evaluate(
         self,
         seen: SeenByUnits,
-        labels: Array,
+        targets: Targets,
         *,
         weights: Array | None,
         losses: Array | None,
@@ -120,7 +120,7 @@ class UnitMembers:
                 seen.inputs,
                 seen.state,
                 (begin, end),
-                labels=labels,
+                targets=targets,
                 weights=weights,
                 fitness=fitness[members],
                 losses=None if losses is None else losses[members],
@@ -128,10 +128,12 @@ class UnitMembers:
             )
         return fitness
 
-    def evaluate_centre(self, seen: SeenByUnits, labels: Array) -> None:
+    def evaluate_centre(self, seen: SeenByUnits, targets: Targets) -> None:
         """Fill in the losses of the unperturbed network, of all groups."""
         everything = (0, self._call.pairs)
-        self._backend.evaluate_units(self._call, seen.inputs, seen.state, everything, labels=labels, centre=seen.centre)
+        self._backend.evaluate_units(
+            self._call, seen.inputs, seen.state, everything, targets=targets, centre=seen.centre
+        )
 
     def outputs(self, seen: SeenByUnits, pairs: tuple[int, int], chunk: int | None) -> Array:
         """Logits float32 [members, batch, classes] of a range of pairs."""

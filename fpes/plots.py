@@ -17,9 +17,11 @@ import numpy as np
 from fpes._checks import FloatArray
 from fpes.controls import Accuracy
 from fpes.datasets import Dataset
+from fpes.losses import loss_named
 from fpes.network import LinearNetwork
 from fpes.records import Record
 
+_LEAST_DRAWN = -0.25  # of a metric that has no lower bound
 _SEED_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _LAYER_STYLES = ("-", "--", ":", "-.")
 _CLASS_COLOURS = ("#0072b2", "#d55e00")
@@ -41,35 +43,47 @@ def require() -> None:
         raise ImportError("pictures need matplotlib, which is not installed: pip install matplotlib")
 
 
-def training_curves(title: str, runs: Mapping[str, Sequence[Record]], linear: float | None, path: Path) -> None:
-    """Accuracy, loss, active units and weight norms against evaluations; a colour a run, a line style a layer.
+def training_curves(
+    title: str,
+    runs: Mapping[str, Sequence[Record]],
+    linear: float | None,
+    path: Path,
+    loss: str = "cross_entropy",
+) -> None:
+    """Metric, loss, active units and weight norms against evaluations; a colour a run, a line style a layer.
 
     Args:
         title: of the whole picture.
         runs: the records of each run, by its name.
-        linear: test accuracy of the linear baseline, drawn as a line.
+        linear: the metric of the linear baseline on the test part, drawn as a line.
         path: of the PNG.
+        loss: of the runs: it says what is measured, and in which units.
     """
+    what = loss_named(loss)
+    unit = 100 if what.percent else 1
     figure = _figure(11, 8)
-    ((accuracies, losses), (activity, norms)) = figure.subplots(2, 2, sharex=True)
+    ((metrics, losses), (activity, norms)) = figure.subplots(2, 2, sharex=True)
     for number, (name, records) in enumerate(runs.items()):
         colour = _SEED_COLOURS[number % len(_SEED_COLOURS)]
         at = [record.evaluations for record in records]
-        accuracies.plot(at, [100 * r.test for r in records], color=colour, label=name)
-        accuracies.plot(at, [100 * r.train for r in records], color=colour, ls=":")
+        metrics.plot(at, [unit * r.test for r in records], color=colour, label=name)
+        metrics.plot(at, [unit * r.train for r in records], color=colour, ls=":")
         losses.plot(at, [np.nan if r.loss is None else r.loss for r in records], color=colour)
         for layer, style in zip(range(len(records[0].norms)), itertools.cycle(_LAYER_STYLES), strict=False):
             norms.plot(at, [r.norms[layer] for r in records], color=colour, ls=style)
             if layer < len(records[0].norms) - 1:
                 activity.plot(at, [100 * r.active[layer] for r in records], color=colour, ls=style)
-    colours = accuracies.get_legend_handles_labels()
+    colours = metrics.get_legend_handles_labels()
     styles = [("test", "-"), ("train", ":")]
     if linear is not None:
-        accuracies.axhline(100 * linear, color="black", lw=1, ls="--")
+        metrics.axhline(unit * linear, color="black", lw=1, ls="--")
         styles.append(("test, backprop: linear", "--"))
-    accuracies.set(ylabel="accuracy, %", title="accuracy")
-    accuracies.set_ylim(*_accuracy_limits(runs, linear))
-    losses.set(ylabel="cross-entropy, nats", title="loss: the population's mean on its minibatch")
+    metrics.set(ylabel=f"{what.metric}, %" if what.percent else what.metric, title=what.metric)
+    if what.percent:
+        metrics.set_ylim(*_accuracy_limits(runs, linear))
+    else:
+        metrics.set_ylim(bottom=_LEAST_DRAWN, top=1.02)
+    losses.set(ylabel=what.unit, title="loss: the population's mean on its minibatch")
     if any(r.loss is not None and r.loss > 0.0 for records in runs.values() for r in records):
         _logarithmic(losses)
     activity.set(ylabel="units that are not flushed, %", title="active units (100 %: linear)", ylim=(0, 102))
@@ -77,14 +91,14 @@ def training_curves(title: str, runs: Mapping[str, Sequence[Record]], linear: fl
     layers = [len(records[0].norms) for records in runs.values()]
     layer_styles = zip(range(max(layers)), itertools.cycle(_LAYER_STYLES), strict=False)
     names = [(f"layer {layer + 1}", style) for layer, style in layer_styles]
-    for axes, shown in ((accuracies, styles), (activity, names[:-1]), (norms, names)):
+    for axes, shown in ((metrics, styles), (activity, names[:-1]), (norms, names)):
         for name, style in shown:
             axes.plot([], [], color="black", ls=style, lw=1, label=name)
         handles = [line for line in axes.get_lines() if line.get_label() in dict(shown)]
         axes.legend(handles=handles, fontsize="small")
     for axes in (activity, norms):
         axes.set_xlabel("evaluations (member x sample)")
-    for axes in (accuracies, losses, activity, norms):
+    for axes in (metrics, losses, activity, norms):
         axes.grid(alpha=0.25)
     _in_thousands_and_millions(activity)
     figure.legend(*colours, loc="outside lower center", ncols=6, fontsize="small")

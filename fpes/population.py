@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from fpes import _checks
-from fpes._backends import Array, PopulationCall, backend_of
+from fpes._backends import Array, PopulationCall, Targets, backend_of
 from fpes._modes import ieee_mode
 from fpes.devices import to_host
 from fpes.evaluation import Evaluation, Origin, Seen, checked_fitness, members_of, negated, plain
+from fpes.losses import checked_targets, loss_named
 from fpes.minibatch import Minibatch, checked_minibatch
 from fpes.network import LinearNetwork
 from fpes.noise import LARGEST_SEED, LARGEST_WORD
@@ -43,7 +44,7 @@ class Population:
         generation: 0 ... 2**32 - 1; every generation has noise of its own.
 
     On a GPU every call is asynchronous, on CuPy's current stream, and nothing waits for values to be looked at: what
-    the CPU refuses because of its value (NaN in theta, a label or an integer weight out of range) gives NaN in the
+    the CPU refuses because of its value (NaN in theta, a target or an integer weight out of range) gives NaN in the
     results that it reaches.
 
     Raises:
@@ -126,12 +127,16 @@ class Population:
         Args:
             x: float32 [batch, features], the same for all members; or [groups, batch, features], a minibatch for each
                 group, where the members are divided evenly, in order, into groups of whole antithetic pairs.
-            y: integer labels [batch] or [groups, batch], each in 0 ... classes - 1; for a function, what it takes.
-            loss: "cross_entropy", in natural units; or a function that gives *fitness*: loss(outputs, y) of outputs
-                float32 [size, batch, classes] is float32 or float64 [size], or [size, batch], higher is better.
+            y: what outputs are compared with: for "cross_entropy" integer labels [batch] or [groups, batch], each in
+                0 ... outputs - 1; for "squared_error" float32 [batch, outputs] or [groups, batch, outputs]; for
+                "binary_cross_entropy" likewise, from 0 to 1; for a function, what it takes.
+            loss: "cross_entropy" of one label, in nats; "squared_error", its mean over outputs; "binary_cross_entropy"
+                of several labels, in nats, its mean over outputs (losses.py); or a function that gives *fitness*:
+                loss(outputs, y) of outputs float32 [size, batch, outputs] is float32 or float64 [size], or
+                [size, batch], higher is better.
             per_sample: don't average over the batch. A function decides by what it gives.
-            sample_weights: float32 as y, finite: times the loss of each sample, before the mean is taken. For OneUnit
-                only; elsewhere per_sample gives what it takes to weight by oneself.
+            sample_weights: float32 [batch] or [groups, batch], finite: times the loss of each sample, before the mean
+                is taken. For OneUnit only; elsewhere per_sample gives what it takes to weight by oneself.
             pairs: (begin, end): evaluate these antithetic pairs only, members 2 begin ... 2 end - 1. The results are
                 theirs then; so several calls, perhaps on several machines, share a population. x and y stay
                 those of the whole population. See evaluated().
@@ -143,9 +148,9 @@ class Population:
             and which tell() and gradient() take. For node perturbation and OneUnit it holds a copy of x.
 
         Raises:
-            TypeError: x isn't float32, y not integer; a function's result no array of float32 or float64.
-            ValueError: wrong shapes, an empty batch, labels outside the classes, unknown loss, an odd chunk; pairs
-                that the population doesn't have; groups that cut blocks of OneUnit in two, or fewer samples in a
+            TypeError: x isn't float32, or y not of the loss's type; a function's result no array of float32 or float64.
+            ValueError: wrong shapes, an empty batch, targets out of range, unknown loss, an odd chunk; pairs that the
+                population doesn't have; groups that cut blocks of OneUnit in two, or fewer samples in a
                 minibatch than it has draws.
         """
         if sample_weights is not None and self._unit_members is None:
@@ -155,15 +160,14 @@ class Population:
             )
         if callable(loss):
             return self._evaluated_by(loss, x, y, self._checked_pairs(pairs), chunk)
-        if loss != "cross_entropy":
-            raise ValueError(f"loss is {loss!r}, expected 'cross_entropy', or a function of outputs and y")
+        chosen = loss_named(loss)
         self._check_device(x=x, y=y)
         some = self._checked_pairs(pairs)
         batch = self._checked_batch(x)
-        labels = batch.labels(y, self.net.classes)
+        targets = checked_targets(chosen, self._backend, y, batch.samples, self.net.classes)
         if self._unit_members is not None:
             return self._evaluated_units(
-                self._unit_members, batch, labels, sample_weights, some, per_sample=per_sample, chunk=chunk
+                self._unit_members, batch, targets, sample_weights, some, per_sample=per_sample, chunk=chunk
             )
         calls = self._calls(batch, some, chunk)
         seen = self._seen(batch, some)
@@ -175,7 +179,7 @@ class Population:
                 self._call,
                 (begin, end),
                 seen.inputs or batch,
-                labels=labels,
+                targets=targets,
                 sums=seen.sums,
                 fitness=fitness[members],
                 losses=None if losses is None else losses[members],
@@ -187,7 +191,7 @@ class Population:
         self,
         members: UnitMembers,
         batch: Minibatch,
-        labels: Array,
+        targets: Targets,
         sample_weights: Array | None,
         pairs: tuple[int, int],
         *,
@@ -197,11 +201,11 @@ class Population:
         """As evaluate(), of OneUnit."""
         weights = None
         if sample_weights is not None:
-            weights = self._backend.finite("sample_weights", sample_weights, labels.shape)
-        seen = members.prepared(batch, labelled=True)
+            weights = self._backend.finite("sample_weights", sample_weights, batch.samples)
+        seen = members.prepared(batch, with_losses=True)
         losses = self._backend.empty((members_of(pairs), batch.size)) if per_sample else None
         fitness = members.evaluate(
-            seen, labels, weights=weights, losses=losses, pairs=pairs, chunk=_checked_chunk(chunk)
+            seen, targets, weights=weights, losses=losses, pairs=pairs, chunk=_checked_chunk(chunk)
         )
         return Evaluation(
             self._backend,
@@ -224,7 +228,15 @@ class Population:
         values = checked_fitness("what the fitness function gives", given, self._backend, size, batch.size)
         return Evaluation(self._backend, self.origin, seen, values, pairs=pairs)
 
-    def evaluated(self, x: Array, fitness: Any, y: Any = None, *, part: Evaluation | None = None) -> Evaluation:
+    def evaluated(
+        self,
+        x: Array,
+        fitness: Any,
+        y: Any = None,
+        loss: str | Callable[[Array, Any], Any] = "cross_entropy",
+        *,
+        part: Evaluation | None = None,
+    ) -> Evaluation:
         """The evaluation that evaluate(x, y) gives, of fitness that was computed in parts, here or elsewhere.
 
         ::
@@ -235,7 +247,7 @@ class Population:
         Args:
             x: as for evaluate().
             fitness: float32 or float64 [size], or [size, batch].
-            y: as for evaluate(), where the losses of the unperturbed network are wanted too (OneUnit).
+            y, loss: as for evaluate(), where the losses of the unperturbed network are wanted too (OneUnit).
             part: an evaluation of some pairs on the same x, whose preparations then needn't be made again (OneUnit).
 
         Raises:
@@ -243,6 +255,7 @@ class Population:
         """
         self._check_device(x=x)
         batch = self._checked_batch(x)
+        chosen = None if y is None or callable(loss) else loss_named(loss)
         if part is not None:
             part.check_belongs_to(self.origin)
         if self._unit_members is None:
@@ -251,9 +264,10 @@ class Population:
         else:
             units = None if part is None else part.seen.units
             if units is None:
-                units = self._unit_members.prepared(batch, labelled=y is not None)
-            if y is not None:
-                self._unit_members.evaluate_centre(units, batch.labels(y, self.net.classes))
+                units = self._unit_members.prepared(batch, with_losses=chosen is not None)
+            if chosen is not None:
+                targets = checked_targets(chosen, self._backend, y, batch.samples, self.net.classes)
+                self._unit_members.evaluate_centre(units, targets)
             seen = Seen(batch.groups, batch.size, None, None, units)
         values = checked_fitness("fitness", fitness, self._backend, self.size, batch.size)
         return Evaluation(self._backend, self.origin, seen, values)
@@ -496,7 +510,7 @@ class Population:
     def _seen(self, batch: Minibatch, pairs: tuple[int, int]) -> Seen:
         """What an evaluation of some pairs keeps of its batch, sums to be filled in."""
         if self._unit_members is not None:
-            return Seen(batch.groups, batch.size, None, None, self._unit_members.prepared(batch, labelled=False))
+            return Seen(batch.groups, batch.size, None, None, self._unit_members.prepared(batch, with_losses=False))
         needed = isinstance(self.perturbation, NodePerturbation)
         sums = None
         if self._family == "one_layer":

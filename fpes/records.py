@@ -21,8 +21,8 @@ class Record:
         evaluations: of one member on one sample, so far.
         seconds: of training so far, over all sessions.
         loss: minus the mean fitness of the last generation; None before the first.
-        train: accuracy on training samples, from 0 to 1.
-        test: accuracy on the test part.
+        train: the metric that suits the loss (fpes.metric) on training samples: accuracy, say. At most 1.
+        test: the same on the test part.
         learning_rate: of the last generation, as is
         sigma: the standard deviation of the perturbation.
         active: for each layer the fraction of outputs that are not flushed to zero.
@@ -42,7 +42,7 @@ class Record:
 
     def as_json(self) -> dict[str, Any]:
         """As plain values."""
-        return asdict(self) | {"loss": _config.number_to_json(self.loss)}
+        return asdict(self) | {name: _config.number_to_json(getattr(self, name)) for name in ("loss", "train", "test")}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Record:
@@ -53,9 +53,10 @@ class Record:
         """
         layers = {name: tuple(_checks.real(name, number) for number in value[name]) for name in ("active", "norms")}
         counts = {name: _checks.integer(name, value[name], 0, 2**128) for name in ("generation", "evaluations")}
-        numbers = ("seconds", "train", "test", "learning_rate", "sigma")
+        numbers = ("seconds", "learning_rate", "sigma")
         reals = {name: _checks.real(name, value[name]) for name in numbers}
-        return cls(**{**value, **layers, **counts, **reals, "loss": _config.number_from_json(value["loss"])})
+        metrics = {name: _metric(name, value[name]) for name in ("train", "test")}
+        return cls(**{**value, **layers, **counts, **reals, **metrics, "loss": _config.number_from_json(value["loss"])})
 
     def row(self) -> dict[str, float | int | None]:
         """As columns: those that have a number for each layer become active_1, active_2 ..."""
@@ -66,6 +67,13 @@ class Record:
             else:
                 columns[name] = value
         return columns
+
+
+def _metric(name: str, value: Any) -> float:
+    number = _config.number_from_json(value)
+    if number is None:
+        raise TypeError(f"{name} is None, expected a number")
+    return number
 
 
 def write_csv(records: Sequence[Record], path: Path) -> None:

@@ -34,8 +34,9 @@ class CpuKernels:
     """
 
     CudaError, Execution = CudaError, Execution
-    Flush, NoiseKind, NoiseRole, Family, Population, UnitPopulation = (
+    Flush, Loss, NoiseKind, NoiseRole, Family, Population, UnitPopulation = (
         _cpu.Flush,
+        _cpu.Loss,
         _cpu.NoiseKind,
         _cpu.NoiseRole,
         _cpu.Family,

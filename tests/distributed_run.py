@@ -24,17 +24,23 @@ RUNS = {
         88,
         {"groups": 2, "importance": ImportanceSampling()},
     ),
+    "one-unit, squared error": (fpes.OneUnit(draws=(1, 1, 1)), 88, {"groups": 2, "loss": "squared_error"}),
+    "binary cross-entropy": (fpes.FullRank(), 34, {"groups": 17, "loss": "binary_cross_entropy"}),
     "importance": (fpes.NodePerturbation(), 34, {"importance": ImportanceSampling()}),
     "augmented": (fpes.FullRank(), 34, {"augmentation": Augmentation(4, 4, shift=1.0)}),
 }
 STEPS = 50
 
 
-def data() -> Dataset:
+def data(loss: str = "cross_entropy") -> Dataset:
+    """Which of four features is larger, as labels, or as one column of zeros and ones for each."""
     rng = np.random.default_rng(5)
     x, y = rng.random((96, SIZES[0]), np.float32), rng.integers(0, SIZES[-1], 96).astype(np.int32)
     x[np.arange(96), y] += 1.0
-    return Dataset("made up", x[:64], y[:64], x[64:], y[64:], SIZES[-1])
+    if loss == "cross_entropy":
+        return Dataset("made up", x[:64], y[:64], x[64:], y[64:], SIZES[-1])
+    columns = np.eye(SIZES[-1], dtype=np.float32)[y]
+    return Dataset("made up", x[:64], columns[:64], x[64:], columns[64:])
 
 
 def beginning(name: str) -> fpes.ES:
@@ -45,7 +51,8 @@ def beginning(name: str) -> fpes.ES:
 
 def train(name: str, steps: int = STEPS, es: fpes.ES | None = None, **options) -> fpes.ES:
     es = beginning(name) if es is None else es
-    es.fit(data(), steps=steps, batch=8, **{**RUNS[name][2], **options})
+    options = {**RUNS[name][2], **options}
+    es.fit(data(options.get("loss", "cross_entropy")), steps=steps, batch=8, **options)
     return es
 
 

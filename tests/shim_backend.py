@@ -158,10 +158,10 @@ class ShimPopulation:
     def _sums_address(self) -> int:
         return 0 if self._sums is None else self._sums.address
 
-    def evaluate(self, x, y, *, per_sample=False, pairs=None) -> np.ndarray:
+    def evaluate(self, x, y, loss="cross_entropy", *, per_sample=False, pairs=None) -> np.ndarray:
         begin, end = pairs or (0, self._population.size // 2)
         inputs, shape = self._see(x)
-        labels = aligned(np.ascontiguousarray(y, np.int32))
+        targets = aligned(np.ascontiguousarray(y, np.int32 if loss == "cross_entropy" else np.float32))
         fitness = Guarded((2 * (end - begin),))
         losses = Guarded((2 * (end - begin), shape[0]) if per_sample else (0,))
         call(
@@ -172,7 +172,7 @@ class ShimPopulation:
             begin,
             end,
             inputs.ctypes.data,
-            labels.ctypes.data,
+            (module(self._flush).Loss.__members__[loss], targets.ctypes.data),
             shape,
             self._sums_address,
             fitness.address,

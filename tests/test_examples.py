@@ -33,6 +33,25 @@ def test_pendulum_gives_each_member_its_own_states():
         np.testing.assert_array_equal(outputs[member], net(population.member(member), states[member]))
 
 
+def test_surface_is_more_than_a_plane(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    surface = runpy.run_path(str(EXAMPLES / "surface.py"))
+    data = surface["task"]()
+    es = surface["train"](data, steps=250)
+    assert surface["worth"](es, data, "boundary") > 0.7
+    assert surface["worth"](es, data, "never") < 0.1
+    assert es.records[-1].test == surface["worth"](es, data, "boundary")
+
+
+def test_surface_is_drawn(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    surface = runpy.run_path(str(EXAMPLES / "surface.py"))
+    data = surface["task"]()
+    es = surface["train"](data, steps=1)
+    drawn = surface["save_both"](lambda f, t: surface["draw"](f, t, es, data), (13, 5), tmp_path, "surface")
+    assert [path.read_bytes()[:4] for path in drawn] == [b"\x89PNG"] * 2
+
+
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_examples_say_how_to_run_them(path):
     assert f"python examples/{path.name}" in path.read_text().split('"""')[1]

@@ -19,8 +19,8 @@ from training_run import SETTINGS, STEPS, beginning, dataset
 
 import fpes
 from fpes import fitting, saving
-from fpes.controls import accuracy
 from fpes.datasets import Dataset
+from fpes.losses import accuracy
 
 
 @pytest.fixture(scope="module")

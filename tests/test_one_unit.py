@@ -426,9 +426,9 @@ def test_it_learns_what_a_linear_network_cannot():
     data = fpes.datasets.load("digits")
     es = trainer(steps=500)
     es.fit(data, **FIT)
-    assert fpes.controls.accuracy(es.net(es.theta, data.x_train), data.y_train) > 0.97
+    assert fpes.losses.accuracy(es.net(es.theta, data.x_train), data.y_train) > 0.97
     linear = fpes.LinearNetwork(es.net.sizes, flush="never")
-    assert fpes.controls.accuracy(linear(es.theta, data.x_train), data.y_train) < 0.95
+    assert fpes.losses.accuracy(linear(es.theta, data.x_train), data.y_train) < 0.95
 
 
 def test_a_run_goes_on_to_the_same_bits(tmp_path):

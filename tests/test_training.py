@@ -8,7 +8,8 @@ import pytest
 
 import fpes
 from fpes.baseline import train_by_backprop
-from fpes.controls import accuracy, collapse, evaluate_boundaries, forward_with
+from fpes.controls import collapse, evaluate_boundaries, forward_with
+from fpes.losses import accuracy
 
 
 def test_backprop_is_a_linear_classifier():

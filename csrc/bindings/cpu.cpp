@@ -160,6 +160,15 @@ PYBIND11_MODULE(_cpu, m) {
               });
           });
 
+    m.def("losses", [](const Execution& execution, Flush flush, Address outputs, std::int64_t rows, std::int64_t count,
+                       const LossTargets& targets, Address out) {
+        without_gil([&] {
+            const Engine engine(kernels_for(execution.isa), flush);
+            losses(engine, execution.threads, pointer<const float>(outputs), rows, count, targets_at(targets, count),
+                   pointer<float>(out));
+        });
+    });
+
     m.def("noise",
           [](const Execution& execution, NoiseKind kind, std::uint64_t seed, int layer, NoiseRole role,
              std::uint32_t pair, std::uint32_t generation, std::uint64_t first, std::int64_t count, Address out) {
@@ -178,18 +187,20 @@ PYBIND11_MODULE(_cpu, m) {
             forward(call.engine, call.threads, call.network, pointer<const float>(x), batch, pointer<float>(outputs));
         });
     });
-    m.def("population_evaluate",
-          [](const Execution& execution, Flush flush, const std::vector<std::int64_t>& sizes, float scaling,
-             Address theta, const Population& population, std::int64_t first_pair, std::int64_t end_pair, Address x,
-             Address labels, const std::array<std::int64_t, 3>& batch, Address sums, Address fitness, Address losses) {
-              without_gil([&] {
-                  NetworkCall call(execution, flush, sizes, scaling, theta);
-                  const Job job{call.engine,         call.threads,           call.network,
-                                population,          {first_pair, end_pair}, batches_at(x, labels, batch),
-                                pointer<float>(sums)};
-                  evaluate(job, pointer<float>(fitness), pointer<float>(losses));
-              });
-          });
+    m.def("population_evaluate", [](const Execution& execution, Flush flush, const std::vector<std::int64_t>& sizes,
+                                    float scaling, Address theta, const Population& population, std::int64_t first_pair,
+                                    std::int64_t end_pair, Address x, const LossTargets& targets,
+                                    const std::array<std::int64_t, 3>& batch, Address sums, Address fitness,
+                                    Address losses) {
+        without_gil([&] {
+            NetworkCall call(execution, flush, sizes, scaling, theta);
+            const Job job{
+                call.engine,         call.threads,           call.network,
+                population,          {first_pair, end_pair}, batches_at(x, targets_at(targets, sizes.back()), batch),
+                pointer<float>(sums)};
+            evaluate(job, pointer<float>(fitness), pointer<float>(losses));
+        });
+    });
     m.def("population_forward",
           [](const Execution& execution, Flush flush, const std::vector<std::int64_t>& sizes, float scaling,
              Address theta, const Population& population, std::int64_t first_pair, std::int64_t end_pair, Address x,
@@ -197,7 +208,7 @@ PYBIND11_MODULE(_cpu, m) {
               without_gil([&] {
                   NetworkCall call(execution, flush, sizes, scaling, theta);
                   const Job job{call.engine,         call.threads,           call.network,
-                                population,          {first_pair, end_pair}, batches_at(x, 0, batch),
+                                population,          {first_pair, end_pair}, batches_at(x, {}, batch),
                                 pointer<float>(sums)};
                   outputs(job, pointer<float>(out));
               });
@@ -235,7 +246,7 @@ PYBIND11_MODULE(_cpu, m) {
         without_gil([&] {
             NetworkCall call(execution, flush, sizes, scaling, theta);
             const Job job{call.engine, call.threads,           call.network,
-                          population,  {first_pair, end_pair}, batches_at(x, 0, batch)};
+                          population,  {first_pair, end_pair}, batches_at(x, {}, batch)};
             node_gradient(job, node_weights(weights, per_sample, job), pairs, pointer<float>(out));
         });
     });
@@ -248,7 +259,7 @@ PYBIND11_MODULE(_cpu, m) {
               without_gil([&] {
                   NetworkCall call(execution, flush, sizes, scaling, theta);
                   const Job job{call.engine,         call.threads,           call.network,
-                                population,          {first_pair, end_pair}, batches_at(x, 0, batch),
+                                population,          {first_pair, end_pair}, batches_at(x, {}, batch),
                                 pointer<float>(sums)};
                   incremental_gradient(job, node_weights(weights, per_sample, job), pairs, pointer<float>(out));
               });
@@ -258,7 +269,7 @@ PYBIND11_MODULE(_cpu, m) {
                              const UnitPopulation& population, std::int64_t pairs, Address x, const BatchShape& batch,
                              const std::array<Address, 4>& state) {
         without_gil([&] {
-            const UnitCall call(execution, flush, sizes, scaling, theta, population, pairs, batches_at(x, 0, batch),
+            const UnitCall call(execution, flush, sizes, scaling, theta, population, pairs, batches_at(x, {}, batch),
                                 state);
             unit_prepare(call.job);
         });
@@ -266,10 +277,10 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("unit_evaluate", [](const Execution& execution, Flush flush, const Sizes& sizes, float scaling, Address theta,
                               const UnitPopulation& population, std::int64_t pairs, Address x, const BatchShape& batch,
                               const std::array<Address, 4>& state, std::int64_t first_pair, std::int64_t end_pair,
-                              Address labels, const std::array<Address, 5>& results) {
+                              const LossTargets& targets, const std::array<Address, 5>& results) {
         without_gil([&] {
             const UnitCall call(execution, flush, sizes, scaling, theta, population, pairs,
-                                batches_at(x, labels, batch), state);
+                                batches_at(x, targets_at(targets, sizes.back()), batch), state);
             unit_evaluate(call.job, {first_pair, end_pair},
                           {pointer<const float>(results[0]), pointer<float>(results[1]), pointer<float>(results[2]),
                            pointer<float>(results[3]), pointer<float>(results[4])});
@@ -279,7 +290,7 @@ PYBIND11_MODULE(_cpu, m) {
                               const UnitPopulation& population, std::int64_t pairs, Address x, const BatchShape& batch,
                               const std::array<Address, 4>& state, Address weights, bool integers, Address out) {
         without_gil([&] {
-            const UnitCall call(execution, flush, sizes, scaling, theta, population, pairs, batches_at(x, 0, batch),
+            const UnitCall call(execution, flush, sizes, scaling, theta, population, pairs, batches_at(x, {}, batch),
                                 state);
             if (integers) {
                 unit_gradient(call.job, pointer<const std::int64_t>(weights), pointer<float>(out));
@@ -292,7 +303,7 @@ PYBIND11_MODULE(_cpu, m) {
                             const UnitPopulation& population, std::int64_t pairs, Address x, const BatchShape& batch,
                             const std::array<Address, 4>& state, std::int64_t index, Address out) {
         without_gil([&] {
-            const UnitCall call(execution, flush, sizes, scaling, theta, population, pairs, batches_at(x, 0, batch),
+            const UnitCall call(execution, flush, sizes, scaling, theta, population, pairs, batches_at(x, {}, batch),
                                 state);
             unit_member(call.job, index, pointer<float>(out));
         });

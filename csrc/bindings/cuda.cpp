@@ -127,6 +127,12 @@ void define_primitives(py::module_& m) {
         const volatile double exact = factor;
         multiply(context, flush, pointer<const float>(v), static_cast<float>(exact), pointer<float>(out), count);
     });
+    define(m, "losses",
+           [](Context& context, Flush flush, Address outputs, std::int64_t rows, std::int64_t count,
+              const LossTargets& targets, Address out) {
+               losses(context, flush, pointer<const float>(outputs), rows, count, targets_at(targets, count),
+                      pointer<float>(out));
+           });
     define(m, "noise",
            [](Context& context, NoiseKind kind, std::uint64_t seed, int layer, NoiseRole role, std::uint32_t pair,
               std::uint32_t generation, std::uint64_t first, std::int64_t count, Address out) {
@@ -154,24 +160,24 @@ void define_populations(py::module_& m) {
            });
     define(m, "population_evaluate",
            [](Context& context, Flush flush, const Sizes& sizes, float scaling, Address theta,
-              const Population& population, std::int64_t first_pair, std::int64_t end_pair, Address x, Address labels,
-              const BatchShape& batch, Address sums, Address fitness, Address losses) {
+              const Population& population, std::int64_t first_pair, std::int64_t end_pair, Address x,
+              const LossTargets& targets, const BatchShape& batch, Address sums, Address fitness, Address losses) {
                evaluate(context, network_at(flush, sizes, scaling, theta), population, {first_pair, end_pair},
-                        batches_at(x, labels, batch), pointer<float>(sums), pointer<float>(fitness),
-                        pointer<float>(losses));
+                        batches_at(x, targets_at(targets, sizes.back()), batch), pointer<float>(sums),
+                        pointer<float>(fitness), pointer<float>(losses));
            });
     define(m, "population_forward",
            [](Context& context, Flush flush, const Sizes& sizes, float scaling, Address theta,
               const Population& population, std::int64_t first_pair, std::int64_t end_pair, Address x,
               const BatchShape& batch, Address sums, Address out) {
                outputs(context, network_at(flush, sizes, scaling, theta), population, {first_pair, end_pair},
-                       batches_at(x, 0, batch), pointer<float>(sums), pointer<float>(out));
+                       batches_at(x, {}, batch), pointer<float>(sums), pointer<float>(out));
            });
     m.def("population_plan",
           [](const Execution& execution, Flush flush, const Sizes& sizes, float scaling, const Population& population,
              std::int64_t first_pair, std::int64_t end_pair, const BatchShape& batch) {
               return plan(device_properties(execution.device), network_at(flush, sizes, scaling, 0), population,
-                          {first_pair, end_pair}, batches_at(0, 0, batch));
+                          {first_pair, end_pair}, batches_at(0, {}, batch));
           });
     define(m, "population_member",
            [](Context& context, Flush flush, const Sizes& sizes, float scaling, Address theta,
@@ -202,7 +208,7 @@ void define_gradients(py::module_& m) {
            [](Context& context, Flush flush, const Sizes& sizes, float scaling, Address theta,
               const Population& population, std::int64_t pairs, std::int64_t first_pair, std::int64_t end_pair,
               Address x, const BatchShape& batch, Address weights, bool per_sample, Address out) {
-               const Batches batches = batches_at(x, 0, batch);
+               const Batches batches = batches_at(x, {}, batch);
                node_gradient(context, network_at(flush, sizes, scaling, theta), population, {first_pair, end_pair},
                              pairs, batches, weights_of(weights, first_pair, per_sample, batches), per_sample,
                              pointer<float>(out));
@@ -211,7 +217,7 @@ void define_gradients(py::module_& m) {
            [](Context& context, Flush flush, const Sizes& sizes, float scaling, Address theta,
               const Population& population, std::int64_t pairs, std::int64_t first_pair, std::int64_t end_pair,
               Address x, const BatchShape& batch, Address weights, bool per_sample, Address sums, Address out) {
-               const Batches batches = batches_at(x, 0, batch);
+               const Batches batches = batches_at(x, {}, batch);
                incremental_gradient(context, network_at(flush, sizes, scaling, theta), population,
                                     {first_pair, end_pair}, pairs, batches,
                                     weights_of(weights, first_pair, per_sample, batches), per_sample,
@@ -238,26 +244,26 @@ void define_units(py::module_& m) {
               const UnitPopulation& population, std::int64_t pairs, Address x, const BatchShape& batch,
               const StateAddresses& state) {
                unit_prepare(context,
-                            unit_job(flush, sizes, scaling, theta, population, pairs, batches_at(x, 0, batch), state));
+                            unit_job(flush, sizes, scaling, theta, population, pairs, batches_at(x, {}, batch), state));
            });
     define(m, "unit_evaluate",
            [](Context& context, Flush flush, const Sizes& sizes, float scaling, Address theta,
               const UnitPopulation& population, std::int64_t pairs, Address x, const BatchShape& batch,
-              const StateAddresses& state, std::int64_t first_pair, std::int64_t end_pair, Address labels,
+              const StateAddresses& state, std::int64_t first_pair, std::int64_t end_pair, const LossTargets& targets,
               const std::array<Address, 5>& results) {
-               unit_evaluate(
-                   context,
-                   unit_job(flush, sizes, scaling, theta, population, pairs, batches_at(x, labels, batch), state),
-                   {first_pair, end_pair},
-                   {pointer<const float>(results[0]), pointer<float>(results[1]), pointer<float>(results[2]),
-                    pointer<float>(results[3]), pointer<float>(results[4])});
+               unit_evaluate(context,
+                             unit_job(flush, sizes, scaling, theta, population, pairs,
+                                      batches_at(x, targets_at(targets, sizes.back()), batch), state),
+                             {first_pair, end_pair},
+                             {pointer<const float>(results[0]), pointer<float>(results[1]), pointer<float>(results[2]),
+                              pointer<float>(results[3]), pointer<float>(results[4])});
            });
     define(m, "unit_gradient",
            [](Context& context, Flush flush, const Sizes& sizes, float scaling, Address theta,
               const UnitPopulation& population, std::int64_t pairs, Address x, const BatchShape& batch,
               const StateAddresses& state, Address weights, bool integers, Address out) {
                const UnitJob job =
-                   unit_job(flush, sizes, scaling, theta, population, pairs, batches_at(x, 0, batch), state);
+                   unit_job(flush, sizes, scaling, theta, population, pairs, batches_at(x, {}, batch), state);
                if (integers) {
                    unit_gradient(context, job, pointer<const std::int32_t>(weights), pointer<float>(out));
                } else {
@@ -269,7 +275,7 @@ void define_units(py::module_& m) {
               const UnitPopulation& population, std::int64_t pairs, Address x, const BatchShape& batch,
               const StateAddresses& state, std::int64_t index, Address out) {
                unit_member(context,
-                           unit_job(flush, sizes, scaling, theta, population, pairs, batches_at(x, 0, batch), state),
+                           unit_job(flush, sizes, scaling, theta, population, pairs, batches_at(x, {}, batch), state),
                            index, pointer<float>(out));
            });
 }

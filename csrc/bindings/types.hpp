@@ -16,6 +16,7 @@ namespace fpes {
 
 using Address = std::uintptr_t;
 using Sizes = std::vector<std::int64_t>;
+using LossTargets = std::pair<Loss, Address>;
 using BatchShape = std::array<std::int64_t, 3>;  // samples of a batch, batches, pairs that share one
 
 template <class T>
@@ -23,8 +24,12 @@ T* pointer(Address address) {
     return reinterpret_cast<T*>(address);
 }
 
-inline Batches batches_at(Address x, Address labels, const BatchShape& shape) {
-    return {pointer<const float>(x), pointer<const std::int32_t>(labels), shape[0], shape[1], shape[2]};
+inline Targets targets_at(const LossTargets& targets, std::int64_t outputs) {
+    return targets_at(targets.first, pointer<const void>(targets.second), outputs);
+}
+
+inline Batches batches_at(Address x, const Targets& targets, const BatchShape& shape) {
+    return {pointer<const float>(x), targets, shape[0], shape[1], shape[2]};
 }
 
 inline PhiloxKey key_of(std::uint64_t seed) {
@@ -52,6 +57,10 @@ inline void define_population_types(pybind11::module_& m) {
         .value("positions", NoiseRole::positions)
         .value("direction", NoiseRole::direction)
         .value("init", NoiseRole::init);
+    py::enum_<Loss> losses(m, "Loss", local);
+#define FPES_LOSS(name, Type) losses.value(#name, Loss::name);
+    FPES_LOSSES(FPES_LOSS)
+#undef FPES_LOSS
     py::enum_<Family>(m, "Family", local)
         .value("full", Family::full)
         .value("low_rank", Family::low_rank)

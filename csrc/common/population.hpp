@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "losses/list.hpp"
 #include "network.hpp"
 #include "noise.hpp"
 
@@ -75,17 +76,17 @@ struct TensorScale {
 std::vector<TensorScale> gradient_scales(const std::vector<Layer>& layers, const Population& population,
                                          std::int64_t pairs);
 
-// What the members see: one batch for all, or one batch for each group of pairs. x[batches, size, features], row-major;
-// labels[batches, size] where the loss needs them.
+// What the members see: one batch for all, or one batch for each group of pairs. x[batches, size, features], row-major,
+// and a target for each of its rows.
 struct Batches {
     const float* x;
-    const std::int32_t* labels;
+    Targets targets;
     std::int64_t size;
     std::int64_t count;       // of batches, for the whole population
     std::int64_t pairs_each;  // pairs 0 ... pairs_each - 1 see batch 0, the next so many batch 1, and so on
 
     std::int64_t batch_of(std::int64_t pair) const { return pair / pairs_each; }
-    // The row of x, and the place of the label, of a sample of the pair's batch.
+    // The row of x, and of the targets, of a sample of the pair's batch.
     std::int64_t row(std::int64_t pair, std::int64_t sample) const { return batch_of(pair) * size + sample; }
 };
 

@@ -19,8 +19,11 @@
     }
 
 // FPES_INLINE: a function small enough that it must vanish into its caller, on the host and on the device alike.
+// FPES_IN_KERNEL: the same, of one that calls what it is handed, which on the device is code for the device alone.
 #if defined(__CUDACC__)
 #define FPES_INLINE __host__ __device__ __forceinline__
+#define FPES_IN_KERNEL __device__ __forceinline__
 #else
 #define FPES_INLINE inline __attribute__((always_inline))
+#define FPES_IN_KERNEL FPES_INLINE
 #endif

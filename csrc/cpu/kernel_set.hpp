@@ -34,7 +34,7 @@ constexpr ModeKernels mode_kernels() {
         /*scale_rows=*/scale_rows<F>,
         /*subtract=*/subtract<F>,
         /*add_and_scale=*/add_and_scale<F>,
-        /*cross_entropy=*/cross_entropy<F>,
+        /*losses=*/losses<F>,
         /*unit_perturb=*/unit_perturb<F>,
         /*unit_boundary=*/unit_boundary<F>,
         /*unit_subtract=*/unit_subtract<F>,

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../common/losses/list.hpp"
 #include "../common/noise.hpp"
 
 namespace fpes {
@@ -52,6 +53,14 @@ struct UnitEntry {
     const float* weights;
     int sample;
     float* loss;
+};
+// Targets of one batch, as lanes need them: numbers[classes, samples]. Of a label a number has all bits set where it is
+// the sample's, and none elsewhere; values are what they are.
+struct UnitTargets {
+    Loss loss;
+    float share;  // see Targets
+    const float* numbers;
+    int samples;
 };
 // A member of which one unit has changed on one sample, and the weights that lead on from that unit.
 struct UnitRow {
@@ -113,9 +122,9 @@ struct ModeKernels {
     void (*subtract)(Panels a, Panels b, int rows, int n, Panels out);
     // out = (a + b) * factor.
     void (*add_and_scale)(Panels a, Panels b, int rows, int n, float factor, Panels out);
-    // losses[i] = log(sum_j exp(logits[i, j])) - logits[i, label[i]], in natural units. The rows up to the next
-    // multiple of `lanes` are read and written too.
-    void (*cross_entropy)(Panels logits, int rows, int classes, const std::int32_t* labels, float* losses);
+    // out[i] = the loss of outputs[i, count] and of the target in row first + i. The rows up to the next multiple of
+    // `lanes` are read and written too.
+    void (*losses)(Targets targets, std::int64_t first, Panels outputs, int rows, int count, float* out);
 
     // Members that differ in one unit (kernels_unit.hpp, which says what each does).
     void (*unit_perturb)(const float* sums, const float* change, float unit, int units, int samples, float* plus,
@@ -125,7 +134,7 @@ struct ModeKernels {
     void (*unit_output_sums)(const UnitEntry* entries, int count, const float* sums, int samples, int classes,
                              float* out);
     void (*unit_losses)(const UnitEntry* entries, int count, float* sums, int classes, const float* bias, float enter,
-                        float leave, const std::uint32_t* masks, int samples);
+                        float leave, UnitTargets targets);
     void (*unit_activations)(const UnitRow* rows, int count, const float* sums, const float* bias, bool flush, int n,
                              float* out, std::int64_t stride, std::int32_t* nonzeros, int* found);
     void (*unit_product)(const float* a, std::int64_t stride, int rows, const std::int32_t* terms, int count,

@@ -59,47 +59,98 @@ void unit_output_sums(const UnitEntry* entries, int count, const float* sums, in
     }
 }
 
+// Targets of `count` entries, side by side.
+template <class F, int count>
+class UnitTargetNumbers {
+   public:
+    FPES_INLINE UnitTargetNumbers(const UnitTargets& targets, const UnitEntry* entries)
+        : targets_(targets), entries_(entries) {}
+    // Of output c.
+    FPES_INLINE Wide<F, count> operator()(int c) const {
+        const float* row = targets_.numbers + static_cast<std::int64_t>(c) * targets_.samples;
+        return each_part<F, count>([&](int e) { return load<F>(row + entries_[e].sample); });
+    }
+    FPES_INLINE void see(int, const Wide<F, count>&) {}
+
+   private:
+    const UnitTargets& targets_;
+    const UnitEntry* entries_;
+};
+// The outputs of their labels are picked as the outputs pass by.
+template <class F, int count>
+class UnitLabels : public UnitTargetNumbers<F, count> {
+   public:
+    FPES_INLINE UnitLabels(const UnitTargets& targets, const UnitEntry* entries)
+        : UnitTargetNumbers<F, count>(targets, entries), chosen_(splat<Bits>(0u)) {}
+    FPES_INLINE void see(int c, const Wide<F, count>& output) {
+        chosen_ = bit_or(chosen_, bit_and(as_u32(output), as_u32((*this)(c))));
+    }
+    FPES_INLINE Wide<F, count> chosen() const { return as_f32(chosen_); }
+
+   private:
+    using Bits = UintOf<Wide<F, count>>;
+    Bits chosen_;
+};
+template <class F, int count>
+UnitLabels<F, count> unit_target(Label);
+template <class F, int count>
+UnitTargetNumbers<F, count> unit_target(Values);
+
+// Outputs of `count` entries: each takes the place of its sum when it is asked for first.
+template <class F, int count, class Target>
+struct UnitOutputs {
+    Target& target;
+    float* sums;
+    int classes;
+    const float* bias;
+    F enter;
+    F leave;
+
+    FPES_INLINE Wide<F, count> first(int c) const {
+        const F own = splat<F>(bias[c]);
+        const Wide<F, count> output = each_part<F, count>([&](int e) {
+            const F one = mul(mul(add(load<F>(at(e, c)), own), enter), leave);
+            store(at(e, c), one);
+            return one;
+        });
+        target.see(c, output);
+        return output;
+    }
+    FPES_INLINE Wide<F, count> operator()(int c) const {
+        return each_part<F, count>([&](int e) { return load<F>(at(e, c)); });
+    }
+
+   private:
+    FPES_INLINE float* at(int e, int c) const { return sums + (e * classes + c) * lanes_of<F>; }
+};
+
 // unit_losses() of `count` entries, side by side.
 template <class F, int count>
 FPES_INLINE void unit_losses_of(const UnitEntry* entries, float* sums, int classes, const float* bias, float enter,
-                                float leave, const std::uint32_t* masks, int samples) {
-    constexpr int lanes = lanes_of<F>;
-    const F enter_factor = splat<F>(enter), leave_factor = splat<F>(leave);
-    Wide<F, count> largest;
-    UintOf<F> chosen[count];
-    for (int c = 0; c < classes; ++c) {
-        const F own = splat<F>(bias[c]);
+                                float leave, const UnitTargets& targets) {
+    with_loss(targets.loss, [&](auto loss) {
+        using L = decltype(loss);
+        using Target = decltype(unit_target<F, count>(typename L::Target()));
+        Target target(targets, entries);
+        UnitOutputs<F, count, Target> outputs{target, sums, classes, bias, splat<F>(enter), splat<F>(leave)};
+        const auto lost = L::template of<Wide<F, count>>(classes, targets.share, outputs, target);
 #pragma GCC unroll 4
-        for (int e = 0; e < count; ++e) {
-            float* at = sums + (e * classes + c) * lanes;
-            const F logit = mul(mul(add(load<F>(at), own), enter_factor), leave_factor);
-            store(at, logit);
-            const std::uint32_t* mask = masks + static_cast<std::int64_t>(c) * samples + entries[e].sample;
-            const UintOf<F> bits = bit_and(as_u32(logit), load_u32<UintOf<F>>(mask));
-            largest.part[e] = c == 0 ? logit : select(less(largest.part[e], logit), logit, largest.part[e]);
-            chosen[e] = c == 0 ? bits : bit_or(chosen[e], bits);
-        }
-    }
-    const Wide<F, count> loss = loss_of(
-        classes, largest, each_part<F, count>([&](int e) { return as_f32(chosen[e]); }),
-        [=](int c) { return each_part<F, count>([&](int e) { return load<F>(sums + (e * classes + c) * lanes); }); });
-#pragma GCC unroll 4
-    for (int e = 0; e < count; ++e) store(entries[e].loss, loss.part[e]);
+        for (int e = 0; e < count; ++e) store(entries[e].loss, lost.part[e]);
+    });
 }
 
-// The boundary of the last layer, on sums [c, lane] of each entry, in place; and the cross-entropy of what it gives.
-// masks[c, b]: all bits set where c is the label of sample b, else none.
+// The boundary of the last layer, on sums [c, lane] of each entry, in place; and the losses of what it gives.
 template <class F>
 void unit_losses(const UnitEntry* entries, int count, float* sums, int classes, const float* bias, float enter,
-                 float leave, const std::uint32_t* masks, int samples) {
+                 float leave, UnitTargets targets) {
     constexpr int side = 2;
     const std::int64_t size = static_cast<std::int64_t>(classes) * lanes_of<F>;
     int e = 0;
     for (; e + side <= count; e += side) {
-        unit_losses_of<F, side>(entries + e, sums + e * size, classes, bias, enter, leave, masks, samples);
+        unit_losses_of<F, side>(entries + e, sums + e * size, classes, bias, enter, leave, targets);
     }
     for (; e < count; ++e) {
-        unit_losses_of<F, 1>(entries + e, sums + e * size, classes, bias, enter, leave, masks, samples);
+        unit_losses_of<F, 1>(entries + e, sums + e * size, classes, bias, enter, leave, targets);
     }
 }
 

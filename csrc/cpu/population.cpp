@@ -18,8 +18,8 @@ class LossSink final : public Sink {
 
     void take(std::int64_t member, std::int64_t first, int rows, Panels logits) override {
         float tile[full_tile + 16];  // a vector beyond the last row is written
-        job_.engine.elementwise(&ModeKernels::cross_entropy, logits, rows, static_cast<int>(job_.network.classes()),
-                                job_.batch.labels + job_.batch.row(member / 2, first), tile);
+        job_.engine.elementwise(&ModeKernels::losses, job_.batch.targets, job_.batch.row(member / 2, first), logits,
+                                rows, static_cast<int>(job_.network.classes()), tile);
         const std::int64_t row = member - 2 * job_.pairs.begin;
         for (std::int64_t i = 0; i < rows; i += loss_block) {
             double sum = 0.0;

@@ -37,7 +37,7 @@ void run_shared_weights(const Job& job, Sink& sink);
 void run_incremental(const Job& job, Sink& sink);
 void run(const Job& job, Sink& sink);
 
-// fitness[2 pairs]: minus the mean cross-entropy over the batch. losses[2 pairs, batch] too, unless it is null.
+// fitness[2 pairs]: minus the mean loss over the batch. losses[2 pairs, batch] too, unless it is null.
 void evaluate(const Job& job, float* fitness, float* losses);
 
 // outputs[2 pairs, batch, classes].

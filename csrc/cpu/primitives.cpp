@@ -14,6 +14,8 @@ namespace {
 constexpr std::int64_t gemm_rows = 96;
 // Panels that one thread packs at a time.
 constexpr std::int64_t packed_panels = 8;
+// Rows of outputs whose losses one thread finds at a time: a multiple of any vector's lanes.
+constexpr std::int64_t loss_rows = 64;
 // Floats that an elementwise operation gives to one thread at a time.
 constexpr std::int64_t elementwise_grain = 1 << 16;
 
@@ -122,6 +124,22 @@ void bias_add(const Engine& engine, int threads, const float* v, const float* bi
 void multiply(const Engine& engine, int threads, const float* v, float factor, float* out, std::int64_t count) {
     parallel_ranges(threads, count, elementwise_grain, [&](std::int64_t begin, std::int64_t end) {
         engine.elementwise(&ModeKernels::multiply, v + begin, factor, end - begin, out + begin);
+    });
+}
+
+void losses(const Engine& engine, int threads, const float* outputs, std::int64_t rows, std::int64_t count,
+            const Targets& targets, float* losses) {
+    const auto n = static_cast<int>(count);
+    parallel(threads, (rows + loss_rows - 1) / loss_rows, [&](WorkQueue& queue) {
+        PanelMatrix tile = engine.matrix(loss_rows, count);
+        Buffer<float> found(loss_rows);
+        for (std::int64_t item; queue.take(item);) {
+            const std::int64_t first = item * loss_rows;
+            const auto height = static_cast<int>(std::min(loss_rows, rows - first));
+            engine.kernels().pack(outputs + first * count, n, height, n, tile.view());
+            engine.elementwise(&ModeKernels::losses, targets, first, tile.view(), height, n, found.data());
+            std::copy_n(found.data(), height, losses + first);
+        }
     });
 }
 

@@ -84,6 +84,10 @@ template <class U, int count>
 FPES_INLINE Wide<U, count> bit_and(const Wide<U, count>& a, const Wide<U, count>& b) {
     return each_part<U, count>([&](int i) { return bit_and(a.part[i], b.part[i]); });
 }
+template <class U, int count>
+FPES_INLINE Wide<U, count> bit_or(const Wide<U, count>& a, const Wide<U, count>& b) {
+    return each_part<U, count>([&](int i) { return bit_or(a.part[i], b.part[i]); });
+}
 template <int n, class U, int count>
 FPES_INLINE Wide<U, count> shift_left(const Wide<U, count>& a) {
     return each_part<U, count>([&](int i) { return shift_left<n>(a.part[i]); });

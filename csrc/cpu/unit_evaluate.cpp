@@ -20,6 +20,7 @@
 #include <cstring>
 #include <vector>
 
+#include "../common/losses/losses.hpp"
 #include "parallel.hpp"
 #include "unit.hpp"
 
@@ -97,8 +98,8 @@ class UnitWorker {
           losses_(2 * units_ * stride_),
           output_sums_(static_cast<std::int64_t>(classes_) * stride_),
           weights_(stride_),
-          masks_(static_cast<std::int64_t>(classes_) * stride_),
-          one_label_(static_cast<std::int64_t>(classes_) * lanes_),
+          targets_(static_cast<std::int64_t>(classes_) * stride_),
+          one_target_(static_cast<std::int64_t>(classes_) * lanes_),
           logits_(static_cast<std::int64_t>(entries_at_a_time) * classes_ * lanes_),
           unused_(lanes_),
           // Rows a power of two apart would share few sets of the first-level cache.
@@ -148,14 +149,30 @@ class UnitWorker {
         row_ = batch * samples_;
         for (int b = 0; b < samples_; ++b) weights_[b] = results_.weights ? results_.weights[row_ + b] : 1.0f;
         unit_transpose(job_.sums(last_, row_), classes_, samples_, classes_, output_sums_.data());
-        std::fill_n(masks_.data(), static_cast<std::int64_t>(classes_) * stride_, 0u);
-        for (int b = 0; job_.batch.labels && b < samples_; ++b) {
-            masks_[job_.batch.labels[row_ + b] * stride_ + b] = ~0u;
-        }
+        start_targets();
         for (int c = 0; pairs_fit_ && c < classes_; ++c) {
             std::copy_n(output_sums_.data() + c * stride_, lanes_ / 2, output_sums_.data() + c * stride_ + lanes_ / 2);
-            std::copy_n(masks_.data() + c * stride_, lanes_ / 2, masks_.data() + c * stride_ + lanes_ / 2);
+            std::copy_n(targets_.data() + c * stride_, lanes_ / 2, targets_.data() + c * stride_ + lanes_ / 2);
         }
+    }
+
+    // The batch's targets, [classes, stride]: see UnitTargets.
+    void start_targets() {
+        std::fill_n(targets_.data(), static_cast<std::int64_t>(classes_) * stride_, 0.0f);
+        const Targets& given = job_.batch.targets;
+        if (given.numbers) with_loss(given.loss, [&](auto loss) { start_targets(typename decltype(loss)::Target()); });
+    }
+    void start_targets(Label) {
+        const auto* labels = static_cast<const std::int32_t*>(job_.batch.targets.numbers) + row_;
+        const float all_bits = as_f32(~0u);
+        for (int b = 0; b < samples_; ++b) targets_[labels[b] * stride_ + b] = all_bits;
+    }
+    void start_targets(Values) {
+        const auto* values = static_cast<const float*>(job_.batch.targets.numbers) + row_ * classes_;
+        unit_transpose(values, classes_, samples_, classes_, targets_.data());
+    }
+    UnitTargets targets(const float* numbers, int samples) const {
+        return {job_.batch.targets.loss, job_.batch.targets.share, numbers, samples};
     }
 
     void cross(const Layer& layer, std::int64_t unit, std::int64_t units, float* v) {
@@ -286,7 +303,7 @@ class UnitWorker {
         for (int sample = 0; sample < samples_; ++sample) {
             const int count = rows_[sample].count();
             for (int c = 0; c < classes_; ++c) {
-                std::fill_n(one_label_.data() + c * lanes_, lanes_, masks_[c * stride_ + sample]);
+                std::fill_n(one_target_.data() + c * lanes_, lanes_, targets_[c * stride_ + sample]);
             }
             for (int first = 0; first < count; first += rows_at_a_time) {
                 go_up(sample, first, std::min(rows_at_a_time, count - first));
@@ -345,7 +362,7 @@ class UnitWorker {
         const UnitEntry entry = {nullptr, nullptr, 0, unused_.data()};
         const Layer& layer = network_.layer(last_);
         engine_.elementwise(&ModeKernels::unit_losses, &entry, 1, logits_.data(), classes_, biases_[last_].data(),
-                            layer.enter, layer.leave, one_label_.data(), lanes_);
+                            layer.enter, layer.leave, targets(one_target_.data(), lanes_));
         for (int i = 0; i < part; ++i) {
             const int member = rows_[sample].member(first + i);
             losses_of(member)[sample] = unused_[i];
@@ -375,8 +392,8 @@ class UnitWorker {
         if (entries_.empty()) return;
         const Layer& layer = network_.layer(last_);
         engine_.elementwise(&ModeKernels::unit_losses, entries_.data(), static_cast<int>(entries_.size()),
-                            logits_.data(), classes_, biases_[last_].data(), layer.enter, layer.leave, masks_.data(),
-                            stride_);
+                            logits_.data(), classes_, biases_[last_].data(), layer.enter, layer.leave,
+                            targets(targets_.data(), stride_));
         for (std::size_t e = 0; results_.outputs && e < entries_.size(); ++e) {
             for (int i = 0; members_[e] >= 0 && i < std::min(lanes_, samples_ - entries_[e].sample); ++i) {
                 // A change of zero is no change, not even of the sign of a zero.
@@ -456,8 +473,8 @@ class UnitWorker {
     Buffer<float> losses_;              // [members, stride]
     Buffer<float> output_sums_;         // of the last layer, unperturbed: [classes, stride]
     Buffer<float> weights_;             // of the batch's samples
-    Buffer<std::uint32_t> masks_;
-    Buffer<std::uint32_t> one_label_;  // masks of a vector whose lanes are members on one sample
+    Buffer<float> targets_;             // see UnitTargets
+    Buffer<float> one_target_;          // those of a vector whose lanes are members on one sample
     // Vectors of samples whose logits are being computed.
     std::vector<UnitEntry> entries_;
     std::vector<int> members_;

@@ -51,13 +51,17 @@ void bias_add(Context& context, Flush flush, const float* v, const float* bias, 
 // out[count] = v[count] * factor.
 void multiply(Context& context, Flush flush, const float* v, float factor, float* out, std::int64_t count);
 
+// losses[rows] of outputs[rows, count].
+void losses(Context& context, Flush flush, const float* outputs, std::int64_t rows, std::int64_t count,
+            const Targets& targets, float* losses);
+
 // out[count] = noise elements first, first + 1, ... of a stream.
 void draw_noise(Context& context, const NoiseStream& stream, std::uint64_t first, std::int64_t count, float* out);
 
 // outputs[batch, classes] of the unperturbed network for x[batch, features], both row-major.
 void forward(Context& context, const Network& network, const float* x, std::int64_t batch, float* outputs);
 
-// fitness[2 pairs]: minus the mean cross-entropy over the batch. losses[2 pairs, batch] too, unless it is null.
+// fitness[2 pairs]: minus the mean loss over the batch. losses[2 pairs, batch] too, unless it is null.
 // sums: of one_layer, unless it is null, the unperturbed network's accumulators, for the gradient: for each layer in
 // order [batches * size, fan_out], row-major.
 void evaluate(Context& context, const Network& network, const Population& population, PairRange pairs,

@@ -420,12 +420,12 @@ class FullRankBlock {
                     job_.outputs[place_of(row) * classes + column] = logits[column * Shape::k_stride + row];
             }
         }
-        if (!job_.sink.labels) return;
+        if (!job_.sink.wanted()) return;
         for (int row = thread_index(); row < T::rows; row += T::threads) {
             if (!inside(row)) continue;
-            const std::int64_t label = pair_ / job_.pairs_each * job_.batch + first_sample_ + row % Shape::samples;
+            const std::int64_t input = pair_ / job_.pairs_each * job_.batch + first_sample_ + row % Shape::samples;
             job_.sink.losses[place_of(row)] =
-                cross_entropy(logits + row, Shape::k_stride, classes, job_.sink.labels[label]);
+                loss_of(job_.sink.targets, input, classes, [=](int j) { return logits[j * Shape::k_stride + row]; });
         }
         __syncthreads();
         if (thread_index() == 0) job_.sink.finish(place_, 2u * static_cast<unsigned>(samples_));

@@ -1,29 +1,58 @@
-// What becomes of logits: losses, and the fitness of a member from its losses, in one order whatever the tiles.
+// What becomes of outputs: losses, and the fitness of a member from its losses, in one order whatever the tiles.
 #pragma once
 
-#include "../common/elementary.hpp"
+#include "../common/losses/losses.hpp"
 #include "../common/population.hpp"
 #include "intrinsics.hpp"
 
 FPES_NAMESPACE_BEGIN
 
-// log(sum_j exp(logit(j))) - logit(label), classes in order. Plain operations: they flush. A label that isn't a class,
-// which nobody can refuse without waiting for its value, gives NaN.
-template <class Logit>
-FPES_DEVICE float cross_entropy_of(int classes, int label, Logit logit) {
-    if (static_cast<unsigned>(label) >= static_cast<unsigned>(classes)) return as_f32(0x7fc00000u);
-    float largest = logit(0);
-    for (int j = 1; j < classes; ++j) {
-        const float one = logit(j);
-        largest = select(less(largest, one), one, largest);
+// A thread has a sample: output(j) is its output j, wherever that comes from.
+template <class Output>
+struct OutputsOf {
+    Output output;
+
+    FPES_DEVICE float first(int j) const { return output(j); }
+    FPES_DEVICE float operator()(int j) const { return output(j); }
+};
+
+// The output of a label. One that isn't a class, which nobody can refuse without waiting for its value, gives NaN.
+template <class Output>
+struct LabelOf {
+    Output output;
+    int label;
+    int count;
+
+    FPES_DEVICE float chosen() const {
+        return static_cast<unsigned>(label) < static_cast<unsigned>(count) ? output(label) : as_f32(0x7fc00000u);
     }
-    float sum = 0.0f;
-    for (int j = 0; j < classes; ++j) sum = add(sum, exp(sub(logit(j), largest)));
-    return add(log(sum), sub(largest, logit(label)));
+};
+template <class Output>
+FPES_DEVICE LabelOf<Output> target_of(Label, const std::int32_t* label, int count, Output output) {
+    return {output, *label, count};
 }
-// The same of logits in memory, `stride` floats apart.
-FPES_DEVICE float cross_entropy(const float* logits, int stride, int classes, int label) {
-    return cross_entropy_of(classes, label, [=](int j) { return logits[j * stride]; });
+
+struct ValuesOf {
+    const float* values;
+
+    FPES_DEVICE float operator()(int j) const { return values[j]; }
+};
+template <class Output>
+FPES_DEVICE ValuesOf target_of(Values, const float* values, int, Output) {
+    return {values};
+}
+
+// The loss of `count` outputs and of the target in a row of them.
+template <class Output>
+FPES_DEVICE float loss_of(const Targets& targets, std::int64_t row, int count, Output output) {
+    return with_loss(targets.loss, [&](auto loss) {
+        using L = decltype(loss);
+        using Target = typename L::Target;
+        const auto* const numbers = static_cast<const typename Target::Number*>(targets.numbers);
+        const OutputsOf<Output> outputs{output};
+        const auto target = target_of(Target(), numbers + row * (Target::each_output ? count : 1), count, output);
+        return L::template of<float>(count, targets.share, outputs, target);
+    });
 }
 
 // Minus the mean of losses[batch], which other blocks may have written: sums of loss_block samples, then their sum.
@@ -41,12 +70,13 @@ FPES_DEVICE float fitness_of(const float* losses, std::int64_t batch) {
 // Where losses go. A member is finished by whoever adds its last loss: `counts` has a number for each antithetic pair,
 // of losses written, and starts at zero.
 struct LossSink {
-    const std::int32_t* labels;  // null: no losses are wanted
-    float* losses;               // [members, batch]
-    float* fitness;              // [members]
-    unsigned* counts;            // [pairs]
+    Targets targets;   // without numbers: no losses are wanted
+    float* losses;     // [members, batch]
+    float* fitness;    // [members]
+    unsigned* counts;  // [pairs]
     std::int64_t batch;
 
+    FPES_DEVICE bool wanted() const { return targets.numbers != nullptr; }
     // A pair has `added` losses more, all of them written before by this thread, or by its block before a barrier.
     FPES_DEVICE void finish(std::int64_t pair, unsigned added) const {
         if (publish_and_count(counts + pair, added) + added != 2 * batch) return;

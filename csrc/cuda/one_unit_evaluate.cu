@@ -40,9 +40,9 @@ struct LayerMembers {
     const float* sums;      // of the layer, unperturbed
     const float* top_sums;  // of the last layer
     const float* changes;
-    const std::int32_t* labels;
+    Targets targets;      // without numbers: no losses are wanted
     const float* centre;  // losses of the unperturbed network: [rows]
-    float* losses;        // [members, samples], if there are labels
+    float* losses;        // [members, samples], if they are
     float* outputs;       // [members, samples, classes], or null
 
     FPES_DEVICE std::int64_t pair(std::int64_t block, int draw, int unit) const {
@@ -77,13 +77,13 @@ struct LayerMembers {
     template <class Sum>
     FPES_DEVICE void finish(std::int64_t place, std::int64_t row, Sum sum) const {
         write(place, sum);
-        if (!labels) return;
-        losses[place] = cross_entropy_of(last.fan_out, labels[row], [&](int c) { return logit(sum(c), c); });
+        if (!targets.numbers) return;
+        losses[place] = loss_of(targets, row, last.fan_out, [&](int c) { return logit(sum(c), c); });
     }
     // One that nothing has changed for.
     FPES_DEVICE void finish_unchanged(std::int64_t place, std::int64_t row) const {
         write(place, [&](int c) { return top_sums[row * last.fan_out + c]; });
-        if (labels) losses[place] = centre[row];
+        if (targets.numbers) losses[place] = centre[row];
     }
 
    private:
@@ -290,13 +290,13 @@ __global__ __launch_bounds__(far_threads) void far_kernel(const FPES_CONSTANT Fa
 // --- The centre, and the fitness ---
 
 __global__ __launch_bounds__(elementwise_threads) void centre_kernel(DeviceLayer last, const float* sums,
-                                                                     const std::int32_t* labels, std::int64_t first,
+                                                                     Targets targets, std::int64_t first,
                                                                      std::int64_t count, float* losses) {
     const std::int64_t i = global_index(elementwise_threads);
     if (i >= count) return;
     const float* const from = sums + (first + i) * last.fan_out;
-    losses[first + i] = cross_entropy_of(last.fan_out, labels[first + i],
-                                         [&](int c) { return last.cross(from[c], last.scaled_bias(last.bias[c])); });
+    losses[first + i] = loss_of(targets, first + i, last.fan_out,
+                                [&](int c) { return last.cross(from[c], last.scaled_bias(last.bias[c])); });
 }
 
 struct FitnessJob {
@@ -339,7 +339,7 @@ class EvaluateRun {
                                         std::to_string(most_layers) + " for one-unit populations on a GPU");
         }
         pairs_at_a_time_ = pairs.count();
-        if (job.batch.labels) {
+        if (job.batch.targets.numbers) {
             if (!centre_) centre_ = context.arena.take<float>(job.rows());
             if (results.fitness && !results.losses) {
                 const std::int64_t most = context.device.floats_at_a_time / (2 * samples_);
@@ -358,7 +358,7 @@ class EvaluateRun {
     }
 
     void run(const Context& context) const {
-        if (job_.batch.labels) find_centre(context);
+        if (job_.batch.targets.numbers) find_centre(context);
         if (!results_.fitness && !results_.losses && !results_.outputs) return;
         for (std::int64_t begin = pairs_.begin; begin < pairs_.end; begin += pairs_at_a_time_) {
             const PairRange some{begin, std::min(pairs_.end, begin + pairs_at_a_time_)};
@@ -381,7 +381,7 @@ class EvaluateRun {
         const std::int64_t first = job_.batch.batch_of(pairs_.begin) * samples_;
         const std::int64_t count = (job_.batch.batch_of(pairs_.end - 1) + 1) * samples_ - first;
         launch(centre_kernel, Grid{parts(count, elementwise_threads)}, elementwise_threads, 0, context,
-               layer(depth() - 1), job_.sums(depth() - 1), job_.batch.labels, first, count, centre_);
+               layer(depth() - 1), job_.sums(depth() - 1), job_.batch.targets, first, count, centre_);
     }
 
     // What doesn't depend on the pairs.
@@ -415,7 +415,7 @@ class EvaluateRun {
         members.sums = job_.sums(l);
         members.top_sums = job_.sums(depth() - 1);
         members.changes = job_.state.changes;
-        members.labels = results_.fitness || results_.losses ? job_.batch.labels : nullptr;
+        if (results_.fitness || results_.losses) members.targets = job_.batch.targets;
         members.centre = centre_;
         members.losses = losses(some.begin);
         const std::int64_t classes = job_.network.layers.back().fan_out;

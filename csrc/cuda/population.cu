@@ -19,8 +19,8 @@ __global__ __launch_bounds__(elementwise_threads) void finish_rows_kernel(Rows r
     if (outputs) {
         for (int j = 0; j < classes; ++j) outputs[row.output * classes + j] = from[j];
     }
-    if (!sink.labels) return;
-    sink.losses[row.output] = cross_entropy(from, 1, classes, sink.labels[row.input]);
+    if (!sink.wanted()) return;
+    sink.losses[row.output] = loss_of(sink.targets, row.input, classes, [=](int j) { return from[j]; });
     sink.finish(row.pair - rows.begin, 1);
 }
 
@@ -213,7 +213,7 @@ void forward(Context& context, const Network& network, const float* x, std::int6
 void evaluate(Context& context, const Network& network, const Population& population, PairRange pairs,
               const Batches& batch, float* sums, float* fitness, float* losses) {
     check_flush(network.flush);
-    const LossSink sink{batch.labels, losses ? losses : context.arena.take<float>(2 * pairs.count() * batch.size),
+    const LossSink sink{batch.targets, losses ? losses : context.arena.take<float>(2 * pairs.count() * batch.size),
                         fitness, context.arena.take<unsigned>(pairs.count()), batch.size};
     if (!context.arena.measuring()) {
         fill_with_zeros(sink.counts, static_cast<std::size_t>(pairs.count()) * sizeof(unsigned), context);

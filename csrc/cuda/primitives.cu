@@ -1,6 +1,7 @@
 // The elementwise primitives, the noise itself, and what benchmarks and tests need: a thread an element.
 #include "backend.hpp"
 #include "draws.hpp"
+#include "loss.hpp"
 #include "modes.hpp"
 
 FPES_NAMESPACE_BEGIN
@@ -16,6 +17,12 @@ __global__ __launch_bounds__(elementwise_threads) void multiply_kernel(const flo
                                                                        std::int64_t count) {
     const std::int64_t i = global_index(elementwise_threads);
     if (i < count) out[i] = v[i] * factor;
+}
+
+__global__ __launch_bounds__(elementwise_threads) void losses_kernel(const float* outputs, std::int64_t rows, int count,
+                                                                     Targets targets, float* losses) {
+    const std::int64_t i = global_index(elementwise_threads);
+    if (i < rows) losses[i] = loss_of(targets, i, count, [=](int j) { return outputs[i * count + j]; });
 }
 
 constexpr int per_draw = 8;
@@ -85,6 +92,14 @@ void multiply(Context& context, Flush flush, const float* v, float factor, float
     if (context.arena.measuring()) return;
     launch(multiply_kernel, Grid{parts(count, elementwise_threads)}, elementwise_threads, 0, context, v, factor, out,
            count);
+}
+
+void losses(Context& context, Flush flush, const float* outputs, std::int64_t rows, std::int64_t count,
+            const Targets& targets, float* losses) {
+    check_flush(flush);
+    if (context.arena.measuring()) return;
+    launch(losses_kernel, Grid{parts(rows, elementwise_threads)}, elementwise_threads, 0, context, outputs, rows,
+           static_cast<int>(count), targets, losses);
 }
 
 void draw_noise(Context& context, const NoiseStream& stream, std::uint64_t first, std::int64_t count, float* out) {

@@ -488,12 +488,12 @@ class SharedWeightsBlock {
                 }
             }
         }
-        if (!job_.sink.labels) return;
+        if (!job_.sink.wanted()) return;
         for (int i = thread_index(); i < T::rows; i += T::threads) {
             const Row& row = rows_[i];
             if (!row.inside) continue;
             job_.sink.losses[row.output] =
-                cross_entropy(logits + i, Shape::k_stride, classes, job_.sink.labels[row.input]);
+                loss_of(job_.sink.targets, row.input, classes, [=](int j) { return logits[j * Shape::k_stride + i]; });
         }
         __syncthreads();
         for (int place = thread_index(); place < places(); place += T::threads) {

@@ -10,7 +10,7 @@ from typing import Any
 from fpes._backends.base import Backend
 from fpes._backends.cpu import CpuBackend
 from fpes._backends.cuda_arrays import gpu_of
-from fpes._backends.description import Array, NetworkCall, PopulationCall, UnitCall, UnitState
+from fpes._backends.description import Array, NetworkCall, PopulationCall, Targets, UnitCall, UnitState
 
 __all__ = [
     "CPU",
@@ -18,6 +18,7 @@ __all__ = [
     "Backend",
     "NetworkCall",
     "PopulationCall",
+    "Targets",
     "UnitCall",
     "UnitState",
     "backend_named",

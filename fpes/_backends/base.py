@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fpes import _checks
-from fpes._backends.description import Array, NetworkCall, PopulationCall, UnitCall, UnitState
+from fpes._backends.description import Array, NetworkCall, PopulationCall, Targets, UnitCall, UnitState
 
 if TYPE_CHECKING:
     from fpes.minibatch import Minibatch
@@ -119,6 +119,11 @@ class Backend(ABC):
         """out = v times the factor, rounded to float32."""
         self._run_in(flush, "multiply", self.address(v), factor, self.address(out), out.size)
 
+    def losses(self, flush: str, outputs: Array, targets: Targets, out: Array) -> None:
+        """out[rows] = losses of outputs[rows, count]."""
+        given = self._targets(self.module(flush), targets)
+        self._run_in(flush, "losses", self.address(outputs), *outputs.shape, given, self.address(out))
+
     def noise(
         self, out: Array, *, kind: str, seed: int, layer: int, role: str, pair: int, generation: int, first: int
     ) -> None:
@@ -140,7 +145,7 @@ class Backend(ABC):
         pairs: PairRange,
         batch: Minibatch,
         *,
-        labels: Array,
+        targets: Targets,
         sums: Array | None,
         fitness: Array,
         losses: Array | None,
@@ -156,7 +161,7 @@ class Backend(ABC):
             *self._population(module, population),
             *pairs,
             self.address(batch.x),
-            self.address(labels),
+            self._targets(module, targets),
             batch.shape,
             self._address_or_0(sums),
             self.address(fitness),
@@ -259,7 +264,7 @@ class Backend(ABC):
         state: UnitState,
         pairs: PairRange,
         *,
-        labels: Array | None = None,
+        targets: Targets | None = None,
         weights: Array | None = None,
         fitness: Array | None = None,
         losses: Array | None = None,
@@ -271,7 +276,8 @@ class Backend(ABC):
         centre[groups * batch]: losses of the unperturbed network, where the range has seen them.
         """
         results = [self._address_or_0(array) for array in (weights, fitness, losses, outputs, centre)]
-        self._run_units("unit_evaluate", population, batch, state, *pairs, self._address_or_0(labels), results)
+        given = self._targets(self.module(population.network.flush), targets)
+        self._run_units("unit_evaluate", population, batch, state, *pairs, given, results)
 
     def unit_gradient(
         self, population: UnitCall, batch: Minibatch, state: UnitState, weights: Array, out: Array
@@ -321,6 +327,12 @@ class Backend(ABC):
 
     def _population(self, module: ModuleType, population: PopulationCall) -> tuple[Any, ...]:
         return *self._network(module, population.network), _native(module, population)
+
+    def _targets(self, module: ModuleType, targets: Targets | None) -> tuple[Any, int]:
+        """A loss and the address of its targets; that of nothing where no loss is wanted."""
+        if targets is None:
+            return module.Loss(0), 0
+        return module.Loss.__members__[targets.loss], self.address(targets.numbers)
 
     def _address_or_0(self, array: Array | None) -> int:
         return 0 if array is None else self.address(array)

@@ -122,10 +122,10 @@ class CudaBackend(Backend):
 
     def pairs_per_call(self, population: PopulationCall, batch: Minibatch) -> int:
         module = self.module(population.network.flush)
-        job = self._population(module, population)
+        job, nothing = self._population(module, population), self._targets(module, None)
 
         def workspace(pairs: int) -> int:
-            return self._workspace_of(module, "population_evaluate", *job, 0, pairs, 0, 0, batch.shape, 0, 0, 0)
+            return self._workspace_of(module, "population_evaluate", *job, 0, pairs, 0, nothing, batch.shape, 0, 0, 0)
 
         pairs = population.pairs
         with self._current(), translated(module, self._index):

@@ -62,6 +62,19 @@ class PopulationCall:
 
 
 @dataclass(frozen=True)
+class Targets:
+    """What the outputs of each sample are compared with.
+
+    Args:
+        loss: by which loss: its name.
+        numbers: as the loss wants them, on the backend's device.
+    """
+
+    loss: str
+    numbers: Array
+
+
+@dataclass(frozen=True)
 class UnitCall:
     """A population whose members differ from a network in one unit's weights.
 

@@ -8,10 +8,10 @@ from rich.console import Console
 
 from fpes import plots
 from fpes.cli.progress import training_progress
-from fpes.controls import accuracy
 from fpes.datasets import two_spirals
 from fpes.es import ES
 from fpes.files import writable_folder, written_whole
+from fpes.losses import accuracy
 from fpes.network import LinearNetwork
 from fpes.schedules import Cosine
 

@@ -1,4 +1,4 @@
-"""Classification tasks as plain NumPy arrays: MNIST, the UCI digits and two spirals."""
+"""Tasks as plain NumPy arrays: your own, MNIST, the UCI digits and two spirals."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from .digits import load_digits
 from .importance import ImportanceSampling
 from .minibatches import Minibatches
 from .mnist import load_mnist
+from .scaling import Scaling
 from .spirals import two_spirals
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Dataset",
     "ImportanceSampling",
     "Minibatches",
+    "Scaling",
     "load",
     "load_digits",
     "load_mnist",

@@ -8,18 +8,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .arrays import inputs_of, scaled, split, targets_of
+from .scaling import Scaling
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A classification task, split into a training and a test part.
+    """A task, split into a training and a test part: to tell classes, or to give numbers.
 
     Attributes:
         name: what the task is called.
         x_train: float32 [n, features], C-contiguous, finite.
-        y_train: int32 [n], C-contiguous, labels in [0, classes); other integers are converted.
+        y_train: C-contiguous. With classes int32 [n], labels in [0, classes); other integers are converted. Without
+            them float32 [n, outputs], finite.
         x_test: float32 [m, features], like ``x_train``.
-        y_test: int32 [m], like ``y_train``.
-        classes: number of classes.
+        y_test: [m] or [m, outputs], like ``y_train``.
+        classes: number of classes; None where targets are numbers.
+        x_scaling: what was done to x of both parts; None where nothing was.
+        y_scaling: likewise to y.
 
     Raises:
         TypeError: an array is not a NumPy array of the dtype above, or ``classes`` is not an integer.
@@ -28,27 +34,87 @@ class Dataset:
 
     name: str
     x_train: npt.NDArray[np.float32]
-    y_train: npt.NDArray[np.int32]
+    y_train: npt.NDArray[Any]
     x_test: npt.NDArray[np.float32]
-    y_test: npt.NDArray[np.int32]
-    classes: int
+    y_test: npt.NDArray[Any]
+    classes: int | None = None
+    x_scaling: Scaling | None = None
+    y_scaling: Scaling | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "classes", _checked_classes(self.classes))
+        if self.classes is not None:
+            object.__setattr__(self, "classes", _checked_classes(self.classes))
         for part in ("train", "test"):
             x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
-            _check_inputs(f"x_{part}", x)
-            _check_labels(f"y_{part}", y, self.classes)
-            object.__setattr__(self, f"y_{part}", y.astype(np.int32, copy=False))
+            _check_numbers(f"x_{part}", x)
+            if self.classes is None:
+                _check_numbers(f"y_{part}", y)
+            else:
+                _check_labels(f"y_{part}", y, self.classes)
+                object.__setattr__(self, f"y_{part}", y.astype(np.int32, copy=False))
             if len(x) != len(y):
-                raise ValueError(f"x_{part} has {len(x)} samples, but y_{part} has {len(y)} labels")
+                kind = "targets" if self.classes is None else "labels"
+                raise ValueError(f"x_{part} has {len(x)} samples, but y_{part} has {len(y)} {kind}")
         if self.x_test.shape[1] != self.features:
             raise ValueError(f"x_train has {self.features} features, but x_test has {self.x_test.shape[1]}")
+        if self.y_test.shape[1:] != self.y_train.shape[1:]:
+            raise ValueError(f"y_train has {self.outputs} columns, but y_test has {self.y_test.shape[1]}")
+
+    @classmethod
+    def from_arrays(
+        cls,
+        x: Any,
+        y: Any,
+        *,
+        test: float = 0.2,
+        seed: int = 0,
+        scale: str | None = None,
+        scale_targets: str | None = None,
+        name: str = "arrays",
+    ) -> Dataset:
+        """A data set of your own, split at random.
+
+        ::
+
+            data = fpes.datasets.Dataset.from_arrays(x, y, scale="standard", scale_targets="standard")
+            net = fpes.LinearNetwork([data.features, 64, 64, data.outputs])
+            ...
+            prediction = data.y_scaling.undo(net(es.solution, data.x_scaling.apply(x)))
+
+        Args:
+            x: numbers [samples, features].
+            y: integers [samples] are labels, 0, 1, 2 ...; floats [samples], or numbers of any kind
+                [samples, outputs], are what the outputs are to be.
+            test: which fraction of the samples is the test part, above 0 and below 1.
+            seed: chooses them, the same ones on every machine; 0 ... 2**64 - 1.
+            scale: "standard": each column of x minus its mean, over its standard deviation; "range": brought to
+                0 ... 1; None: as it is. What is measured for it is the training part alone. A column of equal numbers
+                becomes 0.
+            scale_targets: likewise the columns of y, where they are numbers.
+            name: what the task is called.
+
+        Raises:
+            TypeError: no arrays of numbers.
+            ValueError: wrong shapes, NaN or infinity, a part that would be empty, an unknown scale, scaled labels.
+        """
+        inputs = inputs_of(x)
+        targets, classes = targets_of(y, len(inputs))
+        if scale_targets is not None and classes is not None:
+            raise ValueError(f"scale_targets is {scale_targets!r}, and y holds labels: expected None, or y of floats")
+        train, held_out = split(len(inputs), test, seed)
+        x_train, x_test, x_scaling = scaled("scale", scale, inputs[train], inputs[held_out])
+        y_train, y_test, y_scaling = scaled("scale_targets", scale_targets, targets[train], targets[held_out])
+        return cls(name, x_train, y_train, x_test, y_test, classes, x_scaling, y_scaling)
 
     @property
     def features(self) -> int:
         """Number of features of a sample."""
         return int(self.x_train.shape[1])
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of a network for the task: one for each class, or for each column of targets."""
+        return int(self.y_train.shape[1]) if self.classes is None else self.classes
 
 
 def _checked_classes(classes: Any) -> int:
@@ -70,14 +136,14 @@ def _check_array(name: str, array: Any, dimensions: int) -> None:
         raise ValueError(f"{name} must be C-contiguous, got strides {array.strides} for shape {array.shape}")
 
 
-def _check_inputs(name: str, x: Any) -> None:
-    _check_array(name, x, 2)
-    if x.dtype != np.float32:
-        raise TypeError(f"{name} must have dtype float32, got {x.dtype}: convert it with {name}.astype(np.float32)")
-    finite = np.isfinite(x)
+def _check_numbers(name: str, array: Any) -> None:
+    _check_array(name, array, 2)
+    if array.dtype != np.float32:
+        raise TypeError(f"{name} must have dtype float32, got {array.dtype}: convert it with {name}.astype(np.float32)")
+    finite = np.isfinite(array)
     if not finite.all():
-        row, column = np.unravel_index(np.argmin(finite), x.shape)
-        raise ValueError(f"{name} must be finite, got {x[row, column]} at [{row}, {column}]")
+        row, column = np.unravel_index(np.argmin(finite), array.shape)
+        raise ValueError(f"{name} must be finite, got {array[row, column]} at [{row}, {column}]")
 
 
 def _check_labels(name: str, y: Any, classes: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -64,18 +64,18 @@ class Minibatches:
             )
         self._epoch: tuple[int, npt.NDArray[np.int64]] | None = None
 
-    def at(self, step: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+    def at(self, step: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any]]:
         """What a step sees.
 
         Returns:
-            x float32 [batch, features] and y int32 [batch]; [groups, batch, features] and [groups, batch] where there
-            is more than one group.
+            x float32 [batch, features] and y int32 [batch] or float32 [batch, outputs]; with a first axis [groups]
+            where there is more than one group.
         """
         return self.samples(self.rows(step), step)
 
     def samples(
         self, rows: npt.NDArray[np.int64], step: int, strength: float = 1.0
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any]]:
         """As at(), with samples chosen by the caller, int64 [groups * batch], and the strength of the augmentation."""
         if self.augmentation is None:
             x = self.data.x_train[rows]
@@ -85,8 +85,8 @@ class Minibatches:
         return (x if self.groups == 1 else x.reshape(self.groups, self.batch, -1)), self.shaped(y)
 
     def shaped(self, values: npt.NDArray[_Number]) -> npt.NDArray[_Number]:
-        """One number for each sample of a step, as labels are shaped: [batch], or [groups, batch]."""
-        return values if self.groups == 1 else values.reshape(self.groups, self.batch)
+        """What samples of a step have, [groups * batch, ...], as it sees them: [batch, ...] or [groups, batch, ...]."""
+        return values if self.groups == 1 else values.reshape(self.groups, self.batch, *values.shape[1:])
 
     def rows(self, step: int) -> npt.NDArray[np.int64]:
         """Which samples a step sees: int64 [groups * batch]."""

@@ -1,4 +1,4 @@
-"""Random numbers for the order and the augmentation of data: from counters, the same with every version of NumPy.
+"""Random numbers for the split, order and augmentation of data: from counters, the same with every version of NumPy.
 
 NumPy promises that the raw output of its bit generators stays the same; what its Generator makes of it may change from
 version to version. So only the raw output is used here.
@@ -23,6 +23,7 @@ class Stream(enum.IntEnum):
     ORDER = 1
     AUGMENTATION = 2
     IMPORTANCE = 3
+    SPLIT = 4
 
 
 def raw(stream: Stream, seed: int, number: int, count: int) -> npt.NDArray[np.uint64]:

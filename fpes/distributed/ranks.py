@@ -241,7 +241,8 @@ class Ranks:
         counts += [0] * (self.size - len(counts))
         self._comm.Allgatherv(values, (everything, counts))
         placed = to_device(everything, device)
-        return population.evaluated(x, placed, None if own_loss else y, part=part)
+        assert measure.loss is not None
+        return population.evaluated(x, placed, y, measure.loss, part=part)
 
     def _gradient(self, es: ES, population: Population, weights: Any, evaluation: Evaluation | None) -> FloatArray:
         """The whole gradient: from everybody's exact sums where that pays, and else by every rank for itself."""

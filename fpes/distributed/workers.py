@@ -129,7 +129,7 @@ class Workers:
         measure = Measure(loss, per_sample, None if sample_weights is None else to_host(sample_weights), chunk)
         parcels = {"batch": Parcel("y", (to_host(x), to_host(y))), "measure": Parcel("loss", measure)}
         values = self._values("evaluate", population, parcels, own_loss=callable(loss))
-        return population.evaluated(x, _on_device(values, population), None if callable(loss) else y)
+        return population.evaluated(x, _on_device(values, population), y, loss)
 
     # --- As the helpers of ES.fit() -----------------------------------------------------------------------------------
 
@@ -345,7 +345,8 @@ class _Training:
         }
         values = self.workers._values("evaluate", population, parcels)
         x, y = samples.arrays(self.minibatches, es.device)
-        return population.evaluated(x, _on_device(values, population), None if callable(measure.loss) else y)
+        assert measure.loss is not None
+        return population.evaluated(x, _on_device(values, population), y, measure.loss)
 
     def gradient(
         self, es: ES, population: Population, fitness: FloatArray, weights: Any, evaluation: Evaluation | None

@@ -6,7 +6,7 @@ modes (the loss reference, which is compared by closeness, excepted).
 
 from .checks import assert_bitwise_equal
 from .flush import add, div, fma, from_bits, mul, negate, to_float32, widen
-from .loss import centred_ranks, cross_entropy, fitness, ulp_error
+from .loss import binary_cross_entropy, centred_ranks, cross_entropy, fitness, squared_error, ulp_error
 from .network import FLUSH_MODES, Network, bias_add, forward, gemm, multiply
 from .noise import integers, philox, tensor_id
 from .operands import boundary_operands, special_operands
@@ -19,6 +19,7 @@ __all__ = [
     "add",
     "assert_bitwise_equal",
     "bias_add",
+    "binary_cross_entropy",
     "boundary_operands",
     "centred_ranks",
     "cross_entropy",
@@ -34,6 +35,7 @@ __all__ = [
     "negate",
     "philox",
     "special_operands",
+    "squared_error",
     "tensor_id",
     "to_float32",
     "ulp_error",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from .flush import MIN_SUBNORMAL, to_float32, widen
+from .flush import MIN_SUBNORMAL, add, fma, mul, negate, to_float32, widen
 
 SUM_BLOCK = 64
 
@@ -23,6 +25,42 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         np.put_along_axis(weights, top, 0.0, axis=-1)
         chosen = np.take_along_axis(logits, np.broadcast_to(labels[..., None], top.shape), axis=-1)
         return (highest - chosen)[..., 0] + np.log1p(weights.sum(axis=-1))
+
+
+def squared_error(outputs: np.ndarray, targets: np.ndarray, ftz: bool) -> np.ndarray:
+    """float32 [...]: squares of the errors added up in order of output, times float32(1 / outputs).
+
+    outputs, targets: float32 [..., outputs], which broadcast.
+    """
+    outputs, targets = np.broadcast_arrays(outputs, targets)
+    total = np.zeros(outputs.shape[:-1], np.float32)
+    for j in range(outputs.shape[-1]):
+        error = add(outputs[..., j], negate(targets[..., j]), ftz)
+        total = fma(error, error, total, ftz)
+    return mul(total, to_float32(1.0 / outputs.shape[-1]), ftz)
+
+
+def binary_cross_entropy(
+    outputs: np.ndarray,
+    targets: np.ndarray,
+    ftz: bool,
+    exp: Callable[[np.ndarray], np.ndarray],
+    log: Callable[[np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """float32 [...]: max(v, 0) - v t + log(1 + exp(-|v|)) added up in order of output, times float32(1 / outputs).
+
+    outputs, targets: float32 [..., outputs], which broadcast. exp, log: functions of float32 arrays, which are compared
+    with the mathematics elsewhere.
+    """
+    outputs, targets = np.broadcast_arrays(outputs, targets)
+    total, one = np.zeros(outputs.shape[:-1], np.float32), np.float32(1)
+    for j in range(outputs.shape[-1]):
+        v, t = outputs[..., j].copy(), targets[..., j].copy()
+        above = np.where(widen(v, ftz) < 0.0, np.float32(0), v)
+        magnitude = np.where(widen(v, ftz) < 0.0, negate(v), v)
+        rest = log(add(one, exp(negate(magnitude)), ftz))
+        total = add(total, add(add(above, negate(mul(v, t, ftz)), ftz), rest, ftz), ftz)
+    return mul(total, to_float32(1.0 / outputs.shape[-1]), ftz)
 
 
 def fitness(losses: np.ndarray) -> np.ndarray:

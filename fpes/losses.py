@@ -1,0 +1,188 @@
+"""Losses: what each compares the outputs with, and by which metric its results are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from fpes._backends import Array, Backend, Targets, backend_of
+from fpes._checks import FloatArray, IntArray
+from fpes._modes import ieee_mode
+from fpes.devices import to_host
+from fpes.network import LinearNetwork
+
+Outputs = npt.NDArray[np.floating]
+
+_SUM_BLOCK = 64
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss of csrc/common/losses/, of the same name.
+
+    Args:
+        name: as users write it.
+        unit: what its numbers are, for the axis of a plot.
+        metric: what is measured beside it, in words.
+        percent: whether that is a fraction, shown in per cent.
+        targets: targets(backend, name, y, samples, outputs): `y` as the kernels take it, for an array of samples of
+            this shape and so many outputs; refused by its name where the loss doesn't compare outputs with such.
+        measured: measured(outputs, targets): the metric of outputs [batch, outputs]; the higher the better.
+    """
+
+    name: str
+    unit: str
+    metric: str
+    percent: bool
+    targets: Callable[[Backend, str, Any, tuple[int, ...], int], Array]
+    measured: Callable[[Outputs, npt.NDArray[Any]], float]
+
+
+def _labels(backend: Backend, name: str, y: Any, samples: tuple[int, ...], outputs: int) -> Array:
+    """One label for each sample, an integer from 0 to outputs - 1."""
+    return backend.labels(name, y, samples, outputs)
+
+
+def _numbers(backend: Backend, name: str, y: Any, samples: tuple[int, ...], outputs: int) -> Array:
+    """A finite float32 for each output."""
+    return backend.finite(name, y, (*samples, outputs))
+
+
+def _probabilities(backend: Backend, name: str, y: Any, samples: tuple[int, ...], outputs: int) -> Array:
+    """A float32 from 0 to 1 for each output."""
+    array = backend.finite(name, y, (*samples, outputs))
+    # On a GPU nobody looks, for that would mean to wait: a number outside gives NaN there.
+    if isinstance(array, np.ndarray) and not (array.min() >= 0.0 and array.max() <= 1.0):
+        raise ValueError(f"{name} has numbers from {array.min()} to {array.max()}, expected 0 to 1")
+    return array
+
+
+def accuracy(outputs: Outputs, labels: IntArray) -> float:
+    """The fraction of rows of outputs [batch, classes] whose first largest element is at the label."""
+    return float(np.mean(np.argmax(outputs, axis=1) == labels))
+
+
+def coefficient_of_determination(outputs: Outputs, targets: FloatArray) -> float:
+    """R²: 1 minus the squared error over that of always giving each column's mean, all columns together.
+
+    1 is perfect, and 0 no better than the means; it may be any number below. Where targets are constant it is 1 if all
+    outputs are right, else 0.
+    """
+    wanted = targets.astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        error = float(np.square(outputs.astype(np.float64) - wanted).sum())
+        spread = float(np.square(wanted - wanted.mean(axis=0)).sum())
+        if spread == 0.0:
+            return float(error == 0.0)
+        return 1.0 - error / spread
+
+
+def right_labels(outputs: Outputs, targets: FloatArray) -> float:
+    """The fraction of outputs above 0 exactly where the target is above one half."""
+    return float(np.mean((outputs > 0.0) == (targets > 0.5)))
+
+
+LOSSES = {
+    loss.name: loss
+    for loss in (
+        Loss("cross_entropy", "cross-entropy, nats", "accuracy", True, _labels, accuracy),
+        Loss("squared_error", "mean squared error", "R²", False, _numbers, coefficient_of_determination),
+        Loss("binary_cross_entropy", "binary cross-entropy, nats", "right labels", True, _probabilities, right_labels),
+    )
+}
+
+
+def loss_named(name: Any) -> Loss:
+    """The loss of this name.
+
+    Raises:
+        TypeError: it is no string.
+        ValueError: there is no such loss.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"loss is {name!r}, expected a string: {_names()}")
+    if name not in LOSSES:
+        raise ValueError(f"loss is {name!r}, expected {_names()}")
+    return LOSSES[name]
+
+
+def checked_targets(loss: Loss, backend: Backend, y: Any, shape: tuple[int, ...], outputs: int) -> Targets:
+    """The targets of samples of this shape, as a backend takes them.
+
+    Raises:
+        TypeError, ValueError: as the loss's targets().
+    """
+    return Targets(loss.name, loss.targets(backend, "y", y, shape, outputs))
+
+
+@overload
+def loss(
+    net: LinearNetwork, theta: Array, x: Array, y: Any, loss: str = ..., *, per_sample: Literal[False] = ...
+) -> float: ...
+@overload
+def loss(
+    net: LinearNetwork, theta: Array, x: Array, y: Any, loss: str = ..., *, per_sample: Literal[True]
+) -> Array: ...
+def loss(
+    net: LinearNetwork, theta: Array, x: Array, y: Any, loss: str = "cross_entropy", *, per_sample: bool = False
+) -> float | Array:
+    """The loss of one network, with a population's bits: minus the fitness of a member that has these parameters.
+
+    Args:
+        net: the network.
+        theta: its parameters, float32 [net.parameters], finite.
+        x: float32 [batch, features], on theta's device.
+        y: as for Population.evaluate(), on theta's device.
+        loss: "cross_entropy", "squared_error" or "binary_cross_entropy".
+        per_sample: don't take the mean over the batch.
+
+    Returns:
+        a float that float32 holds; float32 [batch] where per_sample, a CuPy array on a GPU.
+
+    Raises:
+        TypeError, ValueError: as Population.evaluate().
+    """
+    backend = backend_of(theta=theta, x=x, y=y)
+    outputs = net(theta, x)
+    targets = checked_targets(loss_named(loss), backend, y, outputs.shape[:1], net.classes)
+    losses = backend.empty(outputs.shape[:1])
+    backend.losses(net.flush, outputs, targets, losses)
+    return losses if per_sample else mean(to_host(losses))
+
+
+def metric(net: LinearNetwork, theta: Array, x: Array, y: Any, loss: str = "cross_entropy") -> float:
+    """How well one network does, by the metric that suits the loss; the higher the better, and 1 is perfect.
+
+    "cross_entropy": accuracy, the fraction of samples whose largest output is at the label. "squared_error": R², the
+    coefficient of determination (1 minus the squared error over that of always giving each column's mean).
+    "binary_cross_entropy": the fraction of labels that are right, an output above 0 meaning true.
+
+    Args:
+        net, theta, x, y, loss: as for fpes.loss().
+
+    Raises:
+        TypeError, ValueError: as Population.evaluate().
+    """
+    chosen, backend = loss_named(loss), backend_of(theta=theta, x=x, y=y)
+    outputs = net(theta, x)
+    targets = checked_targets(chosen, backend, y, outputs.shape[:1], net.classes)
+    return chosen.measured(to_host(outputs), to_host(targets.numbers))
+
+
+@ieee_mode()
+def mean(losses: FloatArray) -> float:
+    """The mean of losses [batch] as populations take it: in float64, blocks of 64 samples in order, then the blocks."""
+    total = 0.0
+    for first in range(0, len(losses), _SUM_BLOCK):
+        # numpy.cumsum adds one after the other.
+        total += float(np.cumsum(losses[first : first + _SUM_BLOCK], dtype=np.float64)[-1])
+    return float(np.float32(total / len(losses)))
+
+
+def _names() -> str:
+    *first, last = map(repr, LOSSES)
+    return f"{', '.join(first)} or {last}"
