@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fpes._checks import FloatArray, IntArray
+from fpes._modes import ieee_mode
 from fpes.datasets import Dataset
 from fpes.network import LinearNetwork
 from fpes.primitives import bias_add, gemm, multiply
@@ -32,6 +33,7 @@ class Accuracy:
     test: float
 
 
+@ieee_mode()
 def accuracy(logits: Logits, labels: IntArray) -> float:
     """The fraction of rows of logits [batch, classes] whose first largest element is at the label."""
     return float(np.mean(np.argmax(logits, axis=1) == labels))
