@@ -57,10 +57,11 @@ def indices(name: str, value: Any, count: int | None, limit: int) -> npt.NDArray
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} has dtype {array.dtype}, expected integers")
     check_shape(name, array.shape, ("count" if count is None else count,))
-    lowest, highest = int(array.min()), int(array.max())
+    own = np.array(array, order="C")  # what is checked is what is used, whoever writes to the caller's array meanwhile
+    lowest, highest = int(own.min()), int(own.max())
     if lowest < 0 or highest >= limit:
         raise ValueError(f"{name} has integers from {lowest} to {highest}, expected 0 to {limit - 1}")
-    return np.array(array, dtype=np.int64, order="C")
+    return own.astype(np.int64, copy=False)
 
 
 def numpy_array(name: str, value: Any) -> np.ndarray:
@@ -132,10 +133,11 @@ def labels(name: str, value: Any, shape: tuple[int | str, ...], classes: int) ->
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} has dtype {array.dtype}, expected integer labels")
     check_shape(name, array.shape, shape)
-    lowest, highest = int(array.min()), int(array.max())
+    own = np.array(array, order="C")  # as in indices()
+    lowest, highest = int(own.min()), int(own.max())
     if lowest < 0 or highest >= classes:
         raise ValueError(f"{name} has labels from {lowest} to {highest}, expected 0 to {classes - 1}")
-    return np.array(array, dtype=np.int32, order="C")
+    return own.astype(np.int32, copy=False)
 
 
 def integer(name: str, value: Any, lowest: int, highest: int) -> int:

@@ -26,6 +26,9 @@ def set_isa(name: str | None) -> None:
 
 def get_isa() -> str:
     """The instruction set in use."""
+    global _isa  # noqa: PLW0603 - as above
+    if _isa is None:
+        _isa = _checked_isa(os.environ.get("FPES_ISA") or None, "environment variable FPES_ISA")
     return _isa
 
 
@@ -53,12 +56,15 @@ def threads_chosen() -> bool:
 
 def get_threads() -> int:
     """The number of threads in use."""
+    global _threads  # noqa: PLW0603 - as above
+    if _threads is None:
+        _threads = _checked_threads(os.environ.get("FPES_THREADS") or None, "environment variable FPES_THREADS")
     return _threads
 
 
 def execution() -> _cpu.Execution:
     """The present choice, as the C++ module takes it."""
-    return _cpu.Execution(_isa, _threads)
+    return _cpu.Execution(get_isa(), get_threads())
 
 
 def _checked_isa(name: str | None, source: str) -> str:
@@ -88,6 +94,7 @@ def _available_cpus() -> int:
     return min(os.cpu_count() or 1, _MOST_THREADS)
 
 
-_isa = _checked_isa(os.environ.get("FPES_ISA") or None, "environment variable FPES_ISA")
-_threads = _checked_threads(os.environ.get("FPES_THREADS") or None, "environment variable FPES_THREADS")
+# None: the environment decides, when it is first asked; so a command says what is wrong with it, and not an import.
+_isa: str | None = None
+_threads: int | None = None
 _threads_chosen = bool(os.environ.get("FPES_THREADS"))

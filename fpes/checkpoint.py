@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fpes._modes import ieee_mode
 from fpes._signals import signals_wait
 from fpes.files import written_whole
 
@@ -34,6 +35,7 @@ class CheckpointError(ValueError):
     """A file that isn't a checkpoint, or isn't whole."""
 
 
+@ieee_mode()  # another rounding would write and read other numbers
 def write(path: Path, description: dict[str, Any], arrays: Arrays) -> None:
     """Write a checkpoint aside, and then put it in the place of `path`.
 
@@ -48,6 +50,7 @@ def write(path: Path, description: dict[str, Any], arrays: Arrays) -> None:
         np.savez(stream, allow_pickle=False, **entries)
 
 
+@ieee_mode()
 def read(path: Path) -> tuple[dict[str, Any], Arrays]:
     """The description and the arrays of a checkpoint; arrays are float32 and finite.
 
@@ -74,6 +77,17 @@ def read(path: Path) -> tuple[dict[str, Any], Arrays]:
         # zipfile, zlib, NumPy and json say in many ways that they can't make sense of something.
         except Exception as error:
             raise CheckpointError(f"{path} is damaged, or no checkpoint of fpes: {error!r}") from error
+
+
+def check_finite(arrays: Arrays) -> None:
+    """Refuse a state that nobody could go on from, before it takes the place of one that somebody can.
+
+    Raises:
+        ValueError: an array has NaN or infinity.
+    """
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"the state is not saved, for {name} has numbers that are NaN or infinite")
 
 
 def check_replaceable(path: Path, run: str, generation: int) -> None:
@@ -132,15 +146,15 @@ def _array(name: str, content: bytes) -> npt.NDArray[Any]:
     version = np.lib.format.read_magic(stream)
     if version != (1, 0):
         raise CheckpointError(f"is damaged: entry {name} has format {version}, expected (1, 0)")
-    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
     data = content[stream.tell() :]
-    expected = dtype.kind == "U" and shape == () if name in _TEXTS else dtype == np.dtype("<f4") and len(shape) == 1
+    expected = dtype.kind == "U" and shape == () if name in _TEXTS else dtype == np.dtype("<f4") and not fortran
     if not expected or math.prod(shape) * dtype.itemsize != len(data) or min(shape, default=0) < 0:
         raise CheckpointError(
             f"is damaged: entry {name} has dtype {dtype}, shape {shape} and {len(data)} bytes of data, expected "
-            + ("a text" if name in _TEXTS else "float32 numbers in one row")
+            + ("a text" if name in _TEXTS else "float32 numbers in C order")
         )
-    array: npt.NDArray[Any] = np.frombuffer(data, dtype).reshape(shape).copy()
+    array: npt.NDArray[Any] = np.ndarray(shape, dtype, data).copy()
     if name not in _TEXTS and not np.isfinite(array).all():
         raise CheckpointError(f"is damaged: entry {name} has numbers that are NaN or infinite")
     return array

@@ -15,6 +15,7 @@ import numpy as np
 from fpes import _checks, _config, checkpoint, fitting
 from fpes._checks import FloatArray
 from fpes._modes import ieee_mode
+from fpes._turns import in_turn
 from fpes._version import __version__
 from fpes.checkpoint import CheckpointError
 from fpes.datasets import Augmentation, Dataset, ImportanceSampling
@@ -107,6 +108,8 @@ class ES:
 
     Node perturbation wants a fitness for each sample, es.ask().evaluate(x, y, per_sample=True), and works with [size]
     too, much less well.
+
+    Several threads may use one ES: ask(), tell() and save() wait for each other.
 
     Numbers that may be schedules (schedules.py) may also be assigned between generations.
 
@@ -234,6 +237,7 @@ class ES:
         number: float = vars(ES)[name].at(self, generation, self.steps or 1)
         return number
 
+    @in_turn
     def ask(self) -> Population:
         """The population of the present generation. Asking again gives the same one."""
         sigma, population = self.value("sigma", self.generation), self._population
@@ -269,6 +273,7 @@ class ES:
         """
         self.advance(fitness, self._state.residuals)
 
+    @in_turn
     def advance(self, fitness: Any, residuals: FloatArray | None) -> None:
         """As tell(), and at the same moment replace what fit() remembers of its samples."""
         state = replace(self._proposal(fitness), residuals=residuals)
@@ -282,6 +287,7 @@ class ES:
             )
         self._state = state
 
+    @in_turn
     def rehearse(self, fitness: Any) -> None:
         """All that tell() does, and then leave everything as it was: to find out how long a generation takes."""
         self._proposal(fitness)
@@ -378,6 +384,7 @@ class ES:
         """What fit() remembers of its samples is of no use for others."""
         self._state = replace(self._state, residuals=None)
 
+    @in_turn
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a checkpoint: all that it takes to go on to the same bits. The file is whole, or the old one is kept.
 
@@ -389,6 +396,7 @@ class ES:
             overwrite: replace whatever is there.
 
         Raises:
+            ValueError: NaN or infinity has come into theta.
             FileExistsError: the file holds something else; the message says what.
             BlockingIOError: somebody else is writing the file: a fit(), perhaps in another process.
             OSError: it can't be written.
@@ -417,6 +425,7 @@ class ES:
             array = getattr(self._state, name)
             if array is not None:
                 arrays[name] = array
+        checkpoint.check_finite(arrays)
         return description, arrays
 
     @classmethod

@@ -504,7 +504,8 @@ class _Loop:
             return evaluation, None
         groups = to_host(evaluation.values).reshape(evaluation.groups, -1, evaluation.samples)
         residuals = importance.updated(residuals, rows, -_mean(groups, axis=1).ravel())
-        weighted = groups * weights.reshape(evaluation.groups, 1, evaluation.samples)
+        with ieee_mode():
+            weighted = groups * weights.reshape(evaluation.groups, 1, evaluation.samples)
         fitness = weighted.reshape(es.size, -1) if node else _mean(weighted, axis=2).ravel()
         return evaluation.with_fitness(fitness), residuals
 

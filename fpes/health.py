@@ -9,6 +9,7 @@ from types import FrameType
 from typing import cast
 
 from fpes._checks import FloatArray
+from fpes._modes import ieee_mode
 from fpes.network import LinearNetwork
 from fpes.optimisers import norm
 
@@ -33,6 +34,7 @@ def warn(message: str) -> None:
     warnings.warn(message, TrainingWarning, stacklevel=level)
 
 
+@ieee_mode()
 def active_fractions(net: LinearNetwork, theta: FloatArray, x: FloatArray) -> list[float]:
     """For each layer the fraction of its outputs that are not zero, over a batch x [batch, features].
 
@@ -48,6 +50,7 @@ def active_fractions(net: LinearNetwork, theta: FloatArray, x: FloatArray) -> li
     return fractions
 
 
+@ieee_mode()
 def weight_norms(net: LinearNetwork, theta: FloatArray) -> list[float]:
     """For each layer the root of the mean square of its weights, in multiples of the initial sqrt(2 / fan_in)."""
     return [norm(weight.ravel()) / (weight.size * 2.0 / weight.shape[0]) ** 0.5 for weight, _ in net.unpack(theta)]

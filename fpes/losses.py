@@ -61,11 +61,13 @@ def _probabilities(backend: Backend, name: str, y: Any, samples: tuple[int, ...]
     return array
 
 
+@ieee_mode()
 def accuracy(outputs: Outputs, labels: IntArray) -> float:
     """The fraction of rows of outputs [batch, classes] whose first largest element is at the label."""
     return float(np.mean(np.argmax(outputs, axis=1) == labels))
 
 
+@ieee_mode()
 def coefficient_of_determination(outputs: Outputs, targets: FloatArray) -> float:
     """R²: 1 minus the squared error over that of always giving each column's mean, all columns together.
 
@@ -81,6 +83,7 @@ def coefficient_of_determination(outputs: Outputs, targets: FloatArray) -> float
         return 1.0 - error / spread
 
 
+@ieee_mode()
 def right_labels(outputs: Outputs, targets: FloatArray) -> float:
     """The fraction of outputs above 0 exactly where the target is above one half."""
     return float(np.mean((outputs > 0.0) == (targets > 0.5)))

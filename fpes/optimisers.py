@@ -17,6 +17,7 @@ import numpy as np
 
 from fpes import _checks, _config, _cpu, _settings
 from fpes._checks import FloatArray
+from fpes._modes import ieee_mode
 
 Memory = Mapping[str, FloatArray]
 
@@ -85,6 +86,7 @@ class SGD:
         """As Optimiser.init()."""
         return {"velocity": np.zeros(parameters, np.float32)}
 
+    @ieee_mode()
     def update(self, gradient: FloatArray, memory: Memory, theta: FloatArray, step: Step) -> tuple[FloatArray, Memory]:
         """As Optimiser.update()."""
         velocity = weighted_sum(self.momentum, memory["velocity"], step.factor, gradient, out=_room(step, "velocity"))
@@ -115,6 +117,7 @@ class Adam:
         """As Optimiser.init()."""
         return {"mean": np.zeros(parameters, np.float32), "square": np.zeros(parameters, np.float32)}
 
+    @ieee_mode()
     def update(self, gradient: FloatArray, memory: Memory, theta: FloatArray, step: Step) -> tuple[FloatArray, Memory]:
         """As Optimiser.update()."""
         number = step.number + 1
@@ -170,6 +173,7 @@ class ClipUp:
         """As Optimiser.init()."""
         return {"velocity": np.zeros(parameters, np.float32)}
 
+    @ieee_mode()
     def update(self, gradient: FloatArray, memory: Memory, theta: FloatArray, step: Step) -> tuple[FloatArray, Memory]:
         """As Optimiser.update()."""
         length = norm(gradient)
@@ -186,6 +190,7 @@ def _room(step: Step, name: str) -> FloatArray | None:
     return None if step.spare is None else step.spare[name]
 
 
+@ieee_mode()
 def weighted_sum(a: float, x: FloatArray, b: float, y: FloatArray, out: FloatArray | None = None) -> FloatArray:
     """a x + b y in float32, each product rounded.
 
@@ -204,6 +209,7 @@ def weighted_sum(a: float, x: FloatArray, b: float, y: FloatArray, out: FloatArr
     return result
 
 
+@ieee_mode()
 def norm(x: FloatArray) -> float:
     """The Euclidean length of a float32 array, in float64."""
     array = _checks.float_array("x", x)

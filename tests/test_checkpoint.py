@@ -68,6 +68,16 @@ def test_everything_comes_back(saved):
     assert (back.solution != back.theta).any()
 
 
+def test_a_state_with_nan_does_not_replace_a_good_one(saved):
+    """It could be written, and not be read."""
+    es, path = saved
+    before = path.read_bytes()
+    es.theta[3] = np.nan
+    with pytest.raises(ValueError, match=r"the state is not saved, for theta has numbers that are NaN or infinite"):
+        es.save(path)
+    assert path.read_bytes() == before
+
+
 @pytest.mark.parametrize("optimiser", [fpes.SGD(), fpes.Adam(beta2=0.999), fpes.ClipUp()], ids=repr)
 @pytest.mark.parametrize("perturbation", [fpes.FullRank(), fpes.LowRank(3), SETTINGS["perturbation"]], ids=repr)
 def test_going_on_from_a_checkpoint_gives_the_same_bits(tmp_path, optimiser, perturbation):

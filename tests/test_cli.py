@@ -713,3 +713,32 @@ def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "click", None)
     with pytest.raises(SystemExit, match="needs click: pip install click matplotlib"):
         cli.main()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full")
+def test_messages_that_cannot_be_written_end_no_run(tmp_path):
+    """Progress on a full disk ended the run after the first seed, without its results."""
+    with Path("/dev/full").open("w") as full:
+        run = program(
+            "train", "--steps", "3", "--seeds", "2", "--population", "16", "--no-plot", "--output", str(tmp_path),
+            stdout=subprocess.DEVNULL, stderr=full,
+        )  # fmt: skip
+        assert run.wait() == 0
+    assert len(json.loads((tmp_path / "result.json").read_text())["seeds"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("FPES_THREADS", "0"), ("FPES_THREADS", "abc"), ("FPES_THREADS", "10000"), ("FPES_ISA", "x")]
+)
+def test_a_wrong_environment_variable_gets_one_line(name, value):
+    """It was a traceback of the import."""
+    run = subprocess.run(
+        [sys.executable, "-m", "fpes", "info"],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ | {name: value},
+    )
+    assert run.returncode == 2
+    assert run.stderr.startswith(f"fpes: environment variable {name} is '{value}', expected")
+    assert len(run.stderr.splitlines()) == 1

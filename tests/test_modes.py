@@ -17,6 +17,9 @@ from test_population import FAMILIES, SMALL, SMALL_BATCH, population, setting
 
 import fpes
 from fpes import _cpu
+from fpes.controls import accuracy
+from fpes.health import active_fractions, weight_norms
+from fpes.optimisers import norm, weighted_sum
 from fpes.shaping import SHAPINGS, all_equal
 
 TINY = np.float32(1e-40)
@@ -165,6 +168,11 @@ def test_calls_from_several_threads_at_once(isa):
     assert numpy_keeps_subnormals()
 
 
+def bits(numbers):
+    """Python's numbers, to be compared by their bits."""
+    return np.array(numbers).view(np.float32)
+
+
 def trainer_calls():
     """What the package computes in Python, with NumPy, around the kernels."""
     fitness = np.array([3e-42, 1e-42, 2e-42, 0, -1e-42, 4e-42], np.float32)
@@ -180,7 +188,15 @@ def trainer_calls():
     for part in (0, 1):
         yield f"importance {part}", lambda part=part: sampling.draw(residuals, 20, 0, 1)[part]
     yield "residuals", lambda: sampling.updated(residuals, np.arange(20), residuals[:20])
+    faded = fpes.datasets.Augmentation(4, 4, fade=0.7)
+    yield "fading", lambda: bits([faded.strength(step, 37) for step in range(26)])
     theta, x, y = setting(SMALL, SMALL_BATCH)
+    yield "norm", lambda: bits([norm(theta)])
+    yield "weighted sum", lambda: weighted_sum(0.1, theta, 0.7, theta)
+    net = fpes.LinearNetwork(SMALL)
+    yield "health", lambda: bits([*active_fractions(net, theta, x), *weight_norms(net, theta)])
+    yield "accuracy", lambda: bits([accuracy(net(theta, x), y)])
+    yield "spirals", lambda: fpes.datasets.two_spirals(50).x_train
     for optimiser in (fpes.Adam(), fpes.SGD(), fpes.ClipUp()):
         for shaping in ("centred_ranks", "z_score"):
 
@@ -233,6 +249,38 @@ def test_nothing_depends_on_the_rounding_of_the_caller(mode):
         with rounding(mode):
             got = call()
         oracle.assert_bitwise_equal(got, want, name)
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the constants are those of x86-64")
+@pytest.mark.parametrize("mode", [0x400, 0x800, 0xC00], ids=["down", "up", "to zero"])
+def test_checkpoints_hold_the_same_numbers_whatever_the_rounding(tmp_path, mode):
+    """Python writes and reads decimals in the caller's rounding: settings came back as their neighbours."""
+    net = fpes.LinearNetwork(SMALL)
+    numbers = {"sigma": fpes.Cosine(0.1, 0.0123), "learning_rate": 0.1 / 3, "clip": 3.3, "averaging": 0.97}
+    es = fpes.ES(net, net.init(0), size=8, steps=9, **numbers)
+    es.save(tmp_path / "usual.npz")
+    with rounding(mode):
+        read = fpes.ES.load(tmp_path / "usual.npz")
+        es.save(tmp_path / "other.npz")
+    for back in (read, fpes.ES.load(tmp_path / "other.npz")):
+        assert {name: getattr(back, name) for name in numbers} == numbers
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the constants are those of x86-64")
+@pytest.mark.parametrize("mode", [0x400, 0x800, 0xC00], ids=["down", "up", "to zero"])
+def test_importance_sampling_in_fit_whatever_the_rounding(mode):
+    """Weights were applied in the caller's."""
+    net, data = fpes.LinearNetwork([2, 8, 2]), fpes.datasets.two_spirals(60)
+
+    def trained():
+        es = fpes.ES(net, net.init(0), size=8, sigma=0.1, shaping="none")
+        es.fit(data, steps=8, batch=20, importance=fpes.datasets.ImportanceSampling())
+        return es.theta
+
+    want = trained()
+    with rounding(mode):
+        got = trained()
+    oracle.assert_bitwise_equal(got, want)
 
 
 def test_ranks_of_subnormal_fitness():

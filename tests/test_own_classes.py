@@ -328,3 +328,31 @@ def test_a_shaping_that_gives_something_else(weights, error, words):
 
     with pytest.raises(error, match=words):
         trained(make(shaping=Odd()), 1)
+
+
+@fpes.register
+@dataclass(frozen=True)
+class Shapes:
+    """Remembers arrays of all shapes."""
+
+    def init(self, parameters):
+        return {"scalar": np.zeros((), f32), "table": np.ones((2, parameters), f32), "none": np.ones((2, 0), f32)}
+
+    def update(self, gradient, memory, theta, step):
+        later = {name: array + f32(1) for name, array in memory.items()}
+        return theta + f32(1e-3) * memory["table"][1] * gradient, {
+            name: np.asarray(array) for name, array in later.items()
+        }
+
+
+@pytest.mark.filterwarnings("ignore::fpes.TrainingWarning")
+def test_what_an_optimiser_remembers_may_have_any_shape(tmp_path):
+    """Optimiser.init() says so; such checkpoints were written, and then refused as damaged."""
+    es = fpes.ES(NET, NET.init(0), size=8, sigma=0.1, optimiser=Shapes())
+    es.fit(DATA, steps=3, batch=8, checkpoint=tmp_path / "run.npz")
+    back = fpes.ES.load(tmp_path / "run.npz")
+    for run in (es, back):
+        run.fit(DATA, steps=5, batch=8)
+    oracle.assert_bitwise_equal(back.theta, es.theta)
+    assert back._state.memory["scalar"] == 5
+    assert back._state.memory["none"].shape == (2, 0)

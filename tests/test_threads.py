@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 
 import numpy as np
 import pytest
@@ -44,3 +45,43 @@ def test_the_callers_affinity_is_kept(processors):
         assert os.sched_getaffinity(0) == allowed
     finally:
         os.sched_setaffinity(0, everywhere)
+
+
+@pytest.mark.parametrize("perturbation", [fpes.FullRank(), fpes.NodePerturbation()], ids=repr)
+def test_one_es_told_by_several_threads(tmp_path, perturbation):
+    """They wrote over each other's memory; afterwards tell() refused for good."""
+    net = fpes.LinearNetwork([6, 8, 3])
+    x, y = np.random.default_rng(0).random((16, 6), dtype=np.float32), np.arange(16) % 3
+
+    def beginning():
+        return fpes.ES(net, net.init(0), size=8, sigma=0.1, weight_decay=0.1, averaging=0.9, perturbation=perturbation)
+
+    alone, states = beginning(), {}
+    for _ in range(121):
+        states[alone.generation] = alone.theta, alone.solution
+        alone.tell(alone.ask().evaluate(x, y))
+    es, wrong = beginning(), []
+
+    def work(number):
+        for turn in range(40):
+            try:
+                es.tell(es.ask().evaluate(x, y))
+            except ValueError as error:
+                if "the evaluation is of another population: it has generation" not in str(error):
+                    wrong.append(error)
+            path = tmp_path / f"{number}-{turn}.npz"
+            es.save(path)
+            saved = fpes.ES.load(path)
+            if any(
+                (a != b).any() for a, b in zip((saved.theta, saved.solution), states[saved.generation], strict=True)
+            ):
+                wrong.append(saved.generation)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert es.generation >= 40
+    assert (es.theta == states[es.generation][0]).all()

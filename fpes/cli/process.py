@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import sys
+from contextlib import suppress
+from typing import Any
 
 # Exit statuses of programs that SIGHUP, SIGINT and SIGTERM ended, as a shell has them.
 HUNG_UP = 129
@@ -28,3 +30,24 @@ def prepare_streams() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # for as long as the process lives
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    _let_messages_be_lost()
+
+
+class _Lossy(io.FileIO):
+    """A file that takes everything, though its disk is full or its reader gone."""
+
+    def write(self, data: Any) -> int:
+        """As much as can be written."""
+        with suppress(OSError):
+            return super().write(data) or 0
+        return memoryview(data).nbytes
+
+
+def _let_messages_be_lost() -> None:
+    """Progress and warnings are worth less than the run that they are about: it doesn't end where they can't go."""
+    stream = sys.stderr
+    with suppress(OSError):  # a stream without a file
+        raw = _Lossy(stream.fileno(), "w", closefd=False)
+        sys.stderr = io.TextIOWrapper(
+            io.BufferedWriter(raw), stream.encoding, "backslashreplace", line_buffering=True, write_through=True
+        )

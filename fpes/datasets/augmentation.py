@@ -62,6 +62,7 @@ class Augmentation:
         """Pixels of an image."""
         return self.height * self.width
 
+    @ieee_mode()
     def strength(self, step: int, steps: int) -> float:
         """What the deformations of a step are multiplied by, where `steps` are planned: from 1 down to 0."""
         return max(0.0, 1.0 - step / (self.fade * steps)) if self.fade else 1.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fpes import _checks
+from fpes._modes import ieee_mode
 
 from .dataset import Dataset
 
@@ -13,6 +14,7 @@ _MAX_INTENSITY = 16
 _SIDES = (2, 4, 8)
 
 
+@ieee_mode()
 def load_digits(side: int = 4, test_fraction: float = 0.4, seed: int = 0) -> Dataset:
     """Load the 1,797 UCI digits, 8x8 pixels, averaged down to ``side`` x ``side``.
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from fpes._modes import ieee_mode
 from fpes.files import written_whole
 
 from .dataset import Dataset
@@ -61,6 +62,7 @@ _BY_HAND = (
 )
 
 
+@ieee_mode()
 def load_mnist(data_dir: str | os.PathLike[str] | None = None, download: bool = True, side: int = 28) -> Dataset:
     """Load MNIST: 60,000 training and 10,000 test images of 28x28 pixels, or averaged down to ``side`` x ``side``.
 

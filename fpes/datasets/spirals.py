@@ -7,9 +7,12 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from fpes._modes import ieee_mode
+
 from .dataset import Dataset
 
 
+@ieee_mode()
 def two_spirals(samples: int = 1000, turns: float = 1.5, noise: float = 0.02, seed: int = 0) -> Dataset:
     """Draw points from two spirals that wind around each other, one for each class.
 
