@@ -50,6 +50,7 @@ function(fpes_add_cuda_module build)
     set(module _cuda_${build})
     pybind11_add_module(${module} MODULE
         csrc/bindings/cuda.cpp
+        csrc/common/allocation.cpp
         csrc/common/network.cpp
         csrc/common/population.cpp
         csrc/common/unit.cpp

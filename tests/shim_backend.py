@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import fpes
+from fpes._backends.base import native
 
 BUILT = importlib.util.find_spec("fpes._shim_ftz") is not None
 needs_shim = pytest.mark.skipif(not BUILT, reason="NOT TESTED: the host shim was not built (FPES_SHIM=ON builds it)")
@@ -126,16 +127,7 @@ class ShimPopulation:
         self._offset = offset
         self._flush = population.net.flush
         build = module(self._flush)
-        self._native = build.Population(
-            family=build.Family.__members__[population._family],
-            rank=getattr(population.perturbation, "rank", 1),
-            noise=build.NoiseKind.__members__[population.perturbation.noise],
-            seed=population.seed,
-            generation=population.generation,
-            sigma=population.sigma,
-            units=population._units,
-            draws=population._draws,
-        )
+        self._native = native(build, population._call)
         self._theta = aligned(population.theta, offset)
         self._sums: Guarded | None = None
         self._batch: tuple | None = None
@@ -240,10 +232,7 @@ class ShimPopulation:
                 copy.ctypes.data,
                 weights.ndim == 2,
             )
-            if population._family == "one_layer":
-                call(self._flush, "incremental_gradient", *arguments, self._sums_address, out.address)
-            else:
-                call(self._flush, "node_gradient", *arguments, out.address)
+            call(self._flush, "population_sample_gradient", *arguments, self._sums_address, out.address)
         out.check()
         return out.array
 

@@ -27,12 +27,6 @@ struct Execution {
     int threads;
 };
 
-// Those of the job's pairs, from the whole population's values[members] or [members, samples].
-NodeWeights node_weights(Address values, bool per_sample, const Job& job) {
-    const std::int64_t samples = per_sample ? job.batch.size : 1;
-    return {pointer<const float>(values) + 2 * job.pairs.begin * samples, samples};
-}
-
 // What a Python call describes, brought together with the engine that runs it.
 class NetworkCall {
    public:
@@ -228,8 +222,15 @@ PYBIND11_MODULE(_cpu, m) {
             const Engine engine(kernels_for(execution.isa), Flush::never);
             const PairWeights pairs = integers ? pair_weights(pointer<const std::int64_t>(weights), members)
                                                : pair_weights(pointer<const float>(weights), members);
-            gradient(engine, execution.threads, make_layers(sizes, 1.0f), population, pairs,
-                     {{first_pair, end_pair}, pointer<float>(out), pointer<std::int64_t>(sums)});
+            const std::vector<Layer> layers = make_layers(sizes, 1.0f);
+            gradient({engine,
+                      execution.threads,
+                      layers,
+                      population,
+                      pairs,
+                      {first_pair, end_pair},
+                      pointer<float>(out),
+                      pointer<std::int64_t>(sums)});
         });
     });
     m.def("scale_sums", [](const Execution&, const std::vector<std::int64_t>& sizes, const Population& population,
@@ -239,19 +240,7 @@ PYBIND11_MODULE(_cpu, m) {
                        pointer<float>(out));
         });
     });
-    m.def("node_gradient", [](const Execution& execution, Flush flush, const std::vector<std::int64_t>& sizes,
-                              float scaling, Address theta, const Population& population, std::int64_t pairs,
-                              std::int64_t first_pair, std::int64_t end_pair, Address x,
-                              const std::array<std::int64_t, 3>& batch, Address weights, bool per_sample, Address out) {
-        without_gil([&] {
-            NetworkCall call(execution, flush, sizes, scaling, theta);
-            const Job job{call.engine, call.threads,           call.network,
-                          population,  {first_pair, end_pair}, batches_at(x, {}, batch)};
-            node_gradient(job, node_weights(weights, per_sample, job), pairs, pointer<float>(out));
-        });
-    });
-
-    m.def("incremental_gradient",
+    m.def("population_sample_gradient",
           [](const Execution& execution, Flush flush, const std::vector<std::int64_t>& sizes, float scaling,
              Address theta, const Population& population, std::int64_t pairs, std::int64_t first_pair,
              std::int64_t end_pair, Address x, const std::array<std::int64_t, 3>& batch, Address weights,
@@ -261,7 +250,8 @@ PYBIND11_MODULE(_cpu, m) {
                   const Job job{call.engine,         call.threads,           call.network,
                                 population,          {first_pair, end_pair}, batches_at(x, {}, batch),
                                 pointer<float>(sums)};
-                  incremental_gradient(job, node_weights(weights, per_sample, job), pairs, pointer<float>(out));
+                  sample_gradient(job, sample_weights(weights, per_sample, first_pair, job.batch), pairs,
+                                  pointer<float>(out));
               });
           });
 

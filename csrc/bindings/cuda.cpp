@@ -30,11 +30,6 @@ Network network_at(Flush flush, const Sizes& sizes, float scaling, Address theta
     return {flush, make_layers(sizes, scaling), pointer<const float>(theta)};
 }
 
-// Those of a range's pairs, from the whole population's values[members] or [members, samples].
-const float* weights_of(Address values, std::int64_t first_pair, bool per_sample, const Batches& batch) {
-    return pointer<const float>(values) + 2 * first_pair * (per_sample ? batch.size : 1);
-}
-
 // Runs body(context) without the GIL. What lies between the kernels computes too (scales): in IEEE mode, whatever the
 // caller's is. Returns the bytes of workspace used.
 template <class Body>
@@ -204,24 +199,14 @@ void define_gradients(py::module_& m) {
                scale_sums(context, make_layers(sizes, 1.0f), population, pairs, pointer<const std::int64_t>(sums),
                           pointer<float>(out));
            });
-    define(m, "node_gradient",
-           [](Context& context, Flush flush, const Sizes& sizes, float scaling, Address theta,
-              const Population& population, std::int64_t pairs, std::int64_t first_pair, std::int64_t end_pair,
-              Address x, const BatchShape& batch, Address weights, bool per_sample, Address out) {
-               const Batches batches = batches_at(x, {}, batch);
-               node_gradient(context, network_at(flush, sizes, scaling, theta), population, {first_pair, end_pair},
-                             pairs, batches, weights_of(weights, first_pair, per_sample, batches), per_sample,
-                             pointer<float>(out));
-           });
-    define(m, "incremental_gradient",
+    define(m, "population_sample_gradient",
            [](Context& context, Flush flush, const Sizes& sizes, float scaling, Address theta,
               const Population& population, std::int64_t pairs, std::int64_t first_pair, std::int64_t end_pair,
               Address x, const BatchShape& batch, Address weights, bool per_sample, Address sums, Address out) {
                const Batches batches = batches_at(x, {}, batch);
-               incremental_gradient(context, network_at(flush, sizes, scaling, theta), population,
-                                    {first_pair, end_pair}, pairs, batches,
-                                    weights_of(weights, first_pair, per_sample, batches), per_sample,
-                                    pointer<const float>(sums), pointer<float>(out));
+               sample_gradient(context, network_at(flush, sizes, scaling, theta), population, {first_pair, end_pair},
+                               pairs, batches, sample_weights(weights, per_sample, first_pair, batches),
+                               pointer<const float>(sums), pointer<float>(out));
            });
 }
 

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "../common/estimator.hpp"
 #include "../common/flush.hpp"
 #include "../common/population.hpp"
 #include "../common/unit.hpp"
@@ -30,6 +31,12 @@ inline Targets targets_at(const LossTargets& targets, std::int64_t outputs) {
 
 inline Batches batches_at(Address x, const Targets& targets, const BatchShape& shape) {
     return {pointer<const float>(x), targets, shape[0], shape[1], shape[2]};
+}
+
+// Those of a range's pairs, from the whole population's values[members] or [members, samples].
+inline SampleWeights sample_weights(Address values, bool per_sample, std::int64_t first_pair, const Batches& batch) {
+    const std::int64_t samples = per_sample ? batch.size : 1;
+    return {pointer<const float>(values) + 2 * first_pair * samples, samples};
 }
 
 inline PhiloxKey key_of(std::uint64_t seed) {
@@ -61,20 +68,16 @@ inline void define_population_types(pybind11::module_& m) {
 #define FPES_LOSS(name, Type) losses.value(#name, Loss::name);
     FPES_LOSSES(FPES_LOSS)
 #undef FPES_LOSS
-    py::enum_<Family>(m, "Family", local)
-        .value("full", Family::full)
-        .value("low_rank", Family::low_rank)
-        .value("node", Family::node)
-        .value("one_layer", Family::one_layer)
-        .value("one_layer_rank_one", Family::one_layer_rank_one);
     py::class_<Population>(m, "Population", local)
-        .def(py::init([](Family family, int rank, NoiseKind noise, std::uint64_t seed, std::uint32_t generation,
-                         double sigma, std::vector<int> units, std::vector<int> draws) {
-                 return Population{family,          rank, noise, key_of(seed), generation, sigma, std::move(units),
-                                   std::move(draws)};
+        .def(py::init([](const std::string& family, const Parameters& parameters, std::vector<int> units,
+                         std::vector<int> pairs, NoiseKind noise, std::uint64_t seed, std::uint32_t generation,
+                         double sigma) {
+                 return Population{perturbation_named(family, parameters),
+                                   {std::move(units), std::move(pairs)},
+                                   {noise, key_of(seed), generation, sigma}};
              }),
-             py::kw_only(), py::arg("family"), py::arg("rank"), py::arg("noise"), py::arg("seed"),
-             py::arg("generation"), py::arg("sigma"), py::arg("units"), py::arg("draws"));
+             py::kw_only(), py::arg("family"), py::arg("parameters"), py::arg("units"), py::arg("pairs"),
+             py::arg("noise"), py::arg("seed"), py::arg("generation"), py::arg("sigma"));
     py::class_<UnitPopulation>(m, "UnitPopulation", local)
         .def(
             py::init([](bool span, std::uint64_t seed, std::uint32_t generation, double sigma, std::vector<int> draws) {

@@ -8,7 +8,6 @@
 
 namespace fpes {
 
-// The values are part of the interface with Python (fpes/perturbations.py).
 enum class NoiseKind : int {
     binomial = 0,    // z = popcount(16 bits) - 8: an integer, variance 4, excess kurtosis -0.125
     rademacher = 1,  // z = +1 or -1, one bit each

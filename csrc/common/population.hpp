@@ -5,65 +5,30 @@
 #include <cstdint>
 #include <vector>
 
+#include "allocation.hpp"
 #include "losses/list.hpp"
 #include "network.hpp"
 #include "noise.hpp"
+#include "perturbations/perturbations.hpp"
 
 namespace fpes {
 
-// The values are part of the interface with Python (fpes/perturbations.py).
-enum class Family : int {
-    full = 0,                // w' = fma(z, +-sigma unit, w): every weight has its own noise (OpenAI-ES)
-    low_rank = 1,            // w' = w +- sigma A B^T / sqrt(rank), never formed (EGGROLL)
-    node = 2,                // noise on the pre-activations, one draw for each member and sample
-    one_layer = 3,           // the same, but each pair perturbs one layer only, and perhaps few of its units
-    one_layer_rank_one = 4,  // likewise w' = w +- sigma a b^T, where b is zero but for these units
-};
-
-struct PairRange;
-
 struct Population {
-    Family family;
-    int rank;  // of low_rank
-    NoiseKind noise;
-    PhiloxKey key;
-    std::uint32_t generation;
-    double sigma;
-    // Where each pair perturbs one layer: for each layer how many units carry noise (0: all of them), and how many
-    // pairs in a row, of the sum of all layers, perturb it.
-    std::vector<int> units;
-    std::vector<int> draws;
+    Perturbation perturbation;
+    Allocation allocation;
+    Noise noise;
 
-    bool one_layer_at_a_time() const { return family == Family::one_layer || family == Family::one_layer_rank_one; }
-    int layer_of(std::int64_t pair) const;
-    // For each layer those of the pairs begin ... end - 1 that perturb it, ascending.
-    std::vector<std::vector<std::int64_t>> pairs_by_layer(std::int64_t begin, std::int64_t end) const;
-    // Perturbed units of a layer.
-    std::int64_t units_of(const Layer& layer) const { return units[layer.index] ? units[layer.index] : layer.fan_out; }
-    NoiseStream stream(int layer, NoiseRole role, std::int64_t pair) const {
-        return {key, noise_tensor(layer, role), static_cast<std::uint32_t>(pair), generation, noise};
-    }
-    // What a draw is multiplied by, for weights and biases, for the coefficients q of low rank, and for the
-    // pre-activations of a layer: computed in double, rounded once.
-    float weight_scale() const;
-    float rank_scale() const;
-    float node_scale(const Layer& layer) const;
-    // How many of these pairs perturb a layer.
-    std::int64_t pairs_of(const Layer& layer, PairRange pairs) const;
-    // What a sum of weighted noise is multiplied by, to be the gradient of a population of so many pairs: for full
-    // noise, for the weights of low rank and of rank one a layer, and for a layer of node perturbation, where `samples`
-    // is the number of weights that a member has.
-    double full_gradient_scale(std::int64_t pairs) const;
-    double low_rank_gradient_scale(const Layer& layer, std::int64_t pairs) const;
-    double node_gradient_scale(const Layer& layer, std::int64_t pairs, std::int64_t samples) const;
-};
+    // What the family says (perturbations/family.hpp).
+    Correction correction() const;
+    float scale(const Layer& layer) const;
+    double largest_term() const;
+    // Whether biases have noise of their own. Where a pair perturbs one layer they don't.
+    bool perturbs_biases() const;
 
-// Pairs begin ... end - 1: members 2 begin ... 2 end - 1. Results are written for these members only, from index 0 on,
-// and don't depend on the rest of the population: it may be split anywhere.
-struct PairRange {
-    std::int64_t begin;
-    std::int64_t end;
-    std::int64_t count() const { return end - begin; }
+    // What a layer's sum of weighted noise is multiplied by, to be the gradient of a population of so many pairs, of
+    // which each member has a weight for each of so many samples; and likewise those of the biases.
+    double gradient_scale(const Layer& layer, std::int64_t pairs, std::int64_t samples = 1) const;
+    double bias_gradient_scale(std::int64_t pairs) const;
 };
 
 // A tensor's place among the parameters, and what its sums are multiplied by. A scale of zero: the gradient is zero.
@@ -72,7 +37,7 @@ struct TensorScale {
     std::int64_t count;
     double scale;
 };
-// Those of the gradient of a full-rank or low-rank population, tensor by tensor.
+// Those of the gradient of a population whose weights are perturbed, tensor by tensor.
 std::vector<TensorScale> gradient_scales(const std::vector<Layer>& layers, const Population& population,
                                          std::int64_t pairs);
 

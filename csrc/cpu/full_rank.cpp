@@ -43,7 +43,7 @@ class FullRankWorker {
           network_(job.network),
           input_(engine_.matrix(tile, network_.features())),
           hidden_{{hidden(tile), hidden(tile)}, {hidden(tile), hidden(tile)}},
-          skipping_(job.population.weight_scale() < harmless_scale && tile * network_.widest() < most_listed),
+          skipping_(job.population.noise.scale() < harmless_scale && tile * network_.widest() < most_listed),
           lists_{NonzeroLists(engine_, tile, network_.widest()), NonzeroLists(engine_, tile, network_.widest_output())},
           weights_{block(), block()},
           biases_{bias(), bias()},
@@ -80,7 +80,7 @@ class FullRankWorker {
     std::int64_t padded(std::int64_t n) const { return (n + engine_.width() - 1) / engine_.width() * engine_.width(); }
     // Noise is drawn in groups, a row of a block at a time: so whole groups, or whole rows of the layer.
     std::int64_t columns_of_block(const Layer& layer) const {
-        const int group = engine_.kernels().lanes * elements_per_block(job_.population.noise);
+        const int group = engine_.kernels().lanes * elements_per_block(job_.population.noise.kind);
         const std::int64_t columns = std::max<std::int64_t>(block_columns, group);
         return layer.fan_out % columns == 0 ? columns : layer.fan_out;
     }
@@ -131,9 +131,9 @@ class FullRankWorker {
         const std::size_t stride = static_cast<std::size_t>(block_rows(layer) * engine_.width());
         const Panels drawn[2] = {{weights_[0].data(), stride}, {weights_[1].data(), stride}};
         const Panels weight = engine_.at_row(engine_.at_column(network_.weight(layer.index), block.j), block.k);
-        engine_.in_product(&ModeKernels::perturb, job_.population.stream(layer.index, NoiseRole::weight, pair),
+        engine_.in_product(&ModeKernels::perturb, job_.population.noise.stream(layer.index, NoiseRole::weight, pair),
                            static_cast<std::uint64_t>(block.k * layer.fan_out + block.j), layer.fan_out,
-                           job_.population.weight_scale(), block.depth, block.columns, weight, weight, drawn[0],
+                           job_.population.noise.scale(), block.depth, block.columns, weight, weight, drawn[0],
                            drawn[1], scratch_.data());
         for (int sign = 0; sign < 2; ++sign) {
             const Panels result = engine_.at_column(out[sign], block.j);
@@ -152,9 +152,10 @@ class FullRankWorker {
     void cross(int l, std::int64_t pair, int rows, const Panels out[2]) {
         const Layer& layer = network_.layer(l);
         const Panels bias = network_.bias(l);
-        engine_.in_product(&ModeKernels::perturb, job_.population.stream(l, NoiseRole::bias, pair), std::uint64_t{0},
-                           layer.fan_out, job_.population.weight_scale(), 1, static_cast<int>(layer.fan_out), bias,
-                           bias, biases_[0].view(), biases_[1].view(), scratch_.data());
+        engine_.in_product(&ModeKernels::perturb, job_.population.noise.stream(l, NoiseRole::bias, pair),
+                           std::uint64_t{0}, layer.fan_out, job_.population.noise.scale(), 1,
+                           static_cast<int>(layer.fan_out), bias, bias, biases_[0].view(), biases_[1].view(),
+                           scratch_.data());
         for (int sign = 0; sign < 2; ++sign) {
             cross_boundary(engine_, layer, out[sign], rows, biases_[sign].view(), scaled_bias_.view(), out[sign]);
         }

@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "parallel.hpp"
+#include "perturbations/perturbations.hpp"
 
 namespace fpes {
 namespace {
@@ -15,30 +16,24 @@ constexpr std::int64_t strip = 4096;
 // A digit times the largest integer of noise is one that a float holds exactly.
 constexpr std::int64_t largest_digit = 1 << 21, digit_base = 1 << 20;
 
-class FullGradient {
+class NoiseSums {
    public:
-    FullGradient(const Engine& engine, const Population& population, const PairWeights& weights,
-                 const GradientPart& part)
-        : engine_(engine),
-          population_(population),
-          weights_(weights),
-          part_(part),
-          scale_(population.full_gradient_scale(static_cast<std::int64_t>(weights.difference.size()))) {
-        if (exact(population, weights)) digits_ = digits_of(weights.integers, largest_digit, digit_base);
+    explicit NoiseSums(const GradientJob& job) : job_(job), engine_(job.engine), noise_(job.population.noise) {
+        if (exact(job.population, job.weights)) digits_ = digits_of(job.weights.integers, largest_digit, digit_base);
     }
 
-    // A tensor of noise, `size` elements, and where its gradient goes.
-    void add(int layer, NoiseRole role, std::size_t offset, std::int64_t size) {
+    // A tensor of noise, `size` elements, where its gradient goes, and what the sum is multiplied by.
+    void add(int layer, NoiseRole role, std::size_t offset, std::int64_t size, double scale) {
         for (std::int64_t first = 0; first < size; first += strip) {
-            strips_.push_back({layer, role, first, std::min(strip, size - first), offset + first});
+            strips_.push_back({layer, role, first, std::min(strip, size - first), offset + first, scale});
         }
     }
 
-    void run(int threads) {
-        if (sum_fits_int64(digits_, largest_integer(population_.noise))) {
-            sum_strips<std::int64_t>(threads);
+    void run() {
+        if (sum_fits_int64(digits_, largest_integer(noise_.kind))) {
+            sum_strips<std::int64_t>();
         } else {
-            sum_strips<Integer>(threads);
+            sum_strips<Integer>();
         }
     }
 
@@ -49,11 +44,12 @@ class FullGradient {
         std::int64_t first;
         std::int64_t count;
         std::size_t place;
+        double scale;
     };
 
     template <class Total>
-    void sum_strips(int threads) {
-        parallel(threads, static_cast<std::int64_t>(strips_.size()), [&](WorkQueue& queue) {
+    void sum_strips() {
+        parallel(job_.threads, static_cast<std::int64_t>(strips_.size()), [&](WorkQueue& queue) {
             Buffer<float> sum(strip + engine_.width()), scratch(noise_scratch_size(strip));
             Buffer<Total> total(strip);
             for (std::int64_t item; queue.take(item);)
@@ -63,12 +59,12 @@ class FullGradient {
 
     template <class Total>
     void sum_strip(const Strip& part, float* sum, Total* total, float* scratch) {
-        const double largest = largest_integer(population_.noise);
-        const auto [begin, end] = part_.pairs;
+        const double largest = largest_integer(noise_.kind);
+        const auto [begin, end] = job_.pairs;
         const bool one_run =
             digits_.size() == 1 && exact_run(digits_[0].difference, begin, 1, largest, exact_in_float) >= end;
         if (digits_.empty() || one_run) {
-            add_pairs(part, weights_.difference, begin, end, sum, scratch);
+            add_pairs(part, job_.weights.difference, begin, end, sum, scratch);
             for (std::int64_t i = 0; i < part.count; ++i) write(part, i, 0.0 + sum[i]);
             return;
         }
@@ -89,7 +85,7 @@ class FullGradient {
                    float* sum, float* scratch) {
         std::fill_n(sum, part.count, 0.0f);
         for (std::int64_t pair = begin; pair < end; ++pair) {
-            engine_.outside(&ModeKernels::accumulate_noise, population_.stream(part.layer, part.role, pair),
+            engine_.outside(&ModeKernels::accumulate_noise, noise_.stream(part.layer, part.role, pair),
                             static_cast<std::uint64_t>(part.first), difference[pair], static_cast<int>(part.count), sum,
                             scratch);
         }
@@ -97,27 +93,23 @@ class FullGradient {
 
     template <class Total>
     void write(const Strip& part, std::int64_t i, Total total) {
-        if (part_.sums) {
-            part_.sums[part.place + i] = static_cast<std::int64_t>(total);
+        if (job_.sums) {
+            job_.sums[part.place + i] = static_cast<std::int64_t>(total);
         } else {
-            part_.gradient[part.place + i] = static_cast<float>(static_cast<double>(total) * scale_);
+            job_.gradient[part.place + i] = static_cast<float>(static_cast<double>(total) * part.scale);
         }
     }
 
+    const GradientJob& job_;
     const Engine& engine_;
-    const Population& population_;
-    const PairWeights& weights_;
-    const GradientPart& part_;
-    double scale_;
+    const Noise& noise_;
     std::vector<Digit> digits_;  // of the weights, where the sum is exact
     std::vector<Strip> strips_;
 };
 
 // Sums over any of the pairs fit 64 bits, and so do sums of them.
 void check_sums(const Population& population, const PairWeights& weights) {
-    const double largest = largest_integer(population.noise);
-    const double term = population.family == Family::full ? largest : largest * largest * population.rank;
-    if (sum_fits_int64(digits_of(weights.integers, largest_digit, digit_base), term)) return;
+    if (sum_fits_int64(digits_of(weights.integers, largest_digit, digit_base), population.largest_term())) return;
     throw std::invalid_argument("weights add up to more than 64 bits hold: use smaller ones");
 }
 
@@ -140,7 +132,7 @@ PairWeights pair_weights(const std::int64_t* weights, std::int64_t members) {
 }
 
 bool exact(const Population& population, const PairWeights& weights) {
-    return !weights.integers.empty() && population.noise != NoiseKind::gaussian;
+    return !weights.integers.empty() && population.noise.kind != NoiseKind::gaussian;
 }
 
 std::vector<Digit> digits_of(const std::vector<std::int64_t>& integers, std::int64_t largest, std::int64_t base) {
@@ -186,23 +178,37 @@ std::int64_t exact_run(const std::vector<float>& difference, std::int64_t begin,
     return end;
 }
 
-void gradient(const Engine& engine, int threads, const std::vector<Layer>& layers, const Population& population,
-              const PairWeights& weights, const GradientPart& part) {
-    if (part.sums) check_sums(population, weights);
-    FullGradient full(engine, population, weights, part);
-    for (const Layer& layer : layers) {
-        if (population.one_layer_at_a_time()) {
-            if (part.sums) std::fill_n(part.sums + layer.bias_offset, layer.fan_out, std::int64_t{0});
-            if (part.gradient) std::fill_n(part.gradient + layer.bias_offset, layer.fan_out, 0.0f);
+void GradientJob::clear(std::size_t offset, std::int64_t count) const {
+    if (sums) std::fill_n(sums + offset, count, std::int64_t{0});
+    if (gradient) std::fill_n(gradient + offset, count, 0.0f);
+}
+
+void sum_noise(const GradientJob& job, NoiseRole role) {
+    NoiseSums sums(job);
+    const std::int64_t pairs = job.pairs_of_population();
+    for (const Layer& layer : job.layers) {
+        if (role == NoiseRole::weight) {
+            sums.add(layer.index, role, layer.weight_offset, layer.fan_in * layer.fan_out,
+                     job.population.gradient_scale(layer, pairs));
         } else {
-            full.add(layer.index, NoiseRole::bias, layer.bias_offset, layer.fan_out);
-        }
-        if (population.family == Family::full) {
-            full.add(layer.index, NoiseRole::weight, layer.weight_offset, layer.fan_in * layer.fan_out);
+            sums.add(layer.index, role, layer.bias_offset, layer.fan_out, job.population.bias_gradient_scale(pairs));
         }
     }
-    full.run(threads);
-    if (population.family != Family::full) low_rank_gradient(engine, threads, layers, population, weights, part);
+    sums.run();
+}
+
+void gradient(const GradientJob& job) {
+    if (job.sums) check_sums(job.population, job.weights);
+    on_cpu(job.population, [&](auto family) { family.weight_gradient(job); });
+    if (job.population.perturbs_biases()) {
+        sum_noise(job, NoiseRole::bias);
+    } else {
+        for (const Layer& layer : job.layers) job.clear(layer.bias_offset, layer.fan_out);
+    }
+}
+
+void sample_gradient(const Job& job, const SampleWeights& weights, std::int64_t pairs, float* gradient) {
+    on_cpu(job.population, [&](auto family) { family.sample_gradient(job, weights, pairs, gradient); });
 }
 
 void scale_sums(const std::vector<Layer>& layers, const Population& population, std::int64_t pairs,

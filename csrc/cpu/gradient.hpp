@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "../common/estimator.hpp"
 #include "population.hpp"
 
 namespace fpes {
@@ -35,46 +36,48 @@ bool sum_fits_int64(const std::vector<Digit>& digits, double largest);
 // A pair has `per_pair` terms in a row, each at most `largest` times the pair's weight.
 std::int64_t exact_run(const std::vector<float>& difference, std::int64_t begin, int per_pair, double largest,
                        double limit);
-constexpr double exact_in_float = 1 << 24;
 constexpr double exact_in_int32 = 0x7fffffff;
 
 // What the pairs of a range add to gradient[parameters] = 1 / (n sigma) * sum over members of weight * perturbation,
-// for full rank, low rank and rank one a layer. Exact up to the one rounding at the end where weights and noise are
-// integers; otherwise pairs are added in order, in float32.
-struct GradientPart {
+// where weights are perturbed. Exact up to the one rounding at the end where weights and noise are integers; otherwise
+// pairs are added in order, in float32.
+struct GradientJob {
+    const Engine& engine;
+    int threads;
+    const std::vector<Layer>& layers;
+    const Population& population;
+    const PairWeights& weights;  // of all its pairs
     PairRange pairs;
     float* gradient;     // [parameters], scaled
     std::int64_t* sums;  // [parameters], unless it is null: instead, exact sums as they are, which add up over ranges
+
+    std::int64_t pairs_of_population() const { return static_cast<std::int64_t>(weights.difference.size()); }
+    // The gradient of parameters that nothing perturbs.
+    void clear(std::size_t offset, std::int64_t count) const;
 };
-void gradient(const Engine& engine, int threads, const std::vector<Layer>& layers, const Population& population,
-              const PairWeights& weights, const GradientPart& part);
-// That which is a product of factors: the weights of low rank and of rank one a layer.
-void low_rank_gradient(const Engine& engine, int threads, const std::vector<Layer>& layers,
-                       const Population& population, const PairWeights& weights, const GradientPart& part);
+void gradient(const GradientJob& job);
+// Its parts. Of the weights or the biases of all layers, which have noise of their own; and of weights that a
+// correction of inputs changes by outer products of its factors.
+void sum_noise(const GradientJob& job, NoiseRole role);
+void sum_outer_products(const GradientJob& job);
 // gradient[parameters] from the exact sums over all pairs.
 void scale_sums(const std::vector<Layer>& layers, const Population& population, std::int64_t pairs,
                 const std::int64_t* sums, float* gradient);
 
-// The weights of node perturbation, values[members, samples]: `samples` is the batch, or 1 where a weight is for all of
-// it.
-struct NodeWeights {
-    const float* values;
-    std::int64_t samples;
+// Weight of the + member minus weight of the - member.
+inline float difference(const SampleWeights& weights, std::int64_t pair, std::int64_t sample) {
+    return *weights.plus(pair, sample) - *weights.minus(pair, sample);
+}
 
-    // Weight of the + member minus weight of the - member.
-    float difference(std::int64_t pair, std::int64_t sample) const {
-        const float* plus = values + 2 * pair * samples + (samples == 1 ? 0 : sample);
-        return plus[0] - plus[samples];
-    }
-};
+// The same where noise is of samples: what the pairs of the job add to the gradient of a population of so many pairs.
+// Weights are those of the job's pairs.
+void sample_gradient(const Job& job, const SampleWeights& weights, std::int64_t pairs, float* gradient);
+// Where each pair perturbs all layers (node_gradient.cpp).
+void node_gradient(const Job& job, const SampleWeights& weights, std::int64_t pairs, float* gradient);
 
-// The same for node perturbation, whose perturbations depend on the batch: what the pairs of the job add to the
-// gradient of a population of so many pairs. Weights are those of the job's pairs.
-void node_gradient(const Job& job, const NodeWeights& weights, std::int64_t pairs, float* gradient);
-
-// The same where each pair perturbs one layer (incremental_gradient.cpp). job.sums: what evaluate() kept of the same
+// Where each pair perturbs one layer (incremental_gradient.cpp). job.sums: what evaluate() kept of the same
 // batch.
-void incremental_gradient(const Job& job, const NodeWeights& weights, std::int64_t pairs, float* gradient);
+void incremental_gradient(const Job& job, const SampleWeights& weights, std::int64_t pairs, float* gradient);
 
 // Rows row, row + 1, ... of a layer's gradient; all such blocks of a network.
 struct RowBlock {

@@ -44,12 +44,12 @@ struct Group {
 
 std::vector<Group> make_groups(const Job& job, PairRange pairs, std::int64_t tile) {
     std::vector<Group> groups;
-    const auto pairs_by_layer = job.population.pairs_by_layer(pairs.begin, pairs.end);
+    const Allocation& allocation = job.population.allocation;
     for (int l = 0; l < job.network.depth(); ++l) {
         const std::int64_t most =
-            std::max<std::int64_t>(1, (job.population.units[l] ? sparse_rows : dense_rows) / (2 * tile));
+            std::max<std::int64_t>(1, (allocation.units[l] ? sparse_rows : dense_rows) / (2 * tile));
         Group group{l, {}};
-        for (const std::int64_t pair : pairs_by_layer[l]) {
+        for (const std::int64_t pair : allocation.pairs_of(l, pairs)) {
             group.pairs.push_back(pair);
             if (static_cast<std::int64_t>(group.pairs.size()) == most) {
                 groups.push_back(group);
@@ -127,7 +127,7 @@ class IncrementalWorker {
         noise_.prepare(network_.layer(group.layer), group.pairs, inputs_of(group.layer), rows_);
         const int rows = static_cast<int>(2 * group.pairs.size()) * rows_;
         Panels logits;
-        if (job_.population.units[group.layer] == 0) {
+        if (job_.population.allocation.units[group.layer] == 0) {
             logits = through(group.layer + 1, perturb_all(group), rows);
         } else if (group.layer + 1 == network_.depth()) {
             logits = perturb_some_outputs(group, rows);
@@ -190,7 +190,7 @@ class IncrementalWorker {
 
     // What the pairs' noise changes in the activations of a layer, as lists, a row (member, sample) each.
     void find_changes(const Group& group) {
-        const int k = job_.population.units[group.layer], count = rows_ * k;
+        const int k = job_.population.allocation.units[group.layer], count = rows_ * k;
         std::int32_t found = 0, row = 0;
         begin_[0] = 0;
         for (std::size_t place = 0; place < group.pairs.size(); ++place) {
@@ -236,7 +236,7 @@ class IncrementalWorker {
 
     // Logits of which some are perturbed.
     Panels perturb_some_outputs(const Group& group, int rows) {
-        const int width = engine_.width(), k = job_.population.units[group.layer];
+        const int width = engine_.width(), k = job_.population.allocation.units[group.layer];
         const int classes = static_cast<int>(network_.classes());
         const Panels logits = stack_[0].view(), unperturbed = activations_[group.layer].view();
         for (int row = 0; row < rows; ++row) {

@@ -46,13 +46,12 @@ struct TileMemory {
 
 class IncrementalGradient {
    public:
-    IncrementalGradient(const Job& job, const NodeWeights& weights, std::int64_t pairs)
+    IncrementalGradient(const Job& job, const SampleWeights& weights, std::int64_t pairs)
         : job_(job),
           engine_(job.engine),
           network_(job.network),
           weights_(weights),
           samples_(job.batch.count * job.batch.size),
-          pairs_(job.population.pairs_by_layer(job.pairs.begin, job.pairs.end)),
           pairs_of_population_(pairs) {
         const float* sums = job.sums;
         for (int l = 0; l < network_.depth(); ++l) {
@@ -60,6 +59,7 @@ class IncrementalGradient {
             activations_.push_back(engine_.matrix(samples_, network_.layer(l).fan_out));
             sums_.push_back(sums);
             sums += samples_ * network_.layer(l).fan_out;
+            pairs_.push_back(job.population.allocation.pairs_of(l, job.pairs));
         }
     }
 
@@ -99,7 +99,8 @@ class IncrementalGradient {
         for (const std::int64_t pair : pairs_[l]) {
             if (job_.batch.batch_of(pair) != batch) continue;
             float difference[tile_samples];
-            for (int i = 0; i < rows; ++i) difference[i] = weights_.difference(pair - job_.pairs.begin, sample + i);
+            for (int i = 0; i < rows; ++i)
+                difference[i] = fpes::difference(weights_, pair - job_.pairs.begin, sample + i);
             add_noise(layer, pair, sample, rows, difference, noise, memory);
         }
     }
@@ -108,17 +109,16 @@ class IncrementalGradient {
     void keep_activations(const Layer& layer, Panels sums, int rows, Panels scaled_bias, Panels out) {
         cross_boundary(engine_, layer, sums, rows, network_.bias(layer.index), scaled_bias, out);
         if (layer.index + 1 == network_.depth()) return;
-        // Back from the scaled domain, exactly.
-        const float factor = 1.0f / network_.layer(layer.index + 1).bias_factor;
+        const float factor = to_own_scale(network_.layer(layer.index + 1));
         engine_.outside(&ModeKernels::scale, out, rows, static_cast<int>(layer.fan_out), factor, out);
     }
 
     void add_noise(const Layer& layer, std::int64_t pair, std::int64_t sample, int rows, const float* difference,
                    Panels noise, TileMemory& memory) {
-        const NoiseStream stream = job_.population.stream(layer.index, NoiseRole::node, pair);
+        const NoiseStream stream = job_.population.noise.stream(layer.index, job_.population.correction().right, pair);
         const auto first = static_cast<std::uint64_t>(sample);
         const Panels sums = memory.sums.view(), bias = memory.scaled_bias.view();
-        if (const int k = job_.population.units[layer.index]) {
+        if (const int k = job_.population.allocation.units[layer.index]) {
             memory.noise.perturb_some(layer, pair, 0, sample, rows, sums, bias);
             engine_.outside(&ModeKernels::accumulate_units, stream, first, difference, memory.noise.units(), rows, k,
                             static_cast<const float*>(memory.noise.changed(0)),
@@ -166,13 +166,13 @@ class IncrementalGradient {
     }
 
     double scale(const Layer& layer) const {
-        return job_.population.node_gradient_scale(layer, pairs_of_population_, weights_.samples);
+        return job_.population.gradient_scale(layer, pairs_of_population_, weights_.samples);
     }
 
     const Job& job_;
     const Engine& engine_;
     PackedNetwork& network_;
-    NodeWeights weights_;
+    SampleWeights weights_;
     std::int64_t samples_;                          // of all batches, one after another
     std::vector<std::vector<std::int64_t>> pairs_;  // of each layer
     std::int64_t pairs_of_population_;
@@ -183,7 +183,7 @@ class IncrementalGradient {
 
 }  // namespace
 
-void incremental_gradient(const Job& job, const NodeWeights& weights, std::int64_t pairs, float* gradient) {
+void incremental_gradient(const Job& job, const SampleWeights& weights, std::int64_t pairs, float* gradient) {
     const FpMode ieee(false);
     IncrementalGradient(job, weights, pairs).run(gradient);
 }

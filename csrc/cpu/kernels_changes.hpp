@@ -1,26 +1,24 @@
 // Kernels for perturbing a few units of a layer: which units, and what their change does to the next layer's sums.
 #pragma once
 
+#include "../common/strata.hpp"
 #include "kernels_noise.hpp"
 #include "kernels_nonzeros.hpp"
 
 FPES_NAMESPACE_BEGIN
 
-// Elements of an [rows, k] tensor of positions, row-major, of which row 0 here is row `first`. The n units are cut into
-// k strata of nearly equal size and one unit is chosen in each: so they ascend, none comes twice, and each comes with
-// probability k / n. A 32-bit word w of the stream chooses unit start + floor(w size / 2^32) of its stratum.
+// Elements of an [rows, k] tensor of positions, row-major, of which row 0 here is row `first`: each word of the stream
+// chooses a unit of its stratum, of the n units that there are.
 template <class F>
 void unit_positions(const NoiseStream& stream, std::uint64_t first, int rows, int n, int k, std::int32_t* units,
                     float* scratch) {
     const float* words = draw<F, 4>(stream, first * k, rows * k, scratch, store_words<F>);
     for (int j = 0; j < k; ++j) {
-        const auto start = static_cast<std::int32_t>(static_cast<std::int64_t>(j) * n / k);
-        const auto end = static_cast<std::int32_t>(static_cast<std::int64_t>(j + 1) * n / k);
+        const Stratum mine = stratum(j, n, k);
         for (int i = j; i < rows * k; i += k) {
-            std::uint32_t word, offset, rest;
+            std::uint32_t word;
             std::memcpy(&word, words + i, sizeof word);
-            multiply_wide(word, static_cast<std::uint32_t>(end - start), offset, rest);
-            units[i] = start + static_cast<std::int32_t>(offset);
+            units[i] = unit_in(mine, word);
         }
     }
 }

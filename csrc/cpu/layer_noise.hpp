@@ -1,8 +1,8 @@
 // What one pair's noise makes of one layer, on a tile of samples: evaluation needs it to go on from there, and the
 // gradient to know which units the noise has reached.
 //
-// Node perturbation: acc = fma(z, +-scale, acc), units and z anew for each sample.
-// Rank one: q = (h a) * (+-scale) for each sample, acc = fma(q, b_j, acc); a, the units and b are the pair's own.
+// A correction of inputs has one term here: q = (h a) * (+-scale) for each sample, acc = fma(q, b_j, acc); a, the units
+// and b are the pair's own. Any other: acc = fma(z, +-scale, acc), units and z anew for each sample.
 #pragma once
 
 #include <algorithm>
@@ -17,15 +17,15 @@ class LayerNoise {
     LayerNoise(const Job& job, std::int64_t tile, std::int64_t most_pairs)
         : job_(job),
           engine_(job.engine),
-          rank_one_(job.population.family == Family::one_layer_rank_one),
+          correction_(job.population.correction()),
           perturbed_(most_units(job.population) * tile),
           units_(perturbed_),
           gathered_sums_(padded(perturbed_)),
           gathered_bias_(padded(perturbed_)),
           changed_{Buffer<float>(padded(perturbed_)), Buffer<float>(padded(perturbed_))},
           scratch_(noise_scratch_size(std::max(4 * perturbed_, tile * job.network.widest()))),
-          factor_rows_(engine_.matrix(rank_one_ ? most_pairs : 1, job.network.widest())),
-          factors_(engine_.matrix(job.network.widest(), rank_one_ ? most_pairs : 1)),
+          factor_rows_(engine_.matrix(correction_.of_inputs ? most_pairs : 1, job.network.widest())),
+          factors_(engine_.matrix(job.network.widest(), correction_.of_inputs ? most_pairs : 1)),
           products_(engine_.matrix(tile, most_pairs)),
           coefficients_(engine_.matrix(tile, 1)),
           some_sums_(engine_.matrix(tile, most_units(job.population))),
@@ -34,10 +34,10 @@ class LayerNoise {
 
     // Before the pairs of a group are asked for by their places in it. inputs: of the layer, `rows` samples.
     void prepare(const Layer& layer, const std::vector<std::int64_t>& pairs, Panels inputs, int rows) {
-        if (!rank_one_) return;
+        if (!correction_.of_inputs) return;
         const int count = static_cast<int>(pairs.size()), k = static_cast<int>(layer.fan_in);
         for (int place = 0; place < count; ++place) {
-            engine_.kernels().noise_panels(stream(layer, NoiseRole::factor_a, pairs[place]), 0, 1, k,
+            engine_.kernels().noise_panels(stream(layer, correction_.left, pairs[place]), 0, 1, k,
                                            factor_rows_.from_row(place), scratch_.data());
         }
         engine_.kernels().transpose(factor_rows_.view(), k, count, factors_.view());
@@ -49,14 +49,14 @@ class LayerNoise {
     void perturb_all(const Layer& layer, std::int64_t pair, std::size_t place, std::int64_t sample, int rows,
                      Panels sums, Panels scaled_bias, Panels plus, Panels minus) {
         const int n = static_cast<int>(layer.fan_out);
-        if (rank_one_) {
+        if (correction_.of_inputs) {
             draw_right_factor(layer, pair, n);
-            add_rank_one(place, false, rows, n, sums, plus);
-            add_rank_one(place, true, rows, n, sums, minus);
+            add_rank_one(layer, place, false, rows, n, sums, plus);
+            add_rank_one(layer, place, true, rows, n, sums, minus);
         } else {
-            engine_.in_product(&ModeKernels::perturb, stream(layer, NoiseRole::node, pair),
-                               static_cast<std::uint64_t>(sample) * n, n, job_.population.node_scale(layer), rows, n,
-                               sums, sums, plus, minus, scratch_.data());
+            engine_.in_product(&ModeKernels::perturb, stream(layer, correction_.right, pair),
+                               static_cast<std::uint64_t>(sample) * n, n, job_.population.scale(layer), rows, n, sums,
+                               sums, plus, minus, scratch_.data());
         }
         cross(layer, plus, rows, n, scaled_bias);
         cross(layer, minus, rows, n, scaled_bias);
@@ -65,8 +65,8 @@ class LayerNoise {
     // A layer of which k units are perturbed: their activations, for changed(), and which they are, for units().
     void perturb_some(const Layer& layer, std::int64_t pair, std::size_t place, std::int64_t sample, int rows,
                       Panels sums, Panels scaled_bias) {
-        const int k = job_.population.units[layer.index];
-        if (rank_one_) {
+        const int k = job_.population.allocation.units[layer.index];
+        if (correction_.of_inputs) {
             rank_one_of_some(layer, pair, place, rows, k, sums, scaled_bias);
         } else {
             node_of_some(layer, pair, sample, rows, k, sums, scaled_bias);
@@ -80,14 +80,15 @@ class LayerNoise {
 
     // The most units that any layer has perturbed at a time, at least 1.
     static std::int64_t most_units(const Population& population) {
-        return std::max(1, *std::max_element(population.units.begin(), population.units.end()));
+        const std::vector<int>& units = population.allocation.units;
+        return std::max(1, *std::max_element(units.begin(), units.end()));
     }
 
    private:
     std::int64_t padded(std::int64_t count) const { return count + engine_.width(); }
     Panels flat(Buffer<float>& buffer) const { return fpes::flat(buffer.data(), engine_.width()); }
     NoiseStream stream(const Layer& layer, NoiseRole role, std::int64_t pair) const {
-        return job_.population.stream(layer.index, role, pair);
+        return job_.population.noise.stream(layer.index, role, pair);
     }
     void cross(const Layer& layer, Panels v, int rows, int n, Panels scaled_bias) {
         engine_.elementwise(&ModeKernels::boundary, v, rows, n, scaled_bias, layer.enter, layer.leave, v);
@@ -101,8 +102,8 @@ class LayerNoise {
                                static_cast<int>(layer.fan_out), k, units_.data(), scratch_.data());
         kernels.gather_units(sums, false, units_.data(), rows, k, gathered_sums_.data());
         kernels.gather_units(scaled_bias, true, units_.data(), rows, k, gathered_bias_.data());
-        engine_.in_product(&ModeKernels::perturb, stream(layer, NoiseRole::node, pair),
-                           static_cast<std::uint64_t>(sample) * k, count, job_.population.node_scale(layer), 1, count,
+        engine_.in_product(&ModeKernels::perturb, stream(layer, correction_.right, pair),
+                           static_cast<std::uint64_t>(sample) * k, count, job_.population.scale(layer), 1, count,
                            flat(gathered_sums_), flat(gathered_sums_), flat(changed_[0]), flat(changed_[1]),
                            scratch_.data());
         for (auto& v : changed_) cross(layer, flat(v), 1, count, flat(gathered_bias_));
@@ -121,20 +122,20 @@ class LayerNoise {
         kernels.pack(gathered_bias_.data(), k, 1, k, some_bias_.view());
         draw_right_factor(layer, pair, k);
         for (int sign = 0; sign < 2; ++sign) {
-            add_rank_one(place, sign, rows, k, some_sums_.view(), some_.view());
+            add_rank_one(layer, place, sign, rows, k, some_sums_.view(), some_.view());
             cross(layer, some_.view(), rows, k, some_bias_.view());
             kernels.unpack(some_.view(), rows, k, changed_[sign].data(), k);
         }
     }
 
     void draw_right_factor(const Layer& layer, std::int64_t pair, int n) {
-        engine_.kernels().noise_panels(stream(layer, NoiseRole::factor_b, pair), 0, 1, n, factor_rows_.view(),
+        engine_.kernels().noise_panels(stream(layer, correction_.right, pair), 0, 1, n, factor_rows_.view(),
                                        scratch_.data());
     }
 
     // out = sums + q b^T, where b is what draw_right_factor() has drawn.
-    void add_rank_one(std::size_t place, bool minus, int rows, int n, Panels sums, Panels out) {
-        const float scale = job_.population.rank_scale();
+    void add_rank_one(const Layer& layer, std::size_t place, bool minus, int rows, int n, Panels sums, Panels out) {
+        const float scale = job_.population.scale(layer);
         const auto column = static_cast<std::int64_t>(place);
         Panels products = engine_.at_column(products_.view(), column);
         products.data += column % engine_.width();
@@ -144,7 +145,7 @@ class LayerNoise {
 
     const Job& job_;
     const Engine& engine_;
-    bool rank_one_;
+    Correction correction_;
     std::int64_t perturbed_;  // units of one pair, over a tile
     Buffer<std::int32_t> units_;
     Buffer<float> gathered_sums_;

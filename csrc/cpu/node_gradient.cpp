@@ -49,7 +49,7 @@ struct Kept {
 
 class NodeGradient {
    public:
-    NodeGradient(const Job& job, const NodeWeights& weights)
+    NodeGradient(const Job& job, const SampleWeights& weights)
         : job_(job),
           engine_(job.engine),
           network_(job.network),
@@ -103,15 +103,14 @@ class NodeGradient {
         const Panels inputs = walk.inputs(l);
         const Panels plus = l ? walk.member_rows(inputs, place, 0) : inputs;
         const Panels minus = l ? walk.member_rows(inputs, place, 1) : inputs;
-        // Activations lie in the scaled domain from layer 2 on; the factor brings them back: exact, both ways.
-        const float half_unit = static_cast<float>(0.5 / static_cast<double>(layer.bias_factor));
-        engine_.outside(&ModeKernels::add_and_scale, plus, minus, rows, static_cast<int>(layer.fan_in), half_unit,
-                        terms_[l].inputs.from_row(term));
+        engine_.outside(&ModeKernels::add_and_scale, plus, minus, rows, static_cast<int>(layer.fan_in),
+                        half_to_own_scale(layer), terms_[l].inputs.from_row(term));
         const Panels noise = terms_[l].noise.from_row(term);
-        engine_.kernels().noise_panels(job_.population.stream(l, NoiseRole::node, pair),
+        engine_.kernels().noise_panels(job_.population.noise.stream(l, job_.population.correction().right, pair),
                                        static_cast<std::uint64_t>(stack.sample) * n, rows, n, noise, walk.scratch());
         float difference[shared_tile];
-        for (int i = 0; i < rows; ++i) difference[i] = weights_.difference(pair - job_.pairs.begin, stack.sample + i);
+        for (int i = 0; i < rows; ++i)
+            difference[i] = fpes::difference(weights_, pair - job_.pairs.begin, stack.sample + i);
         engine_.outside(&ModeKernels::scale_rows, noise, rows, n, static_cast<const float*>(difference), noise);
     }
 
@@ -168,7 +167,7 @@ class NodeGradient {
     void finish(std::int64_t pairs, float* gradient) {
         for (int l = 0; l < network_.depth(); ++l) {
             const Layer& layer = network_.layer(l);
-            const double scale = job_.population.node_gradient_scale(layer, pairs, weights_.samples);
+            const double scale = job_.population.gradient_scale(layer, pairs, weights_.samples);
             write_rows(engine_, sums_[l].view(), layer.fan_in, layer.fan_out, scale, gradient + layer.weight_offset);
             write_bias(engine_, network_, layer, bias_sums_[l].view(), scale, gradient);
         }
@@ -177,7 +176,7 @@ class NodeGradient {
     const Job& job_;
     const Engine& engine_;
     PackedNetwork& network_;
-    NodeWeights weights_;
+    SampleWeights weights_;
     bool skipping_;  // whether weighted noise is finite, so that terms may be left out
     std::int64_t most_terms_;
     bool started_ = false;
@@ -214,7 +213,7 @@ void write_bias(const Engine& engine, PackedNetwork& network, const Layer& layer
     const int n = static_cast<int>(layer.fan_out);
     float* out = gradient + layer.bias_offset;
     write_rows(engine, sum, 1, n, scale, out);
-    if (layer.index == 0 || !elementwise_flushes(engine.flush())) return;
+    if (!may_have_dead_biases(layer, engine.flush())) return;
     PanelMatrix scaled = engine.matrix(1, n);
     engine.elementwise(&ModeKernels::scale, network.bias(layer.index), 1, n, layer.bias_factor, scaled.view());
     std::vector<float> bias(n);
@@ -224,7 +223,7 @@ void write_bias(const Engine& engine, PackedNetwork& network, const Layer& layer
     }
 }
 
-void node_gradient(const Job& job, const NodeWeights& weights, std::int64_t pairs, float* gradient) {
+void node_gradient(const Job& job, const SampleWeights& weights, std::int64_t pairs, float* gradient) {
     const FpMode ieee(false);
     NodeGradient(job, weights).run(pairs, gradient);
 }

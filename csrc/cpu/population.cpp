@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "parallel.hpp"
+#include "perturbations/perturbations.hpp"
 
 namespace fpes {
 namespace {
@@ -59,36 +60,42 @@ class OutputSink final : public Sink {
     float* outputs_;
 };
 
+void run(const Job& job, Sink& sink) {
+    on_cpu(job.population, [&](auto family) { family.run(job, sink); });
+}
+
 }  // namespace
 
-void scatter_factor(const Engine& engine, const Population& population, const Layer& layer, std::int64_t pair,
-                    Panels row, float* scratch) {
-    const int k = population.units[layer.index], width = engine.width();
+void draw_right_factor(const Engine& engine, const Population& population, const Layer& layer, std::int64_t pair,
+                       int first, int rows, Panels out, float* scratch) {
+    const NoiseStream stream = population.noise.stream(layer.index, population.correction().right, pair);
+    const int k = population.allocation.few_units(layer.index), width = engine.width();
+    const int n = static_cast<int>(layer.fan_out);
+    if (k == 0) {
+        engine.kernels().noise_panels(stream, static_cast<std::uint64_t>(first) * n, rows, n, out, scratch);
+        return;
+    }
     std::vector<std::int32_t> units(k);
     std::vector<float> b(k + width);
-    engine.kernels().unit_positions(population.stream(layer.index, NoiseRole::positions, pair), 0, 1,
-                                    static_cast<int>(layer.fan_out), k, units.data(), scratch);
-    engine.kernels().noise(population.stream(layer.index, NoiseRole::factor_b, pair), 0, k, b.data(), scratch);
-    for (std::int64_t j = 0; j < layer.fan_out; j += width) {
-        std::fill_n(engine.at_column(row, j).data, width, 0.0f);
+    engine.kernels().unit_positions(population.noise.stream(layer.index, NoiseRole::positions, pair), 0, 1, n, k,
+                                    units.data(), scratch);
+    engine.kernels().noise(stream, 0, k, b.data(), scratch);
+    for (std::int64_t j = 0; j < layer.fan_out; j += width) std::fill_n(engine.at_column(out, j).data, width, 0.0f);
+    for (int i = 0; i < k; ++i) engine.at_column(out, units[i]).data[units[i] % width] = b[i];
+}
+
+void run_corrected(const Job& job, Sink& sink) {
+    if (job.population.allocation.one_layer()) {
+        run_incremental(job, sink);
+    } else {
+        run_shared_weights(job, sink);
     }
-    for (int i = 0; i < k; ++i) engine.at_column(row, units[i]).data[units[i] % width] = b[i];
 }
 
 std::size_t noise_scratch_size(std::int64_t n) {
     constexpr std::size_t group = 128 * 16;  // the largest block times the most lanes: what one step draws
     constexpr std::size_t panel = 32;        // read beyond the last element
     return static_cast<std::size_t>(std::max<std::int64_t>(n, noise_strip)) + 2 * group + panel;
-}
-
-void run(const Job& job, Sink& sink) {
-    switch (job.population.family) {
-        case Family::full: return run_full_rank(job, sink);
-        case Family::low_rank:
-        case Family::node: return run_shared_weights(job, sink);
-        case Family::one_layer:
-        case Family::one_layer_rank_one: return run_incremental(job, sink);
-    }
 }
 
 void evaluate(const Job& job, float* fitness, float* losses) {

@@ -14,8 +14,8 @@ struct Job {
     const Population& population;
     PairRange pairs;
     Batches batch;
-    // Of one_layer, unless it is null: the unperturbed network's accumulators, for the gradient. For each layer in
-    // order [batches * size, fan_out], row-major.
+    // Where a pair perturbs one layer, unless it is null: the unperturbed network's accumulators, for the gradient. For
+    // each layer in order [batches * size, fan_out], row-major.
     float* sums = nullptr;
 };
 
@@ -31,11 +31,12 @@ class Sink {
 constexpr std::int64_t full_tile = 128;   // each drawn weight serves this many samples
 constexpr std::int64_t shared_tile = 64;  // weights are not drawn: small enough for the cache is all that counts
 
-// Run a job: each family in its own file.
+// Run a job, of members with weights of their own (full_rank.cpp), or of members that share them and differ by a
+// correction of the sums: in all layers (shared_weights.cpp) or in one (incremental.cpp).
 void run_full_rank(const Job& job, Sink& sink);
 void run_shared_weights(const Job& job, Sink& sink);
 void run_incremental(const Job& job, Sink& sink);
-void run(const Job& job, Sink& sink);
+void run_corrected(const Job& job, Sink& sink);
 
 // fitness[2 pairs]: minus the mean loss over the batch. losses[2 pairs, batch] too, unless it is null.
 void evaluate(const Job& job, float* fitness, float* losses);
@@ -43,14 +44,15 @@ void evaluate(const Job& job, float* fitness, float* losses);
 // outputs[2 pairs, batch, classes].
 void outputs(const Job& job, float* outputs);
 
-// theta[parameters] of one member of a full-rank or low-rank population. Full rank: the bits that run() uses. Low rank:
-// the product a b^T added to the weights in float32, which run() never does.
+// theta[parameters] of one member of a population whose weights are perturbed. Full rank: the bits that evaluation
+// uses. Low rank: the product a b^T added to the weights in float32, which evaluation never does.
 void member(const Engine& engine, PackedNetwork& network, const Population& population, std::int64_t member,
             float* theta);
 
-// The factor b of a pair that perturbs k units of a layer, [1, fan_out]: zero in the others.
-void scatter_factor(const Engine& engine, const Population& population, const Layer& layer, std::int64_t pair,
-                    Panels row, float* scratch);
+// Rows first, first + 1, ... of a pair's right factor (Correction), [rows, fan_out]. Where the pair perturbs few units
+// of the layer, there is one row, and it is zero in the others.
+void draw_right_factor(const Engine& engine, const Population& population, const Layer& layer, std::int64_t pair,
+                       int first, int rows, Panels out, float* scratch);
 
 // out[count] = noise elements first, first + 1, ... of a stream.
 void draw_noise(const Kernels& kernels, int threads, const NoiseStream& stream, std::uint64_t first, std::int64_t count,

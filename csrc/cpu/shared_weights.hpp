@@ -1,4 +1,4 @@
-// Low-rank and node perturbation: all members share the weights, and differ by a correction of the accumulators.
+// All members share the weights, and differ by a correction of the accumulators (common/perturbations/family.hpp).
 //
 // A thread takes a tile of samples and some pairs. The first layer's product is the same for all members, so it is
 // computed once. Later layers' activations differ, so those of several pairs are stacked, and one product with the
@@ -11,10 +11,10 @@
 //     | pair p+1, +, samples|    |          |       | ...                  |
 //     +---------------------+    +----------+       +----------------------+
 //
-// Low rank: q = (h A) * (+-scale), and the chain of the product goes on over the rank: acc = fma(q_r, B_rj, acc). The
+// Of inputs: q = (h A) * (+-scale), and the chain of the product goes on over the terms: acc = fma(q_t, B_tj, acc). The
 // A of several pairs stand side by side, and h A is computed for all of them, though each needs only its own: a vector
 // is as wide as sixteen of their columns.
-// Node: acc = fma(z, +-scale, acc), one draw for each member and sample.
+// Otherwise: acc = fma(z, +-scale, acc), one draw for each member and sample.
 #pragma once
 
 #include <algorithm>
@@ -42,7 +42,8 @@ class SharedWeights {
         : job_(job),
           engine_(job.engine),
           network_(job.network),
-          joint_(job.population.rank * most_pairs <= joint_columns ? most_pairs : 1),
+          correction_(job.population.correction()),
+          joint_(correction_.terms * most_pairs <= joint_columns ? most_pairs : 1),
           input_(engine_.matrix(tile, network_.features())),
           first_product_(engine_.matrix(tile, network_.layer(0).fan_out)),
           hidden_{engine_.matrix(2 * tile * most_pairs, network_.widest_output()),
@@ -52,9 +53,9 @@ class SharedWeights {
           factor_rows_(engine_.matrix(column_of(joint_), network_.widest())),
           factor_(engine_.matrix(network_.widest(), column_of(joint_))),
           products_(engine_.matrix(2 * tile * joint_, column_of(joint_))),
-          coefficients_(engine_.matrix(tile, job.population.rank)),
-          terms_(skipping_scratch_size(network_.widest())),
-          scratch_(noise_scratch_size(network_.widest() * job.population.rank)) {}
+          coefficients_(engine_.matrix(tile, correction_.terms)),
+          nonzeros_(skipping_scratch_size(network_.widest())),
+          scratch_(noise_scratch_size(network_.widest() * correction_.terms)) {}
 
     // Goes on to samples sample ... sample + rows - 1 of the batch that this pair sees.
     void start(std::int64_t pair, std::int64_t sample, int rows) {
@@ -76,14 +77,14 @@ class SharedWeights {
         if (l > 0) {
             engine_.in_product(&ModeKernels::product_skipping, in, network_.weight(l), out, rows_,
                                static_cast<int>(2 * stack.pairs), static_cast<int>(layer.fan_out),
-                               static_cast<int>(layer.fan_in), terms_.data());
+                               static_cast<int>(layer.fan_in), nonzeros_.data());
         }
-        if (job_.population.family == Family::low_rank) {
-            low_rank(layer, stack.first_pair, stack.pairs, in, out);
+        if (correction_.of_inputs) {
+            correct_by_inputs(layer, stack.first_pair, stack.pairs, in, out);
             return;
         }
         for (std::int64_t place = 0; place < stack.pairs; ++place) {
-            node(layer, stack.first_pair + place, member_rows(out, place, 0));
+            correct_by_sample(layer, stack.first_pair + place, member_rows(out, place, 0));
         }
     }
 
@@ -102,7 +103,7 @@ class SharedWeights {
 
     // Corrects the sums of pairs first_pair ... in a stack. in: the layer's inputs; those of the first layer, and its
     // sums, all members share.
-    void low_rank(const Layer& layer, std::int64_t first_pair, std::int64_t pairs, Panels in, Panels out) {
+    void correct_by_inputs(const Layer& layer, std::int64_t first_pair, std::int64_t pairs, Panels in, Panels out) {
         for (std::int64_t place = 0; place < pairs; place += joint_) {
             const std::int64_t together = std::min(joint_, pairs - place);
             const Panels inputs = layer.index == 0 ? in : member_rows(in, place, 0);
@@ -115,10 +116,10 @@ class SharedWeights {
 
     // products_ = inputs A, for the A of `pairs` pairs.
     void multiply_by_factors(const Layer& layer, std::int64_t first_pair, std::int64_t pairs, Panels inputs) {
-        const int rank = job_.population.rank, k = static_cast<int>(layer.fan_in);
-        const int columns = static_cast<int>(column_of(pairs - 1)) + rank;
+        const int k = static_cast<int>(layer.fan_in);
+        const int columns = static_cast<int>(column_of(pairs - 1)) + correction_.terms;
         for (std::int64_t i = 0; i < pairs; ++i) {
-            draw_factor(layer.index, NoiseRole::factor_a, first_pair + i, k, factor_rows_.from_row(column_of(i)));
+            draw_factor(layer.index, correction_.left, first_pair + i, k, factor_rows_.from_row(column_of(i)));
         }
         engine_.kernels().transpose(factor_rows_.view(), k, columns, factor_.view());
         if (layer.index == 0 || joint_ == 1) {
@@ -127,58 +128,72 @@ class SharedWeights {
                                k);
         } else {
             engine_.in_product(&ModeKernels::product_skipping, inputs, factor_.view(), products_.view(), rows_,
-                               static_cast<int>(2 * pairs), columns, k, terms_.data());
+                               static_cast<int>(2 * pairs), columns, k, nonzeros_.data());
         }
     }
 
     // Both members of a pair, whose A is the i-th of those in products_: sums, biases, boundary.
     void correct(const Layer& layer, std::int64_t pair, std::int64_t i, Panels out) {
-        const int rank = job_.population.rank, n = static_cast<int>(layer.fan_out);
-        draw_factor(layer.index, NoiseRole::factor_b, pair, n, factor_rows_.view());
-        const Panels bias = network_.bias(layer.index);
-        engine_.in_product(&ModeKernels::perturb, job_.population.stream(layer.index, NoiseRole::bias, pair),
-                           std::uint64_t{0}, n, job_.population.weight_scale(), 1, n, bias, bias, biases_[0].view(),
-                           biases_[1].view(), scratch_.data());
+        const int rank = correction_.terms, n = static_cast<int>(layer.fan_out);
+        const float scale = job_.population.scale(layer);
+        draw_factor(layer.index, correction_.right, pair, n, factor_rows_.view());
         for (int sign = 0; sign < 2; ++sign) {
-            const float scale = sign ? -job_.population.rank_scale() : job_.population.rank_scale();
             const Panels result = engine_.at_row(out, sign * rows_);
             Panels products = layer.index == 0 ? products_.view() : products_.from_row((2 * i + sign) * rows_);
             products = engine_.at_column(products, column_of(i));
             products.data += column_of(i) % engine_.width();
-            engine_.in_product(&ModeKernels::scale, products, rows_, rank, scale, coefficients_.view());
+            engine_.in_product(&ModeKernels::scale, products, rows_, rank, sign ? -scale : scale, coefficients_.view());
             engine_.in_product(&ModeKernels::product, coefficients_.view(), factor_rows_.view(),
                                layer.index == 0 ? first_product_.view() : result, result, rows_, n, rank);
-            cross_boundary(engine_, layer, result, rows_, biases_[sign].view(), scaled_bias_.view(), result);
+        }
+        cross(layer, pair, out);
+    }
+
+    // The boundary after a layer, of both members of a pair.
+    void cross(const Layer& layer, std::int64_t pair, Panels out) {
+        const Panels bias = network_.bias(layer.index);
+        if (!job_.population.perturbs_biases()) {
+            cross_boundary(engine_, layer, out, 2 * rows_, bias, scaled_bias_.view(), out);
+            return;
+        }
+        const Noise& noise = job_.population.noise;
+        const int n = static_cast<int>(layer.fan_out);
+        engine_.in_product(&ModeKernels::perturb, noise.stream(layer.index, NoiseRole::bias, pair), std::uint64_t{0}, n,
+                           noise.scale(), 1, n, bias, bias, biases_[0].view(), biases_[1].view(), scratch_.data());
+        for (int sign = 0; sign < 2; ++sign) {
+            const Panels rows = engine_.at_row(out, sign * rows_);
+            cross_boundary(engine_, layer, rows, rows_, biases_[sign].view(), scaled_bias_.view(), rows);
         }
     }
 
     // Where the A of the i-th of several pairs stands: at the start of a panel, or with others in one panel.
     std::int64_t column_of(std::int64_t i) const {
-        const std::int64_t rank = job_.population.rank, width = engine_.width();
+        const std::int64_t rank = correction_.terms, width = engine_.width();
         const std::int64_t in_panel = std::max<std::int64_t>(1, width / rank);
         return i / in_panel * ((rank + width - 1) / width * width) + i % in_panel * rank;
     }
 
-    // A factor of the perturbation, [rank, n].
+    // A factor of the perturbation, [terms, n].
     void draw_factor(int l, NoiseRole role, std::int64_t pair, int n, Panels out) {
-        engine_.kernels().noise_panels(job_.population.stream(l, role, pair), 0, job_.population.rank, n, out,
+        engine_.kernels().noise_panels(job_.population.noise.stream(l, role, pair), 0, correction_.terms, n, out,
                                        scratch_.data());
     }
 
-    void node(const Layer& layer, std::int64_t pair, Panels out) {
+    void correct_by_sample(const Layer& layer, std::int64_t pair, Panels out) {
         const int n = static_cast<int>(layer.fan_out);
         const Panels results[2] = {out, engine_.at_row(out, rows_)};
         const Panels first = first_product_.view();
-        engine_.in_product(&ModeKernels::perturb, job_.population.stream(layer.index, NoiseRole::node, pair),
-                           static_cast<std::uint64_t>(sample_) * n, n, job_.population.node_scale(layer), rows_, n,
+        engine_.in_product(&ModeKernels::perturb, job_.population.noise.stream(layer.index, correction_.right, pair),
+                           static_cast<std::uint64_t>(sample_) * n, n, job_.population.scale(layer), rows_, n,
                            layer.index ? results[0] : first, layer.index ? results[1] : first, results[0], results[1],
                            scratch_.data());
-        cross_boundary(engine_, layer, out, 2 * rows_, network_.bias(layer.index), scaled_bias_.view(), out);
+        cross(layer, pair, out);
     }
 
     const Job& job_;
     const Engine& engine_;
     PackedNetwork& network_;
+    Correction correction_;
     std::int64_t joint_;  // pairs whose A stand side by side
     std::int64_t sample_ = 0;
     int rows_ = 0;
@@ -191,7 +206,7 @@ class SharedWeights {
     PanelMatrix factor_;        // the A of several pairs, transposed, [n, ranks]
     PanelMatrix products_;      // h A, [members * samples, ranks]
     PanelMatrix coefficients_;  // q of one member, [samples, rank]
-    Buffer<std::int32_t> terms_;
+    Buffer<std::int32_t> nonzeros_;
     Buffer<float> scratch_;
 };
 

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "../common/estimator.hpp"
 #include "../common/flush.hpp"
 #include "../common/population.hpp"
 #include "../common/unit.hpp"
@@ -62,8 +63,8 @@ void draw_noise(Context& context, const NoiseStream& stream, std::uint64_t first
 void forward(Context& context, const Network& network, const float* x, std::int64_t batch, float* outputs);
 
 // fitness[2 pairs]: minus the mean loss over the batch. losses[2 pairs, batch] too, unless it is null.
-// sums: of one_layer, unless it is null, the unperturbed network's accumulators, for the gradient: for each layer in
-// order [batches * size, fan_out], row-major.
+// sums: where a pair perturbs one layer, unless it is null, the unperturbed network's accumulators, for the gradient:
+// for each layer in order [batches * size, fan_out], row-major.
 void evaluate(Context& context, const Network& network, const Population& population, PairRange pairs,
               const Batches& batch, float* sums, float* fitness, float* losses);
 // outputs[2 pairs, batch, classes]. sums: as above.
@@ -73,11 +74,11 @@ void outputs(Context& context, const Network& network, const Population& populat
 std::string plan(const Device& device, const Network& network, const Population& population, PairRange pairs,
                  const Batches& batch);
 
-// theta[parameters] of one member of a full-rank or low-rank population.
+// theta[parameters] of one member of a population whose weights are perturbed.
 void member(Context& context, const Network& network, const Population& population, std::int64_t member, float* theta);
 
 // What the pairs of a range add to gradient[parameters] = 1 / (n sigma) * sum over members of weight * perturbation,
-// for full and low rank; weights[members] of the whole population.
+// where weights are perturbed; weights[members] of the whole population.
 struct GradientPart {
     PairRange pairs;
     float* gradient;     // [parameters], scaled
@@ -90,15 +91,11 @@ void gradient(Context& context, const std::vector<Layer>& layers, const Populati
 // gradient[parameters] from the exact sums over all pairs.
 void scale_sums(Context& context, const std::vector<Layer>& layers, const Population& population, std::int64_t pairs,
                 const std::int64_t* sums, float* gradient);
-// The same for node perturbation: what a range adds to the gradient of a population of so many pairs. Weights are those
-// of the range, weights[members] or, where per_sample, weights[members, batch].
-void node_gradient(Context& context, const Network& network, const Population& population, PairRange pairs,
-                   std::int64_t pairs_of_population, const Batches& batch, const float* weights, bool per_sample,
-                   float* gradient);
-// The same where each pair perturbs one layer. sums: what evaluate() kept of the same batch.
-void incremental_gradient(Context& context, const Network& network, const Population& population, PairRange pairs,
-                          std::int64_t pairs_of_population, const Batches& batch, const float* weights, bool per_sample,
-                          const float* sums, float* gradient);
+// The same where noise is of samples: what a range adds to the gradient of a population of so many pairs, with the
+// weights of the range. sums: what evaluate() kept of the same batch, where it kept any.
+void sample_gradient(Context& context, const Network& network, const Population& population, PairRange pairs,
+                     std::int64_t pairs_of_population, const Batches& batch, const SampleWeights& weights,
+                     const float* sums, float* gradient);
 
 // A population whose members differ in one unit, and what its batches make of it: the state is on the device, filled by
 // unit_prepare(), and everything else reads it.

@@ -2,7 +2,7 @@
 //
 //     - the tile has a column for each unit of the widest layer, and its shared memory fits the device;
 //     - the network has no more layers than travel with a launch;
-//     - low rank: the coefficients q of all ranks fit, for they must be there before a layer's inputs are overwritten.
+//     - the coefficients q of all terms of a correction of inputs fit: a layer overwrites its inputs.
 //
 // The time is counted in multiply-adds of a multiprocessor: rounds of blocks, times blocks at a time, times columns,
 // times rows plus what a column costs whatever the number of rows (for full rank the drawing of a weight, some ten
@@ -72,14 +72,14 @@ Choice choose_full_rank(const Device& device, const Network& network, std::int64
 }
 
 Choice choose_shared_weights(const Device& device, const Network& network, int begin, std::int64_t rows,
-                             std::int64_t batch, int rank) {
+                             std::int64_t batch, int products) {
     return choose(device, network, begin, cost_of_reading, [&](auto shape) {
         using T = decltype(shape);
         using Shape = SharedWeightsTile<T>;
         // Pairs that may have rows in one tile.
         const std::int64_t places = std::min<std::int64_t>((T::rows - 1) / (2 * batch) + 2, T::rows / 2 + 1);
-        const std::int64_t ranks = std::min<std::int64_t>(Shape::most_ranks, Shape::buffer_floats / (8 * places));
-        return Candidate{parts(rows, T::rows), Shape::shared_bytes(true), T::rows, T::columns, rank <= ranks};
+        const bool fits = products <= Shape::terms_at_a_time(static_cast<int>(places));
+        return Candidate{parts(rows, T::rows), Shape::shared_bytes(true), T::rows, T::columns, fits};
     });
 }
 

@@ -18,10 +18,10 @@ struct Choice {
 
 // For full rank: `batch` samples of `pairs` pairs, two members each.
 Choice choose_full_rank(const Device& device, const Network& network, std::int64_t pairs, std::int64_t batch);
-// For members that share weights: `rows` of activations, through layers begin ... of the network. `rank`: of low rank,
-// else 0.
+// For members that share weights: `rows` of activations, through layers begin ... of the network. `products`: of a
+// row of inputs, that a correction takes.
 Choice choose_shared_weights(const Device& device, const Network& network, int begin, std::int64_t rows,
-                             std::int64_t batch, int rank);
+                             std::int64_t batch, int products);
 
 // The tile of launches that take a layer at a time, whatever the network.
 constexpr Choice layer_at_a_time{false, TileName::narrow};

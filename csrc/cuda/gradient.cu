@@ -1,20 +1,19 @@
-// The ES gradient of full-rank and low-rank populations: a weighted sum of their noise, drawn again.
+// The ES gradient of populations whose weights are perturbed: a weighted sum of their noise, drawn again.
 //
 // With integer weights and integer noise every sum is an exact integer, so pairs may be split among blocks in any way:
 // each block adds its share to 64-bit sums, by integer atomics, and a second launch scales them. Otherwise an element's
 // pairs are added in order by one thread, in float32 that is never flushed.
 //
-// Full noise: a thread has eight elements, those of one Philox block, and walks over the pairs. Low rank: the sum over
-// (pair, rank) of (d A_r) (x) B_r is a sum of outer products (terms.hpp), some terms at a time; where it is exact, of
-// digits of d A_r, so small that floats add up hundreds of their products without rounding.
+// Parameters with noise of their own: a thread has eight elements, those of one Philox block, and walks over the pairs.
+// A correction of inputs: the sum over (pair, t) of (d A_t) (x) B_t, for its left and right factors, is a sum of outer
+// products (terms.hpp), some terms at a time; where it is exact, of digits of d A_t, so small that floats add up
+// hundreds of their products without rounding.
 #include <algorithm>
 #include <cmath>
 
-#include "backend.hpp"
-#include "incremental.hpp"
-#include "modes.hpp"
-#include "population.hpp"
+#include "perturbations/perturbations.hpp"
 #include "terms.hpp"
+#include "units.hpp"
 
 FPES_NAMESPACE_BEGIN
 namespace {
@@ -40,8 +39,7 @@ FPES_DEVICE Share share_of(Share all, int shares) {
 }
 
 constexpr int per_thread = 8;
-// Integers add up exactly in a float below this magnitude.
-constexpr float exact_limit = 0x1p24f;
+constexpr auto exact_limit = static_cast<float>(exact_in_float);
 
 // Exact sums. They are kept in floats, where a multiply-add is one instruction, and moved to integers before they can
 // be rounded.
@@ -51,7 +49,7 @@ __global__ __launch_bounds__(elementwise_threads) void integer_kernel(NoiseSourc
                                                                       std::int64_t* totals) {
     const std::int64_t first = global_index(elementwise_threads) * per_thread;
     if (first >= count) return;
-    const auto largest = static_cast<float>(noise.kind == NoiseKind::binomial ? 8 : 1);
+    const auto largest = static_cast<float>(largest_integer(noise.kind));
     float sum[per_thread] = {};
     std::int64_t total[per_thread] = {};
     float bound = 0.0f;
@@ -114,21 +112,21 @@ __global__ __launch_bounds__(elementwise_threads) void scale_kernel(const std::i
     if (i < count) out[i] = to_float(static_cast<double>(totals[i]) * scale);
 }
 
-// --- Low rank --------------------------------------------------------------------------------------------------------
+// --- Outer products --------------------------------------------------------------------------------------------------
 
-// d A_r is below 2^31, and a digit of it at most 2^11; a draw is at most 8. So so many products of digits and draws are
+// d A_t is below 2^31, and a digit of it at most 2^11; a draw is at most 8. So so many products of digits and draws are
 // added up exactly by floats.
 constexpr int digits = 3, digit_bits = 12;
 constexpr int exact_terms = 1024;
-static_assert(exact_terms * (1 << (digit_bits - 1)) * 8 <= (1 << 24), "sums that a float holds");
+static_assert(exact_terms * (1 << (digit_bits - 1)) * 8 <= exact_in_float, "sums that a float holds");
 
-// Terms (pair, rank) of a layer's low-rank gradient, and where their factors go: left [digits, terms, fan_in], without
+// Terms (pair, t) of a layer's gradient, and where their factors go: left [digits, terms, fan_in], without
 // digits where sums are floats, and right [terms, fan_out].
 template <class Weight>
 struct FactorsJob {
     NoiseSource noise;
     const Weight* weights;
-    int rank;
+    Correction correction;
     int layer;
     int fan_in;
     int fan_out;
@@ -144,11 +142,12 @@ struct FactorsJob {
 template <class Weight>
 FPES_DEVICE void draw_factor(const FactorsJob<Weight>& job, std::int64_t t, NoiseRole role, int n, int place,
                              float* z) {
-    const Counters counters = job.noise.counters(noise_tensor(job.layer, role), job.turn.pair(t / job.rank));
-    draw<4>(job.noise.kind, counters, static_cast<std::uint64_t>(t % job.rank * n + place), z);
+    const Counters counters =
+        job.noise.counters(noise_tensor(job.layer, role), job.turn.pair(t / job.correction.terms));
+    draw<4>(job.noise.kind, counters, static_cast<std::uint64_t>(t % job.correction.terms * n + place), z);
 }
 
-// Four elements of d A_r, digit by digit from the lowest, each between -2^11 and 2^11.
+// Four elements of d A_t, digit by digit from the lowest, each between -2^11 and 2^11.
 FPES_DEVICE void store_digits(const float (&z)[4], std::int64_t difference, float* to, std::int64_t digit_floats,
                               unsigned* used) {
     std::int64_t rest[4];
@@ -175,12 +174,12 @@ FPES_DEVICE void store_digits(const float (&z)[4], std::int64_t difference, floa
 template <class Weight>
 __global__ __launch_bounds__(elementwise_threads) void factors_kernel(const FPES_CONSTANT FactorsJob<Weight> job) {
     const std::int64_t t = job.begin + block_index();
-    const auto d = difference(job.weights, job.turn.pair(t / job.rank));
+    const auto d = difference(job.weights, job.turn.pair(t / job.correction.terms));
     const std::int64_t left_stride = factor_stride(job.fan_in), right_stride = factor_stride(job.fan_out);
     for (int i = 4 * thread_index(); i < job.fan_in; i += 4 * elementwise_threads) {
         float* const to = job.left + block_index() * left_stride + i;
         float z[4];
-        draw_factor(job, t, NoiseRole::factor_a, job.fan_in, i, z);
+        draw_factor(job, t, job.correction.left, job.fan_in, i, z);
         if constexpr (std::is_same_v<Weight, std::int32_t>) {
             if (job.used) {
                 store_digits(z, d, to, job.terms * left_stride, job.used);
@@ -194,13 +193,13 @@ __global__ __launch_bounds__(elementwise_threads) void factors_kernel(const FPES
     for (int j = 4 * thread_index(); j < job.fan_out; j += 4 * elementwise_threads) {
         float z[4];
         if (job.units == 0) {
-            draw_factor(job, t, NoiseRole::factor_b, job.fan_out, j, z);
+            draw_factor(job, t, job.correction.right, job.fan_out, j, z);
         } else {
             FPES_UNROLL
             for (int c = 0; c < 4; ++c) {
-                z[c] = j + c < job.fan_out
-                           ? scattered_factor(job.noise, job.layer, job.turn.pair(t), j + c, job.units, job.fan_out)
-                           : 0.0f;
+                z[c] = j + c < job.fan_out ? scattered_factor(job.noise, job.correction.right, job.layer,
+                                                              job.turn.pair(t), j + c, job.units, job.fan_out)
+                                           : 0.0f;
             }
         }
         store4(job.right + block_index() * right_stride + j, z);
@@ -306,14 +305,15 @@ class GradientRun {
         : context_(context),
           layers_(layers),
           population_(population),
+          correction_(population.correction()),
           weights_(weights),
           pairs_of_population_(members / 2),
           pairs_{part.pairs.begin, part.pairs.end},
           gradient_(part.gradient),
           sums_(part.sums),
-          exact_(std::is_same_v<Weight, std::int32_t> && population.noise != NoiseKind::gaussian) {
+          exact_(std::is_same_v<Weight, std::int32_t> && population.noise.kind != NoiseKind::gaussian) {
         // Of the largest tensor and layer; all of them use the same memory in turn.
-        if (population.family != Family::full) {
+        if (correction_.of_inputs) {
             std::int64_t floats = 0;
             for (const Layer& layer : layers)
                 floats = std::max(floats, terms_at_a_time(layer) * floats_of_a_term(layer));
@@ -329,59 +329,29 @@ class GradientRun {
 
     void run() {
         for (const Layer& layer : layers_) {
-            if (population_.one_layer_at_a_time()) {
-                low_rank(layer);
-                if (sums_) clear(sums_ + layer.bias_offset, layer.fan_out);
-                if (gradient_) clear(gradient_ + layer.bias_offset, layer.fan_out);
+            on_cuda(population_, [&](auto family) { family.weight_gradient(*this, layer); });
+            if (population_.perturbs_biases()) {
+                sum_noise(noise_tensor(layer.index, NoiseRole::bias), layer.fan_out, layer.bias_offset,
+                          population_.bias_gradient_scale(pairs_of_population_));
                 continue;
             }
-            if (population_.family == Family::full) {
-                full(noise_tensor(layer.index, NoiseRole::weight), layer.fan_in * layer.fan_out, layer.weight_offset);
-            } else {
-                low_rank(layer);
-            }
-            full(noise_tensor(layer.index, NoiseRole::bias), layer.fan_out, layer.bias_offset);
+            if (sums_) clear(sums_ + layer.bias_offset, layer.fan_out);
+            if (gradient_) clear(gradient_ + layer.bias_offset, layer.fan_out);
         }
     }
 
-   private:
-    // Enough blocks for every multiprocessor, but no share of fewer terms than make it worth while.
-    static int within_terms(std::int64_t shares, std::int64_t terms) {
-        constexpr std::int64_t least_terms = 64;
-        return static_cast<int>(
-            std::clamp<std::int64_t>(shares, 1, std::min<std::int64_t>(parts(terms, least_terms), 65535)));
+    // Weights with noise of their own.
+    void sum_weight_noise(const Layer& layer) {
+        sum_noise(noise_tensor(layer.index, NoiseRole::weight), layer.fan_in * layer.fan_out, layer.weight_offset,
+                  population_.gradient_scale(layer, pairs_of_population_));
     }
-    int shares(std::int64_t blocks, std::int64_t terms) const {
-        constexpr std::int64_t blocks_each = 8;
-        return within_terms(parts(blocks_each * context_.device.multiprocessors, blocks), terms);
-    }
-    // Where two blocks fit on a multiprocessor: not one more than run at once, which would take as long as all others.
-    int shares_at_once(std::int64_t blocks, std::int64_t terms) const {
-        return within_terms(std::int64_t{2} * context_.device.multiprocessors / blocks, terms);
-    }
-
-    void full(std::uint32_t tensor, std::int64_t count, std::size_t offset) {
-        const double scale = population_.full_gradient_scale(pairs_of_population_);
-        const NoiseSource noise = noise_source(population_);
-        const std::int64_t blocks = parts(count, std::int64_t{elementwise_threads} * per_thread);
-        if constexpr (std::is_same_v<Weight, std::int32_t>) {
-            if (exact_) {
-                const int split = shares(blocks, pairs_.end - pairs_.begin);
-                std::int64_t* const totals = cleared_totals(count, offset);
-                launch(integer_kernel, Grid{blocks, split}, elementwise_threads, 0, context_, noise, tensor, weights_,
-                       pairs_, split, count, totals);
-                return scale_totals(count, scale, offset);
-            }
-        }
-        launch(float_kernel<Weight>, Grid{blocks}, elementwise_threads, 0, context_, noise, tensor, weights_, pairs_,
-               count, scale, gradient_ + offset);
-    }
-
-    void low_rank(const Layer& layer) {
-        const double scale = population_.low_rank_gradient_scale(layer, pairs_of_population_);
+    // Weights that a correction of inputs changes.
+    void sum_outer_products(const Layer& layer) {
+        const double scale = population_.gradient_scale(layer, pairs_of_population_);
         // Terms are counted over the pairs that perturb the layer, from the population's first one on.
-        const std::int64_t first = population_.pairs_of(layer, {0, pairs_.begin}) * population_.rank;
-        const std::int64_t count = population_.pairs_of(layer, {pairs_.begin, pairs_.end}) * population_.rank;
+        const Allocation& allocation = population_.allocation;
+        const std::int64_t first = allocation.count(layer.index, {0, pairs_.begin}) * correction_.terms;
+        const std::int64_t count = allocation.count(layer.index, {pairs_.begin, pairs_.end}) * correction_.terms;
         const std::int64_t size = layer.fan_in * layer.fan_out, at_a_time = terms_at_a_time(layer);
         if (!exact_ && count == 0) return clear(gradient_ + layer.weight_offset, size);  // no pair perturbs it
         std::int64_t* const totals = exact_ ? cleared_totals(size, layer.weight_offset) : nullptr;
@@ -402,6 +372,39 @@ class GradientRun {
         }
         if (exact_) scale_totals(size, scale, layer.weight_offset);
     }
+
+   private:
+    // Enough blocks for every multiprocessor, but no share of fewer terms than make it worth while.
+    static int within_terms(std::int64_t shares, std::int64_t terms) {
+        constexpr std::int64_t least_terms = 64;
+        return static_cast<int>(
+            std::clamp<std::int64_t>(shares, 1, std::min<std::int64_t>(parts(terms, least_terms), 65535)));
+    }
+    int shares(std::int64_t blocks, std::int64_t terms) const {
+        constexpr std::int64_t blocks_each = 8;
+        return within_terms(parts(blocks_each * context_.device.multiprocessors, blocks), terms);
+    }
+    // Where two blocks fit on a multiprocessor: not one more than run at once, which would take as long as all others.
+    int shares_at_once(std::int64_t blocks, std::int64_t terms) const {
+        return within_terms(std::int64_t{2} * context_.device.multiprocessors / blocks, terms);
+    }
+
+    void sum_noise(std::uint32_t tensor, std::int64_t count, std::size_t offset, double scale) {
+        const NoiseSource noise = noise_source(population_.noise);
+        const std::int64_t blocks = parts(count, std::int64_t{elementwise_threads} * per_thread);
+        if constexpr (std::is_same_v<Weight, std::int32_t>) {
+            if (exact_) {
+                const int split = shares(blocks, pairs_.end - pairs_.begin);
+                std::int64_t* const totals = cleared_totals(count, offset);
+                launch(integer_kernel, Grid{blocks, split}, elementwise_threads, 0, context_, noise, tensor, weights_,
+                       pairs_, split, count, totals);
+                return scale_totals(count, scale, offset);
+            }
+        }
+        launch(float_kernel<Weight>, Grid{blocks}, elementwise_threads, 0, context_, noise, tensor, weights_, pairs_,
+               count, scale, gradient_ + offset);
+    }
+
     template <class T>
     static std::int64_t tiles_of(const Layer& layer) {
         return parts(layer.fan_in, T::rows) * parts(layer.fan_out, T::columns);
@@ -412,22 +415,21 @@ class GradientRun {
     std::int64_t terms_at_a_time(const Layer& layer) const {
         const std::int64_t most = context_.device.floats_at_a_time / floats_of_a_term(layer);
         return std::clamp<std::int64_t>(most, 1,
-                                        std::max<std::int64_t>(1, (pairs_.end - pairs_.begin) * population_.rank));
+                                        std::max<std::int64_t>(1, (pairs_.end - pairs_.begin) * correction_.terms));
     }
 
     ProductJob make_factors(const Layer& layer, std::int64_t begin, std::int64_t terms) const {
-        const bool one_layer = population_.one_layer_at_a_time();
         float* const left = factors_;
         float* const right = left + (exact_ ? digits : 1) * terms * factor_stride(layer.fan_in);
         if (exact_) fill_with_zeros(used_, digits * sizeof(unsigned), context_);
-        const FactorsJob<Weight> job{noise_source(population_),
+        const FactorsJob<Weight> job{noise_source(population_.noise),
                                      weights_,
-                                     population_.rank,
+                                     correction_,
                                      layer.index,
                                      static_cast<int>(layer.fan_in),
                                      static_cast<int>(layer.fan_out),
-                                     one_layer ? turn_of(population_, layer.index) : Turn{1, 0, 1},
-                                     one_layer ? population_.units[layer.index] : 0,
+                                     population_.allocation.turn(layer.index),
+                                     population_.allocation.few_units(layer.index),
                                      begin,
                                      terms,
                                      left,
@@ -456,6 +458,7 @@ class GradientRun {
     Context& context_;
     const std::vector<Layer>& layers_;
     const Population& population_;
+    Correction correction_;
     const Weight* weights_;
     std::int64_t pairs_of_population_;
     Share pairs_;

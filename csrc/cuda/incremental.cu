@@ -1,5 +1,5 @@
-// One layer at a time: each pair of members perturbs one layer, by noise on its units or by a rank-one change of its
-// weights, and what it leaves alone is not computed again.
+// One layer at a time: each pair of members perturbs one layer, by a correction of its sums
+// (common/perturbations/family.hpp), and what it leaves alone is not computed again.
 //
 // The unperturbed network is carried forward once for each distinct sample, and its sums are kept. A pair that perturbs
 // all units of a layer starts from that layer's sums, as node perturbation does (shared_weights.hpp), and nothing above
@@ -18,16 +18,15 @@
 // multiply-add, but of k rows in place of all.
 //
 // The shared-weights kernel goes on from those sums. Of the last layer, the changed sums are what it starts from; so
-// are those of any layer that a rank-one change perturbs in all units.
+// are those of any layer that a correction of inputs perturbs in all units.
 //
-// Node perturbation: sum' = fma(z, +-scale, sum), units and z anew for each sample. Rank one: q = (h a) * (+-scale) for
-// each sample, and sum' = fma(q, b_j, sum); a, the units and b are the pair's own.
-#include "incremental.hpp"
-
+// A correction of inputs has one term here: q = (h a) * (+-scale) for each sample, and sum' = fma(q, b_j, sum); a, the
+// units and b are the pair's own. Any other: sum' = fma(z, +-scale, sum), units and z anew for each sample.
 #include <algorithm>
-#include <numeric>
 
 #include "modes.hpp"
+#include "population.hpp"
+#include "units.hpp"
 
 FPES_NAMESPACE_BEGIN
 namespace {
@@ -46,9 +45,8 @@ struct ChangesJob {
     NoiseSource noise;
     DeviceLayer layer;  // that is perturbed
     int units;          // of it
-    bool rank_one;
-    float rank_scale;
-    const float* inputs;       // of rank one: the layer's, by sample
+    Correction correction;
+    const float* inputs;       // of the layer, by sample: where the correction is of inputs
     const float* sums;         // of the layer, unperturbed, by sample
     const float* activations;  // likewise
     // The layer above, or null and 0 where there is none.
@@ -58,7 +56,7 @@ struct ChangesJob {
     float* out;  // sums [rows, units of the layer above, or of the last layer itself]
 };
 
-// k's of a rank-one change's left factor that are drawn at a time.
+// k's of a left factor that are drawn at a time.
 constexpr int factor_chunk = 512;
 static_assert(factor_chunk % 8 == 0, "it is drawn eight at a time");
 
@@ -66,7 +64,7 @@ static_assert(factor_chunk % 8 == 0, "it is drawn eight at a time");
 template <class Mode>
 FPES_DEVICE float left_product(const ChangesJob& job, const Row& row, float* factor) {
     const DeviceLayer& layer = job.layer;
-    const Counters counters = job.noise.counters(noise_tensor(layer.index, NoiseRole::factor_a), row.pair);
+    const Counters counters = job.noise.counters(noise_tensor(layer.index, job.correction.left), row.pair);
     const float* h = job.inputs + row.input * layer.fan_in;
     float* const product = factor + factor_chunk;
     if (thread_index() == 0) *product = 0.0f;
@@ -86,25 +84,25 @@ FPES_DEVICE float left_product(const ChangesJob& job, const Row& row, float* fac
     return *product;
 }
 
-// The sum of the j-th perturbed unit of the layer, for both members. product: h a, of rank one.
+// The sum of the j-th perturbed unit of the layer, for both members. product: h a, of a correction of inputs.
 template <class Mode>
 FPES_DEVICE Change changed_sum(const ChangesJob& job, const Row& row, int j, float product) {
     const DeviceLayer& layer = job.layer;
     const auto of = [&](NoiseRole role) { return job.noise.counters(noise_tensor(layer.index, role), row.pair); };
     Change change;
-    const int drawn_for = job.rank_one ? 0 : row.sample;
+    const int drawn_for = job.correction.of_inputs ? 0 : row.sample;
     change.unit = perturbed_unit(of(NoiseRole::positions), drawn_for, j, job.units, layer.fan_out);
     const float sum = job.sums[row.input * layer.fan_out + change.unit];
-    if (job.rank_one) {
-        const float b = draw_one(job.noise.kind, of(NoiseRole::factor_b), static_cast<std::uint64_t>(j));
-        change.value[0] = Mode::fma(Mode::mul(product, job.rank_scale), b, sum);
-        change.value[1] = Mode::fma(Mode::mul(product, opposite(job.rank_scale)), b, sum);
+    const Counters right = of(job.correction.right);
+    if (job.correction.of_inputs) {
+        const float b = draw_one(job.noise.kind, right, static_cast<std::uint64_t>(j));
+        change.value[0] = Mode::fma(Mode::mul(product, layer.scale), b, sum);
+        change.value[1] = Mode::fma(Mode::mul(product, opposite(layer.scale)), b, sum);
         return change;
     }
-    const float z =
-        draw_one(job.noise.kind, of(NoiseRole::node), static_cast<std::uint64_t>(row.sample) * job.units + j);
-    change.value[0] = Mode::fma(z, layer.node_scale, sum);
-    change.value[1] = Mode::fma(z, opposite(layer.node_scale), sum);
+    const float z = draw_one(job.noise.kind, right, static_cast<std::uint64_t>(row.sample) * job.units + j);
+    change.value[0] = Mode::fma(z, layer.scale, sum);
+    change.value[1] = Mode::fma(z, opposite(layer.scale), sum);
     return change;
 }
 
@@ -121,8 +119,9 @@ __global__ __launch_bounds__(threads) void changes_kernel(const FPES_CONSTANT Ch
     float* const out[2] = {job.out + first_row * columns, job.out + (first_row + job.rows.batch) * columns};
     for (int j = thread_index(); j < columns; j += threads) out[0][j] = out[1][j] = from[j];
     const int most_changes = smaller(chunk, job.units);
-    const float product =
-        job.rank_one ? left_product<Mode>(job, row, reinterpret_cast<float*>(changes + most_changes)) : 0.0f;
+    const float product = job.correction.of_inputs
+                              ? left_product<Mode>(job, row, reinterpret_cast<float*>(changes + most_changes))
+                              : 0.0f;
 
     for (int begin = 0; begin < job.units; begin += chunk) {
         const int count = smaller(chunk, job.units - begin);
@@ -155,13 +154,6 @@ __global__ __launch_bounds__(threads) void changes_kernel(const FPES_CONSTANT Ch
     }
 }
 
-__global__ __launch_bounds__(elementwise_threads) void cross_kernel(DeviceLayer layer, const float* sums,
-                                                                    std::int64_t count, float factor, float* out) {
-    const std::int64_t i = global_index(elementwise_threads);
-    if (i >= count) return;
-    out[i] = Ieee::mul(layer.cross(sums[i], layer.scaled_bias(layer.bias[i % layer.fan_out])), factor);
-}
-
 class IncrementalRun {
    public:
     IncrementalRun(Context& context, const Network& network, const Population& population, PairRange pairs,
@@ -184,7 +176,7 @@ class IncrementalRun {
         Arena largest = before;
         for (int l = 0; l < depth(); ++l) {
             context.arena = before;
-            if (population.draws[l] > 0) plans_.push_back(plan_layer(context, l));
+            plans_.push_back(plan_layer(context, l));
             if (context.arena.used() > largest.used()) largest = context.arena;
         }
         context.arena = largest;
@@ -206,10 +198,9 @@ class IncrementalRun {
     };
 
     int depth() const { return static_cast<int>(network_.layers.size()); }
-    bool rank_one() const { return population_.family == Family::one_layer_rank_one; }
 
     LayerPlan plan_layer(Context& context, int l) const {
-        const Turn turn = turn_of(population_, l);
+        const Turn turn = population_.allocation.turn(l);
         const std::int64_t first_cycle = pairs_.begin / turn.cycle;
         const std::int64_t all_places = (parts(pairs_.end, turn.cycle) - first_cycle) * turn.run;
         Rows rows{2 * all_places * batch_.size,
@@ -222,11 +213,11 @@ class IncrementalRun {
                   pairs_.begin,
                   pairs_.end,
                   batch_.pairs_each};
-        const bool sparse = population_.units[l] > 0;
+        const bool sparse = population_.allocation.units[l] > 0;
         const int begin = sparse ? std::min(l + 1, depth() - 1) : l;
         std::int64_t places = all_places;
         float* changed = nullptr;
-        if (sparse || rank_one()) {
+        if (sparse || population_.correction().of_inputs) {
             const std::int64_t floats = 2 * batch_.size * network_.layers[begin].fan_out;
             places = std::clamp<std::int64_t>(context.device.floats_at_a_time / floats, 1, all_places);
             changed = context.arena.take<float>(places * floats);
@@ -243,8 +234,7 @@ class IncrementalRun {
             const Layer& layer = network_.layers[l];
             gemm(context, network_.flush, in, network_.theta + layer.weight_offset, sums_[l], samples_, layer.fan_out,
                  layer.fan_in);
-            cross_sums(context, device_layers(network_, &population_, l, l + 1).layer[0], sums_[l], samples_, 1.0f,
-                       activations_[l]);
+            cross_sums(context, device_layer(network_, &population_, l), sums_[l], samples_, 1.0f, activations_[l]);
             in = activations_[l];
         }
     }
@@ -279,12 +269,11 @@ class IncrementalRun {
     void find_changes(Context& context, const LayerPlan& plan, const Rows& rows) const {
         ChangesJob job{};
         job.rows = rows;
-        job.noise = noise_source(population_);
-        job.layer = device_layers(network_, &population_, plan.layer, plan.layer + 1).layer[0];
+        job.noise = noise_source(population_.noise);
+        job.layer = device_layer(network_, &population_, plan.layer);
         // All units are as many strata of one unit.
-        job.units = static_cast<int>(population_.units_of(network_.layers[plan.layer]));
-        job.rank_one = rank_one();
-        job.rank_scale = population_.rank_scale();
+        job.units = static_cast<int>(population_.allocation.perturbed_units(network_.layers[plan.layer]));
+        job.correction = population_.correction();
         job.inputs = plan.layer == 0 ? batch_.x : by_sample(activations_[plan.layer - 1], plan.layer - 1);
         job.sums = by_sample(sums_[plan.layer], plan.layer);
         job.activations = by_sample(activations_[plan.layer], plan.layer);
@@ -296,7 +285,7 @@ class IncrementalRun {
         }
         job.out = plan.changed;
         const int bytes = std::min(job.units, chunk) * static_cast<int>(sizeof(Change)) +
-                          (job.rank_one ? (factor_chunk + 1) * static_cast<int>(sizeof(float)) : 0);
+                          (job.correction.of_inputs ? (factor_chunk + 1) * static_cast<int>(sizeof(float)) : 0);
         in_product_mode(network_.flush, [&](auto mode) {
             launch(changes_kernel<decltype(mode)>, Grid{rows.count / 2}, threads, bytes, context, job);
         });
@@ -315,37 +304,23 @@ class IncrementalRun {
 
 }  // namespace
 
-void cross_sums(const Context& context, const DeviceLayer& layer, const float* sums, std::int64_t samples, float factor,
-                float* out) {
-    const std::int64_t count = samples * layer.fan_out;
-    launch(cross_kernel, Grid{parts(count, elementwise_threads)}, elementwise_threads, 0, context, layer, sums, count,
-           factor, out);
+void run_incremental(Context& context, const Job& job) {
+    const IncrementalRun run(context, job.network, job.population, job.pairs, job.batch, job.sums);
+    if (!context.arena.measuring()) run.run(context, job.outputs, job.sink);
 }
 
-Turn turn_of(const Population& population, int layer) {
-    const auto begin = population.draws.begin();
-    return {std::accumulate(begin, population.draws.end(), std::int64_t{0}),
-            std::accumulate(begin, begin + layer, std::int64_t{0}), population.draws[layer]};
-}
-
-void run_incremental(Context& context, const Network& network, const Population& population, PairRange pairs,
-                     const Batches& batch, float* sums, float* outputs, const LossSink& sink) {
-    const IncrementalRun run(context, network, population, pairs, batch, sums);
-    if (!context.arena.measuring()) run.run(context, outputs, sink);
-}
-
-std::string incremental_plan(const Device& device, const Network& network, const Population& population,
-                             PairRange pairs, const Batches& batch) {
+std::string incremental_plan(const Device& device, const Job& job) {
+    const Network& network = job.network;
+    const Allocation& allocation = job.population.allocation;
     std::string words = "the unperturbed network once for each sample";
     for (int l = 0; l < static_cast<int>(network.layers.size()); ++l) {
-        const Turn turn = turn_of(population, l);
-        if (turn.run == 0) continue;
-        const bool sparse = population.units[l] > 0;
+        const Turn turn = allocation.turn(l);
+        const bool sparse = allocation.units[l] > 0;
         const int begin = sparse ? std::min(l + 1, static_cast<int>(network.layers.size()) - 1) : l;
-        const std::int64_t rows = 2 * pairs.count() / turn.cycle * turn.run * batch.size;
-        const Choice choice = choose_shared_weights(device, network, begin, rows, batch.size, 0);
+        const std::int64_t rows = 2 * job.pairs.count() / turn.cycle * turn.run * job.batch.size;
+        const Choice choice = choose_shared_weights(device, network, begin, rows, job.batch.size, 0);
         words += "\nlayer " + std::to_string(l) + ": " +
-                 (sparse ? "changes of " + std::to_string(population.units[l]) + " units, then "
+                 (sparse ? "changes of " + std::to_string(allocation.units[l]) + " units, then "
                          : std::string("changes of all units, then ")) +
                  in_words(choice, /*full_rank=*/false);
     }

@@ -3,7 +3,7 @@
 
 #include "../common/population.hpp"
 #include "backend.hpp"
-#include "intrinsics.hpp"
+#include "draws.hpp"
 
 FPES_NAMESPACE_BEGIN
 
@@ -16,7 +16,7 @@ struct DeviceLayer {
     float bias_factor;
     float enter;
     float leave;
-    float node_scale;  // of noise on its pre-activations
+    float scale;  // of the correction of its sums (common/perturbations/family.hpp)
 
     FPES_DEVICE float scaled_bias(float b) const { return b * bias_factor; }
     // The boundary after the layer, from an accumulator to an activation. Plain operations: they flush.
@@ -50,9 +50,21 @@ inline DeviceLayers device_layers(const Network& network, const Population* popu
                                    layer.bias_factor,
                                    layer.enter,
                                    layer.leave,
-                                   population ? population->node_scale(layer) : 0.0f};
+                                   population ? population->scale(layer) : 0.0f};
     }
     return layers;
 }
+inline DeviceLayer device_layer(const Network& network, const Population* population, int layer) {
+    return device_layers(network, population, layer, layer + 1).layer[0];
+}
+
+inline NoiseSource noise_source(const Noise& noise) { return {round_keys(noise.key), noise.generation, noise.kind}; }
+
+// out = from: parameters that a member leaves alone.
+void copy_floats(const Context& context, const float* from, std::int64_t count, float* to);
+
+// Activations [samples, fan_out] of the unperturbed network from its sums, times a power of two.
+void cross_sums(const Context& context, const DeviceLayer& layer, const float* sums, std::int64_t samples, float factor,
+                float* out);
 
 FPES_NAMESPACE_END

@@ -1,12 +1,9 @@
 // One member of a population, written out: a thread eight parameters side by side.
-//
-// Full rank: fma(z, +-sigma unit, w). Low rank: w + (+-scale A^T) B, rank by rank, the perturbation that a population
-// applies without ever writing it down.
-#include "backend.hpp"
-#include "incremental.hpp"
-#include "layers.hpp"
+#include "member.hpp"
+
 #include "modes.hpp"
-#include "population.hpp"
+#include "perturbations/perturbations.hpp"
+#include "units.hpp"
 
 FPES_NAMESPACE_BEGIN
 namespace {
@@ -15,21 +12,21 @@ struct MemberJob {
     NoiseSource noise;
     std::int64_t pair;
     bool minus;
-    float weight_scale;
-    float rank_scale;
-    int rank;
+    float scale;  // of a parameter's own noise
+    Correction correction;
     int units;  // that the right factors reach, or 0 for all
 };
 
-// Elements of a tensor of full noise.
+// Elements of a tensor with noise of its own.
 template <class Mode>
-__global__ __launch_bounds__(elementwise_threads) void full_kernel(MemberJob job, std::uint32_t tensor,
-                                                                   const float* from, std::int64_t count, float* to) {
+__global__ __launch_bounds__(elementwise_threads) void perturb_kernel(MemberJob job, std::uint32_t tensor,
+                                                                      const float* from, std::int64_t count,
+                                                                      float* to) {
     const std::int64_t first = global_index(elementwise_threads) * 8;
     if (first >= count) return;
     float z[8];
     draw<8>(job.noise.kind, job.noise.counters(tensor, job.pair), static_cast<std::uint64_t>(first), z);
-    const float scale = job.minus ? opposite(job.weight_scale) : job.weight_scale;
+    const float scale = job.minus ? opposite(job.scale) : job.scale;
     FPES_UNROLL
     for (int i = 0; i < 8; ++i) {
         if (first + i < count) to[first + i] = Mode::fma(z[i], scale, from[first + i]);
@@ -38,31 +35,31 @@ __global__ __launch_bounds__(elementwise_threads) void full_kernel(MemberJob job
 
 // Eight columns of a row of a weight matrix.
 template <class Mode>
-__global__ __launch_bounds__(elementwise_threads) void low_rank_kernel(const FPES_CONSTANT MemberJob job,
-                                                                       DeviceLayer layer, float* to) {
+__global__ __launch_bounds__(elementwise_threads) void outer_products_kernel(const FPES_CONSTANT MemberJob job,
+                                                                             DeviceLayer layer, float* to) {
     const std::int64_t groups = parts(layer.fan_out, 8), number = global_index(elementwise_threads);
     if (number >= groups * layer.fan_in) return;
     const std::int64_t row = number / groups, column = number % groups * 8;
     const std::int64_t first = row * layer.fan_out + column;
-    const Counters of_a = job.noise.counters(noise_tensor(layer.index, NoiseRole::factor_a), job.pair);
+    const Counters of_a = job.noise.counters(noise_tensor(layer.index, job.correction.left), job.pair);
     float sum[8];
     FPES_UNROLL
     for (int i = 0; i < 8; ++i) sum[i] = column + i < layer.fan_out ? layer.weight[first + i] : 0.0f;
-    for (int r = 0; r < job.rank; ++r) {
+    for (int t = 0; t < job.correction.terms; ++t) {
         const float a =
-            draw_one(job.noise.kind, of_a, static_cast<std::uint64_t>(r * std::int64_t{layer.fan_in} + row));
-        const float left = Mode::mul(a, job.minus ? opposite(job.rank_scale) : job.rank_scale);
+            draw_one(job.noise.kind, of_a, static_cast<std::uint64_t>(t * std::int64_t{layer.fan_in} + row));
+        const float left = Mode::mul(a, job.minus ? opposite(layer.scale) : layer.scale);
         float b[8];
         if (job.units == 0) {
-            const Counters of_b = job.noise.counters(noise_tensor(layer.index, NoiseRole::factor_b), job.pair);
-            draw<8>(job.noise.kind, of_b, static_cast<std::uint64_t>(r * std::int64_t{layer.fan_out} + column), b);
+            const Counters of_b = job.noise.counters(noise_tensor(layer.index, job.correction.right), job.pair);
+            draw<8>(job.noise.kind, of_b, static_cast<std::uint64_t>(t * std::int64_t{layer.fan_out} + column), b);
         } else {
             FPES_UNROLL
             for (int i = 0; i < 8; ++i) {
                 const auto unit = static_cast<int>(column) + i;
-                b[i] = unit < layer.fan_out
-                           ? scattered_factor(job.noise, layer.index, job.pair, unit, job.units, layer.fan_out)
-                           : 0.0f;
+                b[i] = unit < layer.fan_out ? scattered_factor(job.noise, job.correction.right, layer.index, job.pair,
+                                                               unit, job.units, layer.fan_out)
+                                            : 0.0f;
             }
         }
         FPES_UNROLL
@@ -74,58 +71,69 @@ __global__ __launch_bounds__(elementwise_threads) void low_rank_kernel(const FPE
     }
 }
 
-template <class Mode>
-void write_full(const Context& context, const MemberJob& job, std::uint32_t tensor, const float* from,
-                std::int64_t count, float* to) {
-    launch(full_kernel<Mode>, Grid{parts(count, std::int64_t{elementwise_threads} * 8)}, elementwise_threads, 0,
-           context, job, tensor, from, count, to);
-}
-
-__global__ __launch_bounds__(elementwise_threads) void copy_kernel(const float* from, std::int64_t count, float* to) {
-    const std::int64_t i = global_index(elementwise_threads);
-    if (i < count) to[i] = from[i];
+MemberJob member_job(const Population& population, std::int64_t member, int layer) {
+    return {noise_source(population.noise),
+            member / 2,
+            member % 2 != 0,
+            population.noise.scale(),
+            population.correction(),
+            population.allocation.few_units(layer)};
 }
 
 }  // namespace
 
-void copy_floats(const Context& context, const float* from, std::int64_t count, float* to) {
-    launch(copy_kernel, Grid{parts(count, elementwise_threads)}, elementwise_threads, 0, context, from, count, to);
+void MemberWriter::copy(const Layer& layer) const {
+    copy_floats(context_, network_.theta + layer.weight_offset, layer.fan_in * layer.fan_out,
+                theta_ + layer.weight_offset);
+    copy_bias(layer);
+}
+
+void MemberWriter::copy_bias(const Layer& layer) const {
+    copy_floats(context_, network_.theta + layer.bias_offset, layer.fan_out, theta_ + layer.bias_offset);
+}
+
+void MemberWriter::perturb_weights(const Layer& layer) const {
+    perturb(layer, NoiseRole::weight, layer.weight_offset, layer.fan_in * layer.fan_out);
+}
+
+void MemberWriter::perturb_bias(const Layer& layer) const {
+    perturb(layer, NoiseRole::bias, layer.bias_offset, layer.fan_out);
+}
+
+void MemberWriter::perturb(const Layer& layer, NoiseRole role, std::size_t offset, std::int64_t count) const {
+    const MemberJob job = member_job(population_, member_, layer.index);
+    const Grid grid{parts(count, std::int64_t{elementwise_threads} * 8)};
+    in_product_mode(network_.flush, [&](auto mode) {
+        launch(perturb_kernel<decltype(mode)>, grid, elementwise_threads, 0, context_, job,
+               noise_tensor(layer.index, role), network_.theta + offset, count, theta_ + offset);
+    });
+}
+
+void MemberWriter::add_outer_products(const Layer& layer) const {
+    const MemberJob job = member_job(population_, member_, layer.index);
+    const Grid grid{parts(parts(layer.fan_out, 8) * layer.fan_in, elementwise_threads)};
+    in_product_mode(network_.flush, [&](auto mode) {
+        launch(outer_products_kernel<decltype(mode)>, grid, elementwise_threads, 0, context_, job,
+               device_layer(network_, &population_, layer.index), theta_ + layer.weight_offset);
+    });
 }
 
 void member(Context& context, const Network& network, const Population& population, std::int64_t member, float* theta) {
     check_flush(network.flush);
     if (context.arena.measuring()) return;
-    MemberJob job{
-        noise_source(population), member / 2, member % 2 != 0, population.weight_scale(), population.rank_scale(),
-        population.rank,          0};
-    in_product_mode(network.flush, [&](auto mode) {
-        using Mode = decltype(mode);
-        for (const Layer& layer : network.layers) {
-            const std::int64_t weights = layer.fan_in * layer.fan_out;
-            const bool one_layer = population.one_layer_at_a_time();
-            if (one_layer && population.layer_of(job.pair) != layer.index) {
-                copy_floats(context, network.theta + layer.weight_offset, weights + layer.fan_out,
-                            theta + layer.weight_offset);
-                continue;
-            }
-            if (population.family == Family::full) {
-                write_full<Mode>(context, job, noise_tensor(layer.index, NoiseRole::weight),
-                                 network.theta + layer.weight_offset, weights, theta + layer.weight_offset);
-            } else {
-                if (one_layer) job.units = population.units[layer.index];
-                const DeviceLayers layers = device_layers(network, &population, layer.index, layer.index + 1);
-                const std::int64_t groups = parts(layer.fan_out, 8) * layer.fan_in;
-                launch(low_rank_kernel<Mode>, Grid{parts(groups, elementwise_threads)}, elementwise_threads, 0, context,
-                       job, layers.layer[0], theta + layer.weight_offset);
-            }
-            if (one_layer) {
-                copy_floats(context, network.theta + layer.bias_offset, layer.fan_out, theta + layer.bias_offset);
-                continue;
-            }
-            write_full<Mode>(context, job, noise_tensor(layer.index, NoiseRole::bias),
-                             network.theta + layer.bias_offset, layer.fan_out, theta + layer.bias_offset);
+    const MemberWriter writer(context, network, population, member, theta);
+    for (const Layer& layer : network.layers) {
+        if (!population.allocation.turn(layer.index).has(member / 2)) {  // the member leaves it alone
+            writer.copy(layer);
+            continue;
         }
-    });
+        on_cuda(population, [&](auto family) { family.write_weights(writer, layer); });
+        if (population.perturbs_biases()) {
+            writer.perturb_bias(layer);
+        } else {
+            writer.copy_bias(layer);
+        }
+    }
 }
 
 FPES_NAMESPACE_END

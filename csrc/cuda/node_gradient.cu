@@ -11,23 +11,17 @@
 #include <algorithm>
 #include <vector>
 
-#include "incremental.hpp"
 #include "modes.hpp"
+#include "perturbations/perturbations.hpp"
 #include "terms.hpp"
+#include "units.hpp"
 
 FPES_NAMESPACE_BEGIN
 namespace {
 
-// Weights of members, or of members and samples, and the difference of a pair.
-struct MemberWeights {
-    const float* weights;
-    bool per_sample;
-    std::int64_t batch;
-    FPES_DEVICE float difference(std::int64_t pair, std::int64_t sample) const {
-        if (!per_sample) return Ieee::sub(weights[2 * pair], weights[2 * pair + 1]);
-        return Ieee::sub(weights[2 * pair * batch + sample], weights[(2 * pair + 1) * batch + sample]);
-    }
-};
+FPES_DEVICE float difference(const SampleWeights& weights, std::int64_t pair, std::int64_t sample) {
+    return Ieee::sub(*weights.plus(pair, sample), *weights.minus(pair, sample));
+}
 
 // --- Factors of the terms, in memory ---------------------------------------------------------------------------------
 // left [terms, left_stride(fan_in)]: a layer's inputs, and the 1 of the bias. right [terms, right_stride(fan_out)]:
@@ -68,8 +62,8 @@ __global__ __launch_bounds__(elementwise_threads) void left_kernel(LeftJob job) 
 struct RightJob {
     NoiseSource noise;
     Rows rows;
-    MemberWeights weights;
-    int layer;
+    SampleWeights weights;
+    std::uint32_t tensor;  // of noise
     int fan_out;
     float* right;
 };
@@ -79,8 +73,8 @@ constexpr int per_thread = 8;
 __global__ __launch_bounds__(elementwise_threads) void right_kernel(RightJob job) {
     const std::int64_t t = block_index(), stride = right_stride(job.fan_out);
     const Row row = row_of(job.rows, 0, t / job.rows.batch * 2 * job.rows.batch + t % job.rows.batch);
-    const float weight = job.weights.difference(row.pair - job.rows.begin, row.sample);
-    const Counters counters = job.noise.counters(noise_tensor(job.layer, NoiseRole::node), row.pair);
+    const float weight = difference(job.weights, row.pair - job.rows.begin, row.sample);
+    const Counters counters = job.noise.counters(job.tensor, row.pair);
     for (int first = thread_index() * per_thread; first < stride; first += elementwise_threads * per_thread) {
         float z[per_thread];
         draw<per_thread>(job.noise.kind, counters,
@@ -103,10 +97,9 @@ struct SumsOut {
     bool finished;
     double scale;
     float* gradient;
-    // A bias that the boundary flushes to zero has no influence, and its gradient is zero.
     const float* bias;
     float bias_factor;
-    bool dead_biases;  // whether there may be any
+    bool dead_biases;  // whether there may be any (common/estimator.hpp)
 };
 
 struct TermsLayer {
@@ -185,51 +178,51 @@ void launch_terms(const Context& context, std::int64_t terms, const std::vector<
     }
 }
 
-SumsOut sums_out(const Network& network, const Layer& layer, double scale, float* gradient) {
+SumsOut sums_out(const SampleGradientJob& job, const Layer& layer) {
+    const Network& network = job.network;
     SumsOut out{};
-    out.scale = scale;
-    out.gradient = gradient + layer.weight_offset;
+    out.scale = job.population.gradient_scale(layer, job.pairs_of_population, job.weights.samples);
+    out.gradient = job.gradient + layer.weight_offset;
     out.bias = network.theta + layer.bias_offset;
     out.bias_factor = layer.bias_factor;
-    out.dead_biases = layer.index > 0 && elementwise_flushes(network.flush);
+    out.dead_biases = may_have_dead_biases(layer, network.flush);
     return out;
 }
 
 class NodeGradientRun {
    public:
-    NodeGradientRun(Context& context, const Network& network, const Population& population, PairRange pairs,
-                    std::int64_t pairs_of_population, const Batches& batch)
-        : network_(network),
-          population_(population),
-          pairs_(pairs),
-          pairs_of_population_(pairs_of_population),
-          batch_(batch),
-          first_sums_(context, network, pairs, batch) {
+    NodeGradientRun(Context& context, const SampleGradientJob& job)
+        : job_(job),
+          network_(job.network),
+          population_(job.population),
+          pairs_(job.pairs),
+          batch_(job.batch),
+          first_sums_(context, network_, pairs_, batch_) {
         std::int64_t floats = 0;  // of a pair and sample
-        for (const Layer& layer : network.layers) {
+        for (const Layer& layer : network_.layers) {
             floats += 2 * layer.fan_out + left_stride(layer.fan_in) + right_stride(layer.fan_out);
         }
         const std::int64_t most = context.device.floats_at_a_time;
-        pairs_at_a_time_ = std::clamp<std::int64_t>(most / (batch.size * floats), 1, pairs.count());
-        const std::int64_t terms = pairs_at_a_time_ * batch.size;
-        for (const Layer& layer : network.layers) {
+        pairs_at_a_time_ = std::clamp<std::int64_t>(most / (batch_.size * floats), 1, pairs_.count());
+        const std::int64_t terms = pairs_at_a_time_ * batch_.size;
+        for (const Layer& layer : network_.layers) {
             sums_.push_back(context.arena.take<float>((layer.fan_in + 1) * layer.fan_out));
             left_.push_back(context.arena.take<float>(terms * left_stride(layer.fan_in)));
             right_.push_back(context.arena.take<float>(terms * right_stride(layer.fan_out)));
         }
         for (int l = 0; l + 1 < depth(); ++l) {
-            kept_.push_back(context.arena.take<float>(2 * terms * network.layers[l].fan_out));
+            kept_.push_back(context.arena.take<float>(2 * terms * network_.layers[l].fan_out));
         }
     }
 
-    void run(Context& context, const MemberWeights& weights, float* gradient) const {
+    void run(Context& context) const {
         const float* sums = depth() > 1 ? first_sums_.compute(context, network_, batch_) : nullptr;
         for (std::int64_t begin = pairs_.begin; begin < pairs_.end; begin += pairs_at_a_time_) {
             const PairRange some{begin, std::min(pairs_.end, begin + pairs_at_a_time_)};
             Rows rows = rows_of(some, batch_);
             rows.begin = pairs_.begin;  // weights are counted from the first pair of the call
             carry_forward(context, sums, rows);
-            add_terms(context, weights, rows, some, gradient);
+            add_terms(context, rows, some);
         }
     }
 
@@ -250,22 +243,19 @@ class NodeGradientRun {
         }
     }
 
-    void add_terms(Context& context, const MemberWeights& weights, const Rows& rows, PairRange some,
-                   float* gradient) const {
+    void add_terms(Context& context, const Rows& rows, PairRange some) const {
         const std::int64_t terms = some.count() * batch_.size;
         std::vector<TermsLayer> layers;
         for (const Layer& layer : network_.layers) {
             const int l = layer.index, fan_in = static_cast<int>(layer.fan_in),
                       fan_out = static_cast<int>(layer.fan_out);
-            // Half of both members' sum is their mean; and back from the scaled domain.
-            const auto half_unit = static_cast<float>(0.5 / static_cast<double>(layer.bias_factor));
             launch(left_kernel, Grid{terms}, elementwise_threads, 0, context,
-                   LeftJob{rows, true, l == 0, fan_in, l == 0 ? batch_.x : kept_[l - 1], half_unit, terms, left_[l]});
+                   LeftJob{rows, true, l == 0, fan_in, l == 0 ? batch_.x : kept_[l - 1], half_to_own_scale(layer),
+                           terms, left_[l]});
+            const std::uint32_t tensor = noise_tensor(l, population_.correction().right);
             launch(right_kernel, Grid{terms}, elementwise_threads, 0, context,
-                   RightJob{noise_source(population_), rows, weights, l, fan_out, right_[l]});
-            const double scale =
-                population_.node_gradient_scale(layer, pairs_of_population_, weights.per_sample ? batch_.size : 1);
-            SumsOut out = sums_out(network_, layer, scale, gradient);
+                   RightJob{noise_source(population_.noise), rows, job_.weights, tensor, fan_out, right_[l]});
+            SumsOut out = sums_out(job_, layer);
             out.sums = sums_[l];
             out.started = some.begin > pairs_.begin;
             out.finished = some.end == pairs_.end;
@@ -274,10 +264,10 @@ class NodeGradientRun {
         launch_terms(context, terms, layers);
     }
 
+    const SampleGradientJob& job_;
     const Network& network_;
     const Population& population_;
     PairRange pairs_;
-    std::int64_t pairs_of_population_;
     const Batches& batch_;
     FirstSums first_sums_;
     std::int64_t pairs_at_a_time_;
@@ -291,7 +281,8 @@ class NodeGradientRun {
 
 struct NoiseSumJob {
     NoiseSource noise;
-    MemberWeights weights;
+    NoiseRole role;
+    SampleWeights weights;
     Turn turn;
     std::int64_t first_pair;  // whose weights come first
     std::int64_t end_pair;
@@ -306,8 +297,8 @@ struct NoiseSumJob {
     template <class Mode>
     FPES_DEVICE float add(float weight, float z, std::int64_t sample, int unit, float sum) const {
         const float before = sums[sample * layer.fan_out + unit], bias = layer.scaled_bias(layer.bias[unit]);
-        const bool dead = is_zero(layer.cross(Mode::fma(z, layer.node_scale, before), bias)) &&
-                          is_zero(layer.cross(Mode::fma(z, opposite(layer.node_scale), before), bias));
+        const bool dead = is_zero(layer.cross(Mode::fma(z, layer.scale, before), bias)) &&
+                          is_zero(layer.cross(Mode::fma(z, opposite(layer.scale), before), bias));
         return dead ? sum : Ieee::fma(weight, z, sum);
     }
 };
@@ -332,9 +323,9 @@ __global__ __launch_bounds__(elementwise_threads) void dense_noise_kernel(NoiseS
     for (std::int64_t pair = begin; pair < end; ++pair) {
         if (!job.turn.has(pair)) continue;
         float z[per_thread];
-        draw<per_thread>(job.noise.kind, job.noise.counters(noise_tensor(job.layer.index, NoiseRole::node), pair),
+        draw<per_thread>(job.noise.kind, job.noise.counters(noise_tensor(job.layer.index, job.role), pair),
                          static_cast<std::uint64_t>(sample % job.batch * units + column), z);
-        const float weight = job.weights.difference(pair - job.first_pair, sample % job.batch);
+        const float weight = difference(job.weights, pair - job.first_pair, sample % job.batch);
         FPES_UNROLL
         for (int i = 0; i < per_thread; ++i) {
             const auto unit = static_cast<int>(column) + i;
@@ -359,8 +350,8 @@ __global__ __launch_bounds__(sparse_threads) void sparse_noise_kernel(NoiseSumJo
     for (std::int64_t pair = begin; pair < end; ++pair) {
         if (!job.turn.has(pair)) continue;
         const Counters positions = job.noise.counters(noise_tensor(job.layer.index, NoiseRole::positions), pair);
-        const Counters draws = job.noise.counters(noise_tensor(job.layer.index, NoiseRole::node), pair);
-        const float weight = job.weights.difference(pair - job.first_pair, within);
+        const Counters draws = job.noise.counters(noise_tensor(job.layer.index, job.role), pair);
+        const float weight = difference(job.weights, pair - job.first_pair, within);
         for (int j = thread_index(); j < job.units; j += sparse_threads) {
             const int unit = perturbed_unit(positions, within, j, job.units, job.layer.fan_out);
             const float z = draw_one(job.noise.kind, draws, static_cast<std::uint64_t>(within) * job.units + j);
@@ -371,16 +362,15 @@ __global__ __launch_bounds__(sparse_threads) void sparse_noise_kernel(NoiseSumJo
 
 class IncrementalGradientRun {
    public:
-    IncrementalGradientRun(Context& context, const Network& network, const Population& population, PairRange pairs,
-                           std::int64_t pairs_of_population, const Batches& batch)
-        : network_(network),
-          population_(population),
-          pairs_(pairs),
-          pairs_of_population_(pairs_of_population),
-          batch_(batch),
-          samples_(batch.count * batch.size) {
+    IncrementalGradientRun(Context& context, const SampleGradientJob& job)
+        : job_(job),
+          network_(job.network),
+          population_(job.population),
+          pairs_(job.pairs),
+          batch_(job.batch),
+          samples_(batch_.count * batch_.size) {
         std::int64_t widest = 0, left = 0;
-        for (const Layer& layer : network.layers) {
+        for (const Layer& layer : network_.layers) {
             widest = std::max(widest, layer.fan_out);
             left = std::max(left, left_stride(layer.fan_in));
         }
@@ -389,39 +379,37 @@ class IncrementalGradientRun {
         left_ = context.arena.take<float>(samples_ * left);
     }
 
-    void run(Context& context, const MemberWeights& weights, const float* sums, float* gradient) const {
-        const float* inputs = batch_.x;
+    void run(Context& context) const {
+        const float *inputs = batch_.x, *sums = job_.sums;
         for (const Layer& layer : network_.layers) {
-            sum_noise(context, weights, layer, sums);
+            sum_noise(context, layer, sums);
             const int fan_in = static_cast<int>(layer.fan_in), fan_out = static_cast<int>(layer.fan_out);
             launch(left_kernel, Grid{samples_}, elementwise_threads, 0, context,
                    LeftJob{Rows{}, false, false, fan_in, inputs, 1.0f, samples_, left_});
-            const double scale =
-                population_.node_gradient_scale(layer, pairs_of_population_, weights.per_sample ? batch_.size : 1);
-            SumsOut out = sums_out(network_, layer, scale, gradient);
+            SumsOut out = sums_out(job_, layer);
             out.finished = true;
             launch_terms(context, samples_, {{left_, noise_, fan_in, fan_out, 0, out}});
             if (layer.index + 1 == static_cast<int>(network_.layers.size())) break;
-            // Back from the scaled domain, exactly.
-            const float factor = 1.0f / network_.layers[layer.index + 1].bias_factor;
-            cross_sums(context, device_layers(network_, &population_, layer.index, layer.index + 1).layer[0], sums,
-                       samples_, factor, activations_);
+            const float factor = to_own_scale(network_.layers[layer.index + 1]);
+            cross_sums(context, device_layer(network_, &population_, layer.index), sums, samples_, factor,
+                       activations_);
             inputs = activations_;
             sums += samples_ * layer.fan_out;
         }
     }
 
    private:
-    void sum_noise(Context& context, const MemberWeights& weights, const Layer& layer, const float* sums) const {
-        const NoiseSumJob job{noise_source(population_),
-                              weights,
-                              turn_of(population_, layer.index),
+    void sum_noise(Context& context, const Layer& layer, const float* sums) const {
+        const NoiseSumJob job{noise_source(population_.noise),
+                              population_.correction().right,
+                              job_.weights,
+                              population_.allocation.turn(layer.index),
                               pairs_.begin,
                               pairs_.end,
                               batch_.pairs_each,
                               batch_.size,
-                              device_layers(network_, &population_, layer.index, layer.index + 1).layer[0],
-                              population_.units[layer.index],
+                              device_layer(network_, &population_, layer.index),
+                              population_.allocation.units[layer.index],
                               sums,
                               noise_};
         in_product_mode(network_.flush, [&](auto mode) {
@@ -438,10 +426,10 @@ class IncrementalGradientRun {
         });
     }
 
+    const SampleGradientJob& job_;
     const Network& network_;
     const Population& population_;
     PairRange pairs_;
-    std::int64_t pairs_of_population_;
     const Batches& batch_;
     std::int64_t samples_;  // of all batches, one after another
     float* noise_;          // the right factors of a layer's terms
@@ -451,20 +439,22 @@ class IncrementalGradientRun {
 
 }  // namespace
 
-void node_gradient(Context& context, const Network& network, const Population& population, PairRange pairs,
-                   std::int64_t pairs_of_population, const Batches& batch, const float* weights, bool per_sample,
-                   float* gradient) {
-    check_flush(network.flush);
-    const NodeGradientRun run(context, network, population, pairs, pairs_of_population, batch);
-    if (!context.arena.measuring()) run.run(context, {weights, per_sample, batch.size}, gradient);
+void node_gradient(Context& context, const SampleGradientJob& job) {
+    const NodeGradientRun run(context, job);
+    if (!context.arena.measuring()) run.run(context);
 }
 
-void incremental_gradient(Context& context, const Network& network, const Population& population, PairRange pairs,
-                          std::int64_t pairs_of_population, const Batches& batch, const float* weights, bool per_sample,
-                          const float* sums, float* gradient) {
+void incremental_gradient(Context& context, const SampleGradientJob& job) {
+    const IncrementalGradientRun run(context, job);
+    if (!context.arena.measuring()) run.run(context);
+}
+
+void sample_gradient(Context& context, const Network& network, const Population& population, PairRange pairs,
+                     std::int64_t pairs_of_population, const Batches& batch, const SampleWeights& weights,
+                     const float* sums, float* gradient) {
     check_flush(network.flush);
-    const IncrementalGradientRun run(context, network, population, pairs, pairs_of_population, batch);
-    if (!context.arena.measuring()) run.run(context, {weights, per_sample, batch.size}, sums, gradient);
+    const SampleGradientJob job{network, population, pairs, pairs_of_population, batch, weights, sums, gradient};
+    on_cuda(population, [&](auto family) { family.sample_gradient(context, job); });
 }
 
 FPES_NAMESPACE_END

@@ -7,7 +7,6 @@
 
 #include "modes.hpp"
 #include "one_unit.hpp"
-#include "population.hpp"
 
 FPES_NAMESPACE_BEGIN
 namespace {

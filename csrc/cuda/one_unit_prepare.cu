@@ -12,7 +12,6 @@
 // White directions need no matrix: a thread for each sample adds up q = H a, whose signs the block draws.
 #include <algorithm>
 
-#include "incremental.hpp"
 #include "modes.hpp"
 #include "one_unit.hpp"
 

@@ -5,6 +5,7 @@
 
 #include "extents.hpp"
 #include "modes.hpp"
+#include "perturbations/perturbations.hpp"
 
 FPES_NAMESPACE_BEGIN
 namespace {
@@ -24,115 +25,59 @@ __global__ __launch_bounds__(elementwise_threads) void finish_rows_kernel(Rows r
     sink.finish(row.pair - rows.begin, 1);
 }
 
-class FullRankRun {
-   public:
-    FullRankRun(Context& context, const Network& network, PairRange pairs, const Batches& batch)
-        : network_(network),
-          choice_(choose_full_rank(context.device, network, pairs.count(), batch.size)),
-          buffers_(context, network, 0, choice_.fused ? 0 : pairs.count(), 2 * batch.size) {}
-
-    void run(Context& context, const Population& population, PairRange pairs, const Batches& batch, float* outputs,
-             const LossSink& sink) const {
-        FullRankJob job{};
-        job.noise = noise_source(population);
-        job.scale = population.weight_scale();
-        job.small_scale = small_scale(population.noise, job.scale);
-        job.first_pair = pairs.begin;
-        job.batch = batch.size;
-        job.pairs_each = batch.pairs_each;
-        job.inputs = batch.x;
-        if (choice_.fused) {
-            job.layers = device_layers(network_, &population, 0, static_cast<int>(network_.layers.size()));
-            job.outputs = outputs;
-            job.sink = sink;
-            launch_one(context, population, pairs.count(), job);
-        } else {
-            run_layers(context, population, pairs, batch, job, outputs, sink);
-        }
-    }
-
-   private:
-    void run_layers(Context& context, const Population& population, PairRange pairs, const Batches& batch,
-                    FullRankJob job, float* outputs, const LossSink& sink) const {
-        const int depth = static_cast<int>(network_.layers.size());
-        for (std::int64_t begin = pairs.begin; begin < pairs.end; begin += buffers_.places_at_a_time()) {
-            const PairRange some{begin, std::min(pairs.end, begin + buffers_.places_at_a_time())};
-            job.first_pair = some.begin;
-            job.inputs = batch.x;
-            job.inputs_of_members = false;
-            for (int l = 0; l < depth; ++l) {
-                job.layers = device_layers(network_, &population, l, l + 1);
-                job.outputs = buffers_.buffer(l);
-                launch_one(context, population, some.count(), job);
-                job.inputs = job.outputs;
-                job.inputs_of_members = true;
-            }
-            Rows rows = rows_of(some, batch);
-            rows.begin = pairs.begin;  // outputs are counted from the first pair of the call
-            finish_rows(context, rows, job.outputs, static_cast<int>(network_.layers.back().fan_out), outputs, sink);
-        }
-    }
-
-    void launch_one(Context& context, const Population& population, std::int64_t pairs, const FullRankJob& job) const {
-        const auto launch_kind = population.noise == NoiseKind::binomial     ? launch_full_rank<NoiseKind::binomial>
-                                 : population.noise == NoiseKind::rademacher ? launch_full_rank<NoiseKind::rademacher>
-                                                                             : launch_full_rank<NoiseKind::gaussian>;
-        launch_kind(context, network_.flush, choice_, pairs, job);
-    }
-
-    const Network& network_;
-    Choice choice_;
-    LayerBuffers buffers_;
-};
-
-// Members that share weights, of which the first layer's sums are shared too.
-void run_shared_weights(Context& context, const Network& network, const Population& population, PairRange pairs,
-                        const Batches& batch, float* outputs, const LossSink& sink) {
-    const Rows rows = rows_of(pairs, batch);
-    const FirstSums sums(context, network, pairs, batch);
-    const SharedWeightsRun run(context, network, &population, 0, rows);
+// Members whose first layer's sums are shared too.
+void run_shared_weights(Context& context, const Job& job) {
+    const Network& network = job.network;
+    const Rows rows = rows_of(job.pairs, job.batch);
+    const FirstSums sums(context, network, job.pairs, job.batch);
+    const SharedWeightsRun run(context, network, &job.population, 0, rows);
     if (context.arena.measuring()) return;
-    SharedWeightsJob job = shared_weights_job(network, &population, 0, rows);
-    job.inputs = batch.x;
-    job.inputs_by_sample = true;
-    job.sums = sums.compute(context, network, batch);
-    job.sums_by_sample = true;
-    job.outputs = outputs;
-    job.sink = sink;
-    run.run(context, job);
+    SharedWeightsJob launch = shared_weights_job(network, &job.population, 0, rows);
+    launch.inputs = job.batch.x;
+    launch.inputs_by_sample = true;
+    launch.sums = sums.compute(context, network, job.batch);
+    launch.sums_by_sample = true;
+    launch.outputs = job.outputs;
+    launch.sink = job.sink;
+    run.run(context, launch);
 }
 
-void run_population(Context& context, const Network& network, const Population& population, PairRange pairs,
-                    const Batches& batch, float* sums, float* outputs, const LossSink& sink) {
-    switch (population.family) {
-        case Family::full: {
-            const FullRankRun run(context, network, pairs, batch);
-            if (!context.arena.measuring()) run.run(context, population, pairs, batch, outputs, sink);
-            return;
-        }
-        case Family::low_rank:
-        case Family::node: return run_shared_weights(context, network, population, pairs, batch, outputs, sink);
-        case Family::one_layer:
-        case Family::one_layer_rank_one:
-            return run_incremental(context, network, population, pairs, batch, sums, outputs, sink);
-    }
+void run_population(Context& context, const Job& job) {
+    on_cuda(job.population, [&](auto family) { family.run(context, job); });
 }
+
+// Inner products of a row of inputs that a correction takes; population may be null.
+int products_of(const Population* population) { return population ? population->correction().products() : 0; }
 
 }  // namespace
+
+void run_corrected(Context& context, const Job& job) {
+    if (job.population.allocation.one_layer()) {
+        run_incremental(context, job);
+    } else {
+        run_shared_weights(context, job);
+    }
+}
+
+std::string corrected_plan(const Device& device, const Job& job) {
+    if (job.population.allocation.one_layer()) return incremental_plan(device, job);
+    const std::int64_t samples = job.batch.size, rows = 2 * job.pairs.count() * samples;
+    const Choice choice = choose_shared_weights(device, job.network, 0, rows, samples, products_of(&job.population));
+    return "the first layer's product once for each sample; then " + in_words(choice, /*full_rank=*/false);
+}
 
 SharedWeightsJob shared_weights_job(const Network& network, const Population* population, int begin, const Rows& rows) {
     SharedWeightsJob job{};
     const int depth = static_cast<int>(network.layers.size());
     if (depth - begin <= most_layers) job.layers = device_layers(network, population, begin, depth);
     job.rows = rows;
-    job.correction = Correction::none;
+    job.correction = no_correction;
     if (!population) return job;
-    job.noise = noise_source(*population);
-    job.correction = population->family == Family::low_rank ? Correction::low_rank : Correction::node;
+    job.noise = noise_source(population->noise);
+    job.correction = population->correction();
     job.corrected_layers = depth - begin;
-    job.rank = population->rank;
-    job.weight_scale = population->weight_scale();
-    job.rank_scale = population->rank_scale();
+    job.biases = population->perturbs_biases();
+    job.bias_scale = population->noise.scale();
     return job;
 }
 
@@ -151,7 +96,7 @@ SharedWeightsRun::SharedWeightsRun(Context& context, const Network& network, con
     : network_(network),
       population_(population),
       begin_(begin),
-      choice_(choose_shared_weights(context.device, network, begin, rows.count, rows.batch, rank_of(population))),
+      choice_(choose_shared_weights(context.device, network, begin, rows.count, rows.batch, products_of(population))),
       buffers_(context, network, begin, choice_.fused ? 0 : rows.count / (rows.signs * rows.batch),
                rows.signs * rows.batch) {}
 
@@ -218,30 +163,21 @@ void evaluate(Context& context, const Network& network, const Population& popula
     if (!context.arena.measuring()) {
         fill_with_zeros(sink.counts, static_cast<std::size_t>(pairs.count()) * sizeof(unsigned), context);
     }
-    run_population(context, network, population, pairs, batch, sums, nullptr, sink);
+    run_population(context, {network, population, pairs, batch, sums, nullptr, sink});
 }
 
 void outputs(Context& context, const Network& network, const Population& population, PairRange pairs,
              const Batches& batch, float* sums, float* outputs) {
     check_flush(network.flush);
-    run_population(context, network, population, pairs, batch, sums, outputs, LossSink{});
+    run_population(context, {network, population, pairs, batch, sums, outputs, LossSink{}});
 }
 
 std::string plan(const Device& device, const Network& network, const Population& population, PairRange pairs,
                  const Batches& batch) {
-    switch (population.family) {
-        case Family::full:
-            return in_words(choose_full_rank(device, network, pairs.count(), batch.size), /*full_rank=*/true);
-        case Family::low_rank:
-        case Family::node:
-            return "the first layer's product once for each sample; then " +
-                   in_words(choose_shared_weights(device, network, 0, 2 * pairs.count() * batch.size, batch.size,
-                                                  rank_of(&population)),
-                            /*full_rank=*/false);
-        case Family::one_layer:
-        case Family::one_layer_rank_one: break;
-    }
-    return incremental_plan(device, network, population, pairs, batch);
+    std::string words;
+    const Job job{network, population, pairs, batch, nullptr, nullptr, LossSink{}};
+    on_cuda(population, [&](auto family) { words = family.plan(device, job); });
+    return words;
 }
 
 std::vector<std::pair<std::string, int>> tile_extents() {

@@ -6,17 +6,25 @@
 
 FPES_NAMESPACE_BEGIN
 
-// Of low rank, else 0; population may be null.
-inline int rank_of(const Population* population) {
-    return population && population->family == Family::low_rank ? population->rank : 0;
-}
+// What is evaluated, and what becomes of it.
+struct Job {
+    const Network& network;
+    const Population& population;
+    PairRange pairs;
+    const Batches& batch;
+    float* sums;     // see backend.hpp: of the unperturbed network, or null
+    float* outputs;  // [2 pairs, batch, classes], or null
+    LossSink sink;
+};
 
-inline NoiseSource noise_source(const Population& population) {
-    return {round_keys(population.key), population.generation, population.noise};
-}
-
-// Parameters that a member leaves alone.
-void copy_floats(const Context& context, const float* from, std::int64_t count, float* to);
+// Run a job, of members with weights of their own (full_rank.cu), or of members that share them and differ by a
+// correction of the sums: in all layers (population.cu) or in one (incremental.cu). Each has its plan in words.
+void run_full_rank(Context& context, const Job& job);
+void run_corrected(Context& context, const Job& job);
+void run_incremental(Context& context, const Job& job);
+std::string full_rank_plan(const Device& device, const Job& job);
+std::string corrected_plan(const Device& device, const Job& job);
+std::string incremental_plan(const Device& device, const Job& job);
 
 // Rows of pairs begin ... end - 1, all of which see a batch.
 inline Rows rows_of(PairRange pairs, const Batches& batch) {
@@ -82,11 +90,5 @@ class SharedWeightsRun {
 // Logits [rows, classes] of a launch, to the outputs and the sink.
 void finish_rows(const Context& context, const Rows& rows, const float* logits, int classes, float* outputs,
                  const LossSink& sink);
-
-// Of one_layer (incremental.cu).
-void run_incremental(Context& context, const Network& network, const Population& population, PairRange pairs,
-                     const Batches& batch, float* sums, float* outputs, const LossSink& sink);
-std::string incremental_plan(const Device& device, const Network& network, const Population& population,
-                             PairRange pairs, const Batches& batch);
 
 FPES_NAMESPACE_END

@@ -1,5 +1,5 @@
-// Low-rank and node perturbation, and the unperturbed network: all members share the weights, and differ by a
-// correction of the accumulators.
+// Members that share the weights and differ by a correction of the accumulators (common/perturbations/family.hpp), and
+// the unperturbed network.
 //
 // So rows of all members (pair, sign, sample) form one tall matrix, and a block carries a tile of it through the
 // network:
@@ -9,8 +9,8 @@
 //                             k 8 | w                      |   copied behind the threads' backs, two buffers
 //       activations, in           +------------------------+
 //       shared memory             +------------------------+      corrections
-//      +-----------------+        | accumulators of the    |      low rank: += q_r B_r, r ascending, q = (h A) +-scale
-//   64 | h               |        | layer, in registers    |      node:     += z +-scale
+//      +-----------------+        | accumulators of the    |      of inputs: += q_t B_t, t ascending, q = (h A) +-scale
+//   64 | h               |        | layer, in registers    |      others:    += z +-scale
 // rows |                 |        |                        |   then the boundary, and they take the place of h
 //      +-----------------+        +------------------------+
 //
@@ -35,17 +35,14 @@
 
 FPES_NAMESPACE_BEGIN
 
-enum class Correction : int { none, low_rank, node };
-
 struct SharedWeightsJob {
     DeviceLayers layers;
     Rows rows;
     NoiseSource noise;
     Correction correction;
     int corrected_layers;  // the first so many of these layers are corrected
-    int rank;
-    float weight_scale;  // of a bias's draw
-    float rank_scale;    // of h A
+    bool biases;           // whether those have noise of their own there,
+    float bias_scale;      // times this
     // What the first layer starts from: sums, if there are any, else inputs. Each by row, or by sample (Row::input).
     const float* inputs;
     bool inputs_by_sample;
@@ -66,18 +63,23 @@ struct SharedWeightsTile {
     static constexpr int buffer_floats = 2 * matrix_floats;
     static constexpr int stage_block = depth * k_stride;
     static constexpr int stage_floats = 2 * stage_block;
-    static constexpr int most_ranks = 16;  // of q, at a time
-    static constexpr int coefficient_floats = T::rows * most_ranks;
+    static constexpr int most_coefficients = 16;  // q of a row, at a time
+    static constexpr int coefficient_floats = T::rows * most_coefficients;
     static constexpr int shared_bytes(bool fused) {
         return static_cast<int>(sizeof(float)) *
                    ((fused ? activation_floats : 0) + buffer_floats + stage_floats + coefficient_floats) +
                T::rows * static_cast<int>(sizeof(Row));
     }
 
+    // Terms whose coefficients fit, and whose A do, eight k's of each of so many pairs at least.
+    static FPES_INLINE constexpr int terms_at_a_time(int pairs) {
+        return smaller(most_coefficients, buffer_floats / (8 * pairs));
+    }
+
     static_assert(T::columns % 8 == 0, "numbers are drawn eight at a time");
     static_assert(narrow_columns * T::columns <= buffer_floats, "a narrow layer's weights fit where blocks do");
     static_assert(narrow_columns <= 2 * depth, "a narrow layer's outputs fit where inputs are staged");
-    static_assert((T::rows / 2 + 1) * 8 <= buffer_floats, "eight k's of one rank's A of every pair of a tile fit");
+    static_assert((T::rows / 2 + 1) * 8 <= buffer_floats, "eight k's of one term's A of every pair of a tile fit");
 };
 
 template <class T, class Mode, bool fused>
@@ -113,9 +115,8 @@ class SharedWeightsBlock {
     }
 
    private:
-    FPES_DEVICE Correction correction(int l) const {
-        return l < job_.corrected_layers ? job_.correction : Correction::none;
-    }
+    FPES_DEVICE bool corrected(int l) const { return l < job_.corrected_layers; }
+    FPES_DEVICE bool of_inputs(int l) const { return corrected(l) && job_.correction.of_inputs; }
     // Places that have rows in the tile.
     FPES_DEVICE int places() const { return rows_[T::rows - 1].place + 1; }
     FPES_DEVICE Counters counters(const DeviceLayer& layer, NoiseRole role, std::int64_t pair) const {
@@ -143,7 +144,7 @@ class SharedWeightsBlock {
                              smaller(T::rows, within_int(job_.rows.count - first_row_)), columns};
         }
         // What a correction needs of the layer's inputs, before the sums take their place.
-        if (correction(l) == Correction::low_rank) multiply_by_factors(layer, l, 0);
+        if (of_inputs(l)) multiply_by_factors(layer, l, 0);
         const bool started = l == 0 && job_.sums;
         if (!started) {
             Accumulators<T> acc;
@@ -227,7 +228,7 @@ class SharedWeightsBlock {
     }
 
     FPES_DEVICE void narrow_layer(const DeviceLayer& layer, int l) const {
-        if (correction(l) == Correction::low_rank) multiply_by_factors(layer, l, 0);
+        if (of_inputs(l)) multiply_by_factors(layer, l, 0);
         const int n = layer.fan_out, stride = narrow_padded(n), weights = layer.fan_in * n;
         for (int i = thread_index(); i < weights; i += T::threads) buffers_[i / n * stride + i % n] = layer.weight[i];
         __syncthreads();
@@ -248,19 +249,17 @@ class SharedWeightsBlock {
                                   const Values& values) const {
         constexpr int groups = T::rows / 4;
         const int tasks = static_cast<int>(parts(values.window.columns, 8)) * groups;
-        const Correction correction = this->correction(l);
-        const NoiseRole role = correction == Correction::node ? NoiseRole::node : NoiseRole::factor_b;
-        // A step for each rank, or one.
-        const int steps = correction == Correction::low_rank ? job_.rank : correction == Correction::node ? 1 : 0;
-        int first_rank = 0;
+        const bool corrected = this->corrected(l), of_inputs = this->of_inputs(l);
+        const int terms = corrected ? job_.correction.terms : 0;
+        int first_term = 0;
         do {
-            if (first_rank > 0) multiply_by_factors(layer, l, first_rank);
-            const int end = correction == Correction::low_rank ? smaller(steps, first_rank + ranks_at_a_time()) : steps;
+            if (first_term > 0) multiply_by_factors(layer, l, first_term);
+            const int end = of_inputs ? smaller(terms, first_term + terms_at_a_time()) : terms;
             FPES_ROLLED
             for (int task = thread_index(); task < tasks; task += T::threads) {
                 const int row = task % groups * 4, column = task / groups * 8;
                 float sum[4][8];
-                if (started && first_rank == 0) {
+                if (started && first_term == 0) {
                     read_first_sums(layer, values.window, row, first_column, column, sum);
                 } else {
                     read(values, row, column, sum);
@@ -271,16 +270,20 @@ class SharedWeightsBlock {
                     bias[c] = column + c < values.window.columns ? layer.bias[first_column + column + c] : 0.0f;
                 }
                 FPES_ROLLED
-                for (int step = first_rank; step < end; ++step) {
-                    add_noise(layer, role, step, row, first_column + column, [&](int i, int c, float z, float factor) {
-                        sum[i][c] = Mode::fma(z, factor, sum[i][c]);
-                    });
+                for (int term = first_term; term < end; ++term) {
+                    const auto factor = [&](const Row& of, int i) {
+                        if (!of_inputs) return signed_scale(of, layer.scale);
+                        return coefficients_[term % terms_at_a_time() * T::rows + row + i];
+                    };
+                    add_noise(layer, job_.correction.right, !of_inputs, term, row, first_column + column, factor,
+                              [&](int i, int c, float z, float times) { sum[i][c] = Mode::fma(z, times, sum[i][c]); });
                 }
-                if (end == steps) {
-                    if (correction == Correction::low_rank) {
-                        add_noise(layer, NoiseRole::bias, 0, row, first_column + column,
-                                  [&](int i, int c, float z, float factor) {
-                                      const float moved = Mode::fma(z, factor, bias[c]);
+                if (end == terms) {
+                    if (corrected && job_.biases) {
+                        const auto factor = [&](const Row& of, int) { return signed_scale(of, job_.bias_scale); };
+                        add_noise(layer, NoiseRole::bias, false, 0, row, first_column + column, factor,
+                                  [&](int i, int c, float z, float times) {
+                                      const float moved = Mode::fma(z, times, bias[c]);
                                       sum[i][c] = layer.cross(sum[i][c], layer.scaled_bias(moved));
                                   });
                     } else {
@@ -294,32 +297,27 @@ class SharedWeightsBlock {
                 }
                 write(values, row, column, sum);
             }
-            first_rank = end;
+            first_term = end;
             __syncthreads();
-        } while (first_rank < steps);
+        } while (first_term < terms);
     }
 
-    // Noise of four rows and eight columns: calls use(row, column, z, factor), rows counted from first_row.
-    template <class Use>
-    FPES_DEVICE void add_noise(const DeviceLayer& layer, NoiseRole role, int rank, int first_row, int column,
-                               Use use) const {
-        const bool by_row = role == NoiseRole::node;
+    // Noise of four rows and eight columns: calls use(row, column, z, factor(row)), rows counted from first_row. Of a
+    // tensor of noise it is the row of each sample, or `row_of_all`.
+    template <class Factor, class Use>
+    FPES_DEVICE void add_noise(const DeviceLayer& layer, NoiseRole role, bool by_sample, int row_of_all, int first_row,
+                               int column, Factor factor_of, Use use) const {
         float z[8];
         FPES_ROLLED
         for (int i = 0; i < 4; ++i) {
             const Row& row = rows_[first_row + i];
-            if (i == 0 || by_row || row.place != rows_[first_row + i - 1].place) {
-                const int row_of_tensor = by_row ? row.sample : rank;
+            if (i == 0 || by_sample || row.place != rows_[first_row + i - 1].place) {
+                const int row_of_tensor = by_sample ? row.sample : row_of_all;
                 draw<8>(job_.noise.kind, counters(layer, role, row.pair),
                         static_cast<std::uint64_t>(row_of_tensor) * layer.fan_out + static_cast<std::uint64_t>(column),
                         z);
             }
-            float factor;
-            switch (role) {
-                case NoiseRole::node: factor = signed_scale(row, layer.node_scale); break;
-                case NoiseRole::bias: factor = signed_scale(row, job_.weight_scale); break;
-                default: factor = coefficients_[rank % ranks_at_a_time() * T::rows + first_row + i];
-            }
+            const float factor = factor_of(row, i);
             // Registers have no index that is known at run time only.
             FPES_UNROLL
             for (int same = 0; same < 4; ++same) {
@@ -401,15 +399,12 @@ class SharedWeightsBlock {
         }
     }
 
-    // Ranks whose A fit the buffers, eight k's of each pair at least.
-    FPES_DEVICE int ranks_at_a_time() const {
-        return smaller(smaller(job_.rank, Shape::most_ranks), Shape::buffer_floats / (8 * places()));
-    }
+    FPES_DEVICE int terms_at_a_time() const { return smaller(job_.correction.terms, Shape::terms_at_a_time(places())); }
 
-    // coefficients_[r][row] = (h A_r) * +-scale, for some ranks from `first` on: a chain each, k in order. A is drawn
-    // some k's at a time, [place][rank][k's]. Inputs from memory are turned into columns first, where there is room.
+    // coefficients_[t][row] = (h A_t) * +-scale, for some terms from `first` on: a chain each, k in order. A is drawn
+    // some k's at a time, [place][term][k's]. Inputs from memory are turned into columns first, where there is room.
     FPES_DEVICE void multiply_by_factors(const DeviceLayer& layer, int l, int first) const {
-        const int ranks = smaller(ranks_at_a_time(), job_.rank - first), factors = places() * ranks;
+        const int terms = smaller(terms_at_a_time(), job_.correction.terms - first), factors = places() * terms;
         const bool gather = l == 0 && fused;
         const int room = Shape::buffer_floats / factors / 8 * 8;
         const int step = gather ? smaller(room, T::columns) : room;
@@ -418,17 +413,17 @@ class SharedWeightsBlock {
             if (gather) gather_inputs(layer, k, width);
             for (int i = thread_index(); i < factors * groups; i += T::threads) {
                 const int factor = i / groups, column = i % groups * 8;
-                const auto element = static_cast<std::uint64_t>(first + factor % ranks) * layer.fan_in +
+                const auto element = static_cast<std::uint64_t>(first + factor % terms) * layer.fan_in +
                                      static_cast<std::uint64_t>(k + column);
                 draw_to(buffers_ + factor * step + column, job_.noise.kind,
-                        counters(layer, NoiseRole::factor_a, pair_at(factor / ranks)), element);
+                        counters(layer, job_.correction.left, pair_at(factor / terms)), element);
             }
             wait_for_copies<0>();
             __syncthreads();
-            for (int task = thread_index(); task < T::rows * ranks; task += T::threads) {
-                const int row = task % T::rows, r = task / T::rows;
-                float& q = coefficients_[r * T::rows + row];
-                const float* a = buffers_ + (rows_[row].place * ranks + r) * step;
+            for (int task = thread_index(); task < T::rows * terms; task += T::threads) {
+                const int row = task % T::rows, t = task / T::rows;
+                float& q = coefficients_[t * T::rows + row];
+                const float* a = buffers_ + (rows_[row].place * terms + t) * step;
                 const float before = k ? q : 0.0f;
                 float sum;
                 if (gather || l > 0) {
@@ -437,7 +432,7 @@ class SharedWeightsBlock {
                 } else {
                     sum = chain<1>(inputs_of(layer, row) + k, a, width, before);
                 }
-                q = k + step >= layer.fan_in ? Mode::mul(sum, signed_scale(rows_[row], job_.rank_scale)) : sum;
+                q = k + step >= layer.fan_in ? Mode::mul(sum, signed_scale(rows_[row], layer.scale)) : sum;
             }
             __syncthreads();
         }

@@ -200,7 +200,7 @@ class Backend(ABC):
             module,
             "population_gradient",
             population.network.sizes,
-            _native(module, population),
+            native(module, population),
             self.address(weights),
             weights.dtype.kind == "i",
             population.size,
@@ -216,7 +216,7 @@ class Backend(ABC):
             module,
             "scale_sums",
             population.network.sizes,
-            _native(module, population),
+            native(module, population),
             population.pairs,
             self.address(sums),
             self.address(out),
@@ -246,10 +246,7 @@ class Backend(ABC):
             self.address(weights),
             weights.ndim == 2,
         )
-        if sums is None:
-            self.run(module, "node_gradient", *call, self.address(out))
-        else:
-            self.run(module, "incremental_gradient", *call, self.address(sums), self.address(out))
+        self.run(module, "population_sample_gradient", *call, self._address_or_0(sums), self.address(out))
 
     # --- populations whose members differ in one unit -----------------------------------------------------------------
 
@@ -326,7 +323,7 @@ class Backend(ABC):
         return flush, network.sizes, network.scaling, self.address(network.theta)
 
     def _population(self, module: ModuleType, population: PopulationCall) -> tuple[Any, ...]:
-        return *self._network(module, population.network), _native(module, population)
+        return *self._network(module, population.network), native(module, population)
 
     def _targets(self, module: ModuleType, targets: Targets | None) -> tuple[Any, int]:
         """A loss and the address of its targets; that of nothing where no loss is wanted."""
@@ -338,15 +335,16 @@ class Backend(ABC):
         return 0 if array is None else self.address(array)
 
 
-def _native(module: ModuleType, population: PopulationCall) -> Any:
+def native(module: ModuleType, population: PopulationCall) -> Any:
     """The module's own description of a population."""
+    family = {"full": "full_rank", "low_rank": "low_rank", "one_layer_rank_one": "low_rank"}.get(population.family, "node")
     return module.Population(
-        family=module.Family.__members__[population.family],
-        rank=population.rank,
+        family=family,
+        parameters={"rank": population.rank},
         noise=module.NoiseKind.__members__[population.noise],
         seed=population.seed,
         generation=population.generation,
         sigma=population.sigma,
         units=population.units,
-        draws=population.draws,
+        pairs=population.draws,
     )

@@ -1,6 +1,7 @@
-// The gradient of low-rank perturbation: for each layer, the sum over pairs p and ranks r of d_p a_pr (x) b_pr.
+// The gradient of weights that a correction of inputs changes: for each layer, the sum over pairs p and terms t of
+// d_p a_pt (x) b_pt, for the factors a (left) and b (right).
 //
-// That is a matrix product whose inner dimension runs over the terms (p, r), in that order. Its operands are noise,
+// That is a matrix product whose inner dimension runs over the terms (p, t), in that order. Its operands are noise,
 // drawn again, some hundred terms of every layer at a time:
 //
 //                     terms                            fan_out
@@ -16,7 +17,6 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
-#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -49,25 +49,25 @@ struct Step {
 
 class LayerGradient {
    public:
-    LayerGradient(const Engine& engine, const Population& population, const PairWeights& weights,
-                  std::vector<std::int64_t> pairs, const Layer& layer, const GradientPart& part)
-        : engine_(engine),
-          population_(population),
+    LayerGradient(const GradientJob& job, std::vector<std::int64_t> pairs, const Layer& layer)
+        : engine_(job.engine),
+          population_(job.population),
+          correction_(population_.correction()),
           layer_(layer),
-          gradient_(part.gradient ? part.gradient + layer.weight_offset : nullptr),
-          integers_(part.sums ? part.sums + layer.weight_offset : nullptr),
-          scale_(population.low_rank_gradient_scale(layer, static_cast<std::int64_t>(weights.difference.size()))),
+          gradient_(job.gradient ? job.gradient + layer.weight_offset : nullptr),
+          integers_(job.sums ? job.sums + layer.weight_offset : nullptr),
+          scale_(population_.gradient_scale(layer, job.pairs_of_population())),
           pairs_(std::move(pairs)),
-          sums_(exact(population, weights) ? SumType::int32 : SumType::float32),
-          digits_(weights_of(population, weights, pairs_)),
+          sums_(exact(population_, job.weights) ? SumType::int32 : SumType::float32),
+          digits_(weights_of(population_, job.weights, pairs_)),
           steps_(plan()),
-          left_(engine.matrix(std::min(drawn_rows, rows_of(terms())), layer.fan_in)),
-          right_(engine.matrix(std::min(drawn_rows, rows_of(terms())), layer.fan_out)) {
+          left_(engine_.matrix(std::min(drawn_rows, rows_of(terms())), layer.fan_in)),
+          right_(engine_.matrix(std::min(drawn_rows, rows_of(terms())), layer.fan_out)) {
         const auto runs = std::count_if(steps_.begin(), steps_.end(), [](const Step& step) { return step.last; });
-        if (steps_.size() > 1) kept_ = std::make_unique<PanelMatrix>(engine.matrix(layer.fan_in, layer.fan_out));
+        if (steps_.size() > 1) kept_ = std::make_unique<PanelMatrix>(engine_.matrix(layer.fan_in, layer.fan_out));
         if (runs < 2 && !integers_) return;
         const auto count = static_cast<std::size_t>(layer.fan_in * layer.fan_out);
-        if (sum_fits_int64(digits_, std::pow(largest_integer(population.noise), 2) * population.rank)) {
+        if (sum_fits_int64(digits_, population_.largest_term())) {
             totals_.resize(count);
         } else {
             wide_totals_.resize(count);
@@ -124,7 +124,7 @@ class LayerGradient {
     static std::vector<Digit> weights_of(const Population& population, const PairWeights& weights,
                                          const std::vector<std::int64_t>& pairs) {
         if (!exact(population, weights)) return {{chosen(weights.difference, pairs), 1}};
-        return digits_of(chosen(weights.integers, pairs), largest_int16 / largest_integer(population.noise),
+        return digits_of(chosen(weights.integers, pairs), largest_int16 / largest_integer(population.noise.kind),
                          digit_base);
     }
 
@@ -153,7 +153,7 @@ class LayerGradient {
         }
     }
 
-    std::int64_t terms() const { return static_cast<std::int64_t>(pairs_.size()) * population_.rank; }
+    std::int64_t terms() const { return static_cast<std::int64_t>(pairs_.size()) * correction_.terms; }
     // Terms to a row of the operands, and rows that so many terms need.
     std::int64_t terms_in_row() const { return sums_ == SumType::int32 ? 2 : 1; }
     std::int64_t rows_of(std::int64_t terms) const { return (terms + terms_in_row() - 1) / terms_in_row(); }
@@ -164,12 +164,12 @@ class LayerGradient {
         return steps;
     }
     void add_steps(std::size_t digit, std::vector<Step>& steps) const {
-        const double largest = std::pow(largest_integer(population_.noise), 2);
+        const double largest = std::pow(largest_integer(population_.noise.kind), 2);
         const std::int64_t most = drawn_rows * terms_in_row();
         for (std::int64_t begin = 0, end = 0; begin < terms(); begin = end) {
             end = terms();
             if (sums_ == SumType::int32) {
-                end = exact_run(digits_[digit].difference, begin, population_.rank, largest, exact_in_int32);
+                end = exact_run(digits_[digit].difference, begin, correction_.terms, largest, exact_in_int32);
             }
             for (std::int64_t from = begin; from < end; from += most) {
                 const std::int64_t to = std::min(from + most, end);
@@ -191,26 +191,21 @@ class LayerGradient {
     }
 
     void draw_left(std::int64_t term, const std::vector<float>& difference, Panels row, float* scratch) const {
-        const std::int64_t place = term / population_.rank, r = term % population_.rank;
+        const std::int64_t place = term / correction_.terms, t = term % correction_.terms;
         const int n = static_cast<int>(layer_.fan_in);
-        engine_.kernels().noise_panels(population_.stream(layer_.index, NoiseRole::factor_a, pairs_[place]),
-                                       static_cast<std::uint64_t>(r * n), 1, n, row, scratch);
+        engine_.kernels().noise_panels(population_.noise.stream(layer_.index, correction_.left, pairs_[place]),
+                                       static_cast<std::uint64_t>(t * n), 1, n, row, scratch);
         engine_.outside(&ModeKernels::scale, row, 1, n, difference[place], row);
     }
 
     void draw_right(std::int64_t term, Panels row, float* scratch) const {
-        const std::int64_t pair = pairs_[term / population_.rank], r = term % population_.rank;
-        if (population_.one_layer_at_a_time() && population_.units[layer_.index]) {
-            scatter_factor(engine_, population_, layer_, pair, row, scratch);
-            return;
-        }
-        const int n = static_cast<int>(layer_.fan_out);
-        engine_.kernels().noise_panels(population_.stream(layer_.index, NoiseRole::factor_b, pair),
-                                       static_cast<std::uint64_t>(r * n), 1, n, row, scratch);
+        draw_right_factor(engine_, population_, layer_, pairs_[term / correction_.terms],
+                          static_cast<int>(term % correction_.terms), 1, row, scratch);
     }
 
     const Engine& engine_;
     const Population& population_;
+    Correction correction_;
     const Layer& layer_;
     float* gradient_;
     std::int64_t* integers_;  // where sums go instead, unless it is null
@@ -243,35 +238,26 @@ std::vector<Item> items_of(std::vector<LayerGradient>& layers, std::size_t step,
 
 }  // namespace
 
-void low_rank_gradient(const Engine& engine, int threads, const std::vector<Layer>& layers,
-                       const Population& population, const PairWeights& weights, const GradientPart& part) {
+void sum_outer_products(const GradientJob& job) {
+    const Engine& engine = job.engine;
     std::int64_t widest = 0;
     std::vector<LayerGradient> parts;
-    parts.reserve(layers.size());
+    parts.reserve(job.layers.size());
     std::size_t steps = 0;
-    std::vector<std::vector<std::int64_t>> pairs;  // of each layer
-    if (population.one_layer_at_a_time()) {
-        pairs = population.pairs_by_layer(part.pairs.begin, part.pairs.end);
-    } else {
-        std::vector<std::int64_t> all(part.pairs.count());
-        std::iota(all.begin(), all.end(), part.pairs.begin);
-        pairs.assign(layers.size(), all);
-    }
-    for (const Layer& layer : layers) {
+    for (const Layer& layer : job.layers) {
         widest = std::max({widest, layer.fan_in, layer.fan_out});
-        if (pairs[layer.index].empty()) {  // none of the range perturbs it
-            const std::int64_t weight_count = layer.fan_in * layer.fan_out;
-            if (part.sums) std::fill_n(part.sums + layer.weight_offset, weight_count, std::int64_t{0});
-            if (part.gradient) std::fill_n(part.gradient + layer.weight_offset, weight_count, 0.0f);
+        std::vector<std::int64_t> pairs = job.population.allocation.pairs_of(layer.index, job.pairs);
+        if (pairs.empty()) {  // none of the range perturbs it
+            job.clear(layer.weight_offset, layer.fan_in * layer.fan_out);
             continue;
         }
-        parts.emplace_back(engine, population, weights, std::move(pairs[layer.index]), layer, part);
+        parts.emplace_back(job, std::move(pairs), layer);
         steps = std::max(steps, parts.back().steps());
     }
     for (std::size_t step = 0; step < steps; ++step) {
         const std::vector<Item> draws =
             items_of(parts, step, [&](const LayerGradient& part) { return part.items_to_draw(step); });
-        parallel(threads, static_cast<std::int64_t>(draws.size()), [&](WorkQueue& queue) {
+        parallel(job.threads, static_cast<std::int64_t>(draws.size()), [&](WorkQueue& queue) {
             PanelMatrix rows = engine.matrix(item_terms, widest);
             Buffer<float> scratch(noise_scratch_size(widest));
             for (std::int64_t i; queue.take(i);) {
@@ -279,7 +265,7 @@ void low_rank_gradient(const Engine& engine, int threads, const std::vector<Laye
             }
         });
         const std::vector<Item> blocks = items_of(parts, step, [](const LayerGradient& part) { return part.blocks(); });
-        parallel(threads, static_cast<std::int64_t>(blocks.size()), [&](WorkQueue& queue) {
+        parallel(job.threads, static_cast<std::int64_t>(blocks.size()), [&](WorkQueue& queue) {
             PanelMatrix sum = engine.matrix(block_rows, widest);
             for (std::int64_t i; queue.take(i);) parts[blocks[i].layer].multiply(step, blocks[i].number, sum);
         });

@@ -1,0 +1,66 @@
+// A family of perturbations is a type that says what both backends must agree on: what its noise is keyed by, what it
+// is multiplied by, and how its estimate of the gradient is scaled.
+//
+//     struct MyFamily {
+//         static constexpr const char* name = "my_family";       // by which Python asks for it
+//         explicit MyFamily(const Parameters& parameters);       // Python's numbers, by name
+//         Correction correction() const;                         // of a layer's sums, or none
+//         bool biases() const;                                   // whether they have noise of their own
+//         float scale(const Noise& noise, const Layer& layer) const;
+//         double gradient_scale(const Noise& noise, double evaluations) const;
+//         double largest_term(NoiseKind kind) const;
+//     };
+//
+//   - scale() is what a layer's draws are multiplied by: of the weights, or of the correction. Computed in double,
+//     rounded once.
+//   - gradient_scale() is what a sum of weighted noise is multiplied by, to be the gradient: `evaluations` are members,
+//     times the samples of which each has a weight of its own.
+//   - largest_term() bounds what a pair adds to an element of such a sum for a weight of 1, where noise is integers.
+//
+// How it meets the network is in cpu/perturbations and cuda/perturbations.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "../network.hpp"
+#include "../noise.hpp"
+
+namespace fpes {
+
+using Parameters = std::map<std::string, double>;
+
+// All noise of a generation, and how much of it there is.
+struct Noise {
+    NoiseKind kind;
+    PhiloxKey key;
+    std::uint32_t generation;
+    double sigma;  // standard deviation of a perturbation
+
+    NoiseStream stream(int layer, NoiseRole role, std::int64_t pair) const {
+        return {key, noise_tensor(layer, role), static_cast<std::uint32_t>(pair), generation, kind};
+    }
+    // Of parameters with noise of their own: what a draw is multiplied by, and a sum of weighted draws.
+    float scale() const { return static_cast<float>(sigma * noise_unit(kind)); }
+    double gradient_scale(double evaluations) const { return noise_unit(kind) / (evaluations * sigma); }
+};
+
+// Where members share weights: how each differs in a layer's sums. A fused multiply-add for each term, in order,
+//
+//     sum_j = fma(right[row, j], factor, sum_j)
+//
+// where `right` is a tensor of noise. Of inputs: row t is term t, and its factor is (h . left[t]) * (+-scale), for the
+// tensor of noise `left`: a change of the weights by left^T right, never formed. Otherwise there is one term, its row
+// is the sample, and its factor +-scale.
+struct Correction {
+    int terms;  // 0: none
+    bool of_inputs;
+    NoiseRole left;   // [terms, fan_in], of inputs
+    NoiseRole right;  // [terms, fan_out], or [batch, fan_out]
+
+    // Inner products of a row of inputs that it takes.
+    int products() const { return of_inputs ? terms : 0; }
+};
+constexpr Correction no_correction{0, false, NoiseRole::weight, NoiseRole::weight};
+
+}  // namespace fpes

@@ -1,0 +1,46 @@
+// What the CPU backend asks of a family of perturbations P (common/perturbations/family.hpp): a specialisation
+//
+//     template <>
+//     struct OnCpu<MyFamily> : OfWeights {
+//         static void run(const Job& job, Sink& sink);                             // evaluate
+//         static void write_weights(MemberWriter& writer, const Layer& layer);     // of a member, where it perturbs
+//         them static void weight_gradient(const GradientJob& job);                     // biases are added for it
+//     };
+//
+// or, where noise is of samples and members have no weights of their own,
+//
+//     template <>
+//     struct OnCpu<MyFamily> : OfSamples {
+//         static void run(const Job& job, Sink& sink);
+//         static void sample_gradient(const Job& job, const SampleWeights& weights, std::int64_t pairs, float*
+//         gradient);
+//     };
+#pragma once
+
+#include <stdexcept>
+
+#include "../gradient.hpp"
+#include "../member.hpp"
+#include "../population.hpp"
+
+namespace fpes {
+
+template <class P>
+struct OnCpu;
+
+// What a family of the other sort is never asked for, because Python's description of it says so.
+struct OfWeights {
+    [[noreturn]] static void sample_gradient(const Job&, const SampleWeights&, std::int64_t, float*) {
+        throw std::logic_error("the gradient of this family needs no batch");
+    }
+};
+struct OfSamples {
+    [[noreturn]] static void write_weights(MemberWriter&, const Layer&) {
+        throw std::logic_error("a member of this family has no parameters of its own");
+    }
+    [[noreturn]] static void weight_gradient(const GradientJob&) {
+        throw std::logic_error("the gradient of this family needs a batch");
+    }
+};
+
+}  // namespace fpes

@@ -1,0 +1,14 @@
+#pragma once
+
+#include "family.hpp"
+
+namespace fpes {
+
+template <>
+struct OnCpu<LowRank> : OfWeights {
+    static void run(const Job& job, Sink& sink) { run_corrected(job, sink); }
+    static void write_weights(MemberWriter& writer, const Layer& layer) { writer.add_outer_products(layer); }
+    static void weight_gradient(const GradientJob& job) { sum_outer_products(job); }
+};
+
+}  // namespace fpes

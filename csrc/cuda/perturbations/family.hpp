@@ -1,0 +1,50 @@
+// What the CUDA backend asks of a family of perturbations P (common/perturbations/family.hpp): a specialisation
+//
+//     template <>
+//     struct OnCuda<MyFamily> : OfWeights {
+//         static void run(Context& context, const Job& job);                          // evaluate
+//         static std::string plan(const Device& device, const Job& job);              // how, in words
+//         static void write_weights(const MemberWriter& writer, const Layer& layer);  // of a member, where it perturbs
+//         them template <class Run>                                                        // a GradientRun
+//         (gradient.cu) static void weight_gradient(Run& run, const Layer& layer);                  // biases are added
+//         for it
+//     };
+//
+// or, where noise is of samples and members have no weights of their own,
+//
+//     template <>
+//     struct OnCuda<MyFamily> : OfSamples {
+//         static void run(Context& context, const Job& job);
+//         static std::string plan(const Device& device, const Job& job);
+//         static void sample_gradient(Context& context, const SampleGradientJob& job);
+//     };
+#pragma once
+
+#include <stdexcept>
+
+#include "../member.hpp"
+#include "../population.hpp"
+#include "../sample_gradient.hpp"
+
+FPES_NAMESPACE_BEGIN
+
+template <class P>
+struct OnCuda;
+
+// What a family of the other sort is never asked for, because Python's description of it says so.
+struct OfWeights {
+    [[noreturn]] static void sample_gradient(Context&, const SampleGradientJob&) {
+        throw std::logic_error("the gradient of this family needs no batch");
+    }
+};
+struct OfSamples {
+    [[noreturn]] static void write_weights(const MemberWriter&, const Layer&) {
+        throw std::logic_error("a member of this family has no parameters of its own");
+    }
+    template <class Run>
+    [[noreturn]] static void weight_gradient(Run&, const Layer&) {
+        throw std::logic_error("the gradient of this family needs a batch");
+    }
+};
+
+FPES_NAMESPACE_END

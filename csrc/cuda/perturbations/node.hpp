@@ -1,0 +1,20 @@
+#pragma once
+
+#include "family.hpp"
+
+FPES_NAMESPACE_BEGIN
+
+template <>
+struct OnCuda<NodePerturbation> : OfSamples {
+    static void run(Context& context, const Job& job) { run_corrected(context, job); }
+    static std::string plan(const Device& device, const Job& job) { return corrected_plan(device, job); }
+    static void sample_gradient(Context& context, const SampleGradientJob& job) {
+        if (job.population.allocation.one_layer()) {
+            incremental_gradient(context, job);
+        } else {
+            node_gradient(context, job);
+        }
+    }
+};
+
+FPES_NAMESPACE_END
