@@ -155,7 +155,7 @@ def _gradient(cupy: Any, case: Case) -> Variant:
 
 def _training_step(cupy: Any) -> list[Variant]:
     case = Case(MNIST, "node", 80, 2048)
-    perturbation = fpes.NodePerturbation(units=(16, None, None), draws=(24, 8, 8))
+    perturbation = fpes.NodePerturbation(allocation=fpes.OneLayer(units=(16, None, None), pairs=(24, 8, 8)))
     theta = case.net.init(0, device="cuda")
     population = fpes.Population(case.net, theta, size=80, sigma=0.1, perturbation=perturbation)
     x, y = (cupy.asarray(array) for array in case.data())

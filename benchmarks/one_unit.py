@@ -55,7 +55,7 @@ def rows() -> list[Row]:
     """All of them, the preset's first."""
     white = [Row(f"white, B = {batch}", fpes.OneUnit("white", (2, 4, 2)), batch) for batch in (8, 32)]
     # Pairs of 3,092 a minibatch, 1,024 + 2,048 + 20, as for one unit.
-    several = fpes.LowRank(noise="rademacher", units=(16, None, None), draws=(256, 512, 5))
+    several = fpes.LowRank(noise="rademacher", allocation=fpes.OneLayer(units=(16, None, None), pairs=(256, 512, 5)))
     return [
         *(span(batch) for batch in (8, 16, 32, 64, 128, 256)),
         *white,

@@ -34,11 +34,17 @@ WIDE, NARROW = (784, 512, 512, 10), (64, 64, 64, 10)
 CASES: dict[str, tuple[tuple[int, ...], Any, int, int, int]] = {
     "full rank, 512": (WIDE, fpes.FullRank(), 512, 16, 1),
     "low rank, 512": (WIDE, fpes.LowRank(), 512, 16, 1),
-    "low rank of one layer, 512": (WIDE, fpes.LowRank(draws=(2, 2, 4)), 512, 16, 1),
-    "node of one layer, 512": (WIDE, fpes.NodePerturbation(units=32, draws=(2, 2, 4)), 512, 16, 1),
+    "low rank of one layer, 512": (WIDE, fpes.LowRank(allocation=fpes.OneLayer(pairs=(2, 2, 4))), 512, 16, 1),
+    "node of one layer, 512": (
+        WIDE,
+        fpes.NodePerturbation(allocation=fpes.OneLayer(32, (2, 2, 4))),
+        512,
+        16,
+        1,
+    ),
     "full rank, 65536": (NARROW, fpes.FullRank(), 65536, 16, 1),
     "low rank, 65536": (NARROW, fpes.LowRank(), 65536, 16, 1),
-    "low rank of one layer, 65536": (NARROW, fpes.LowRank(draws=(2, 2, 4)), 65536, 16, 1),
+    "low rank of one layer, 65536": (NARROW, fpes.LowRank(allocation=fpes.OneLayer(pairs=(2, 2, 4))), 65536, 16, 1),
     "one unit, 25x2068": (WIDE, fpes.OneUnit(), 2 * 2068 * 8, 32, 8),
 }
 

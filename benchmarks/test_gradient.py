@@ -53,7 +53,7 @@ def test_training_step(measure):
     """
     net = fpes.LinearNetwork(_MNIST)
     x, y = samples(2048, 784, 10)
-    noise = fpes.NodePerturbation(units=(16, None, None), draws=(24, 8, 8))
+    noise = fpes.NodePerturbation(allocation=fpes.OneLayer(units=(16, None, None), pairs=(24, 8, 8)))
     population = fpes.Population(net, net.init(0), size=80, sigma=0.1, perturbation=noise)
 
     def step() -> np.ndarray:

@@ -17,7 +17,7 @@ from fpes.losses import loss, metric
 from fpes.network import LinearNetwork
 from fpes.noise import noise
 from fpes.optimisers import SGD, Adam, ClipUp
-from fpes.perturbations import FullRank, LowRank, NodePerturbation, OneUnit
+from fpes.perturbations import AllLayers, FullRank, LowRank, NodePerturbation, OneLayer, OneUnit
 from fpes.population import Population
 from fpes.primitives import bias_add, gemm, multiply
 from fpes.saving import NotSavedError
@@ -28,6 +28,7 @@ __all__ = [
     "ES",
     "SGD",
     "Adam",
+    "AllLayers",
     "CheckpointError",
     "ClipUp",
     "Constant",
@@ -40,6 +41,7 @@ __all__ = [
     "LowRank",
     "NodePerturbation",
     "NotSavedError",
+    "OneLayer",
     "OneUnit",
     "Population",
     "TrainingWarning",

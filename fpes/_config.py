@@ -149,4 +149,6 @@ def from_json(value: Any) -> Any:
             f"unknown setting {name!r}, expected one of {', '.join(sorted(_classes))}; a class of your own "
             "is known once the module that registers it is imported"
         )
-    return _classes[name](**rest)
+    cls = _classes[name]
+    upgraded = getattr(cls, "_from_older", dict)  # fields that earlier versions wrote
+    return cls(**upgraded(rest))

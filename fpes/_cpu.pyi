@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 
 class Flush(Enum):
@@ -25,13 +25,6 @@ class NoiseRole(Enum):
     direction = 6
     init = 7
 
-class Family(Enum):
-    full = 0
-    low_rank = 1
-    node = 2
-    one_layer = 3
-    one_layer_rank_one = 4
-
 class Execution:
     def __init__(self, isa: str, threads: int) -> None: ...
 
@@ -39,14 +32,14 @@ class Population:
     def __init__(
         self,
         *,
-        family: Family,
-        rank: int,
+        family: str,  # a name of csrc/common/perturbations
+        parameters: Mapping[str, float],
+        units: Sequence[int],
+        pairs: Sequence[int],
         noise: NoiseKind,
         seed: int,
         generation: int,
         sigma: float,
-        units: Sequence[int],
-        draws: Sequence[int],
     ) -> None: ...
 
 class UnitPopulation:
@@ -135,10 +128,16 @@ def population_gradient(
     weights: int,
     integers: bool,
     members: int,
+    first_pair: int,
+    end_pair: int,
+    sums: int,
     out: int,
     /,
 ) -> None: ...
-def node_gradient(
+def scale_sums(
+    e: Execution, sizes: Sequence[int], population: Population, pairs: int, sums: int, out: int, /
+) -> None: ...
+def population_sample_gradient(
     e: Execution,
     f: Flush,
     sizes: Sequence[int],
@@ -146,21 +145,8 @@ def node_gradient(
     theta: int,
     population: Population,
     pairs: int,
-    x: int,
-    batch: tuple[int, int, int],
-    weights: int,
-    per_sample: bool,
-    out: int,
-    /,
-) -> None: ...
-def incremental_gradient(
-    e: Execution,
-    f: Flush,
-    sizes: Sequence[int],
-    scaling: float,
-    theta: int,
-    population: Population,
-    pairs: int,
+    first_pair: int,
+    end_pair: int,
     x: int,
     batch: tuple[int, int, int],
     weights: int,

@@ -142,9 +142,8 @@ def ranges(population: Population, parts: int) -> list[tuple[int, int]]:
 
 
 # A sum of integers of 8 bytes for each parameter travels in about the time that it takes to draw the noise of so many
-# pairs (docs/machines.md); low rank draws little, and its product takes a twelfth of that for each rank.
+# pairs (docs/machines.md).
 _PAIRS_WORTH_A_SUM = 32
-_LOW_RANK_SHARE = 1 / 12
 
 
 def parts_pay(population: Population, weights: Any, workers: int) -> bool:
@@ -154,6 +153,5 @@ def parts_pay(population: Population, weights: Any, workers: int) -> bool:
     """
     if workers < 2 or not population.sums_exactly(weights):
         return False
-    rank = getattr(population.perturbation, "rank", 0)
-    work = population.size // 2 * (rank * _LOW_RANK_SHARE if rank else 1.0)
+    work = population.size // 2 * population.perturbation.gradient_work
     return work * (1.0 - 1.0 / workers) > _PAIRS_WORTH_A_SUM

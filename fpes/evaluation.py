@@ -12,9 +12,8 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from fpes import _checks
 from fpes._backends import Array, Backend
 from fpes._backends.cuda_arrays import gpu_of
-from fpes.minibatch import Minibatch
+from fpes.members import Seen
 from fpes.network import LinearNetwork
-from fpes.one_unit import SeenByUnits
 from fpes.perturbations import Perturbation
 
 _SHARING = ("__cuda_array_interface__", "__dlpack__", "__dlpack_device__")
@@ -59,25 +58,6 @@ class Origin:
         if self.theta is not other.theta and not bool((self.theta == other.theta).all()):
             return "other parameters theta than expected"
         return None
-
-
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """The batch of an evaluation.
-
-    Args:
-        groups: how many groups of members had a minibatch of their own; 1 where all had the same.
-        samples: how many samples each member saw.
-        inputs: a copy of them, where the gradient needs it (node perturbation), else None.
-        sums: of the unperturbed network on them, float32, where the gradient needs it (node perturbation of one layer).
-        units: what OneUnit keeps of its batch, else None.
-    """
-
-    groups: int
-    samples: int
-    inputs: Minibatch | None
-    sums: Array | None
-    units: SeenByUnits | None = None
 
 
 class Evaluation(NDArrayOperatorsMixin):
@@ -131,8 +111,8 @@ class Evaluation(NDArrayOperatorsMixin):
     @property
     def centre_losses(self) -> Array | None:
         """Losses of the unperturbed network, [groups, batch]; None where it wasn't evaluated: it is for OneUnit."""
-        units = self._seen.units
-        return None if units is None or units.centre is None else units.centre.reshape(self.groups, self.samples)
+        centre = self._seen.centre
+        return None if centre is None else centre.reshape(self.groups, self.samples)
 
     @property
     def pairs(self) -> tuple[int, int]:

@@ -6,66 +6,62 @@ Population has checked what comes in; docs/one-unit.md has the arithmetic.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fpes._backends import Array, Backend, NetworkCall, Targets, UnitCall, UnitState
+from fpes._backends import Array, Targets, UnitCall, UnitState
+from fpes.members import PairRange, Seen, ranges
 from fpes.minibatch import Minibatch
 from fpes.noise import LARGEST_WORD
-from fpes.perturbations import OneUnit, draws_of
+
+if TYPE_CHECKING:
+    from fpes.perturbations import Centre
 
 # The Gram matrix of a batch, and its factor, are squares of its size in double.
 _LARGEST_SPAN = 1024
 
 
-@dataclass(frozen=True, eq=False)
-class SeenByUnits:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SeenByUnits(Seen):
     """What an evaluation keeps of its batch.
 
     Args:
         inputs: a copy of the batch.
         state: what it makes of the population.
-        centre: losses of the unperturbed network, float32 [groups * batch]; None where there are no targets.
     """
 
     inputs: Minibatch
     state: UnitState
-    centre: Array | None
 
 
 class UnitMembers:
-    """The members of a population, for one network, size and sigma.
+    """The members of a population, each with one unit's weights changed.
+
+    Args:
+        centre: what they are perturbed from.
+        span: whether directions lie in the span of a layer's inputs; otherwise they are white.
+        draws: of each layer, in a block.
 
     Raises:
         ValueError: the size is no multiple of a block.
     """
 
-    def __init__(
-        self,
-        backend: Backend,
-        network: NetworkCall,
-        perturbation: OneUnit,
-        *,
-        size: int,
-        sigma: float,
-        seed: int,
-        generation: int,
-    ) -> None:
-        self._backend = backend
-        self._sizes = network.sizes
-        draws = draws_of(perturbation, network.sizes)
-        self._block = perturbation.members(network.sizes) // 2
+    def __init__(self, centre: Centre, span: bool, draws: list[int]) -> None:
+        self._backend = centre.backend
+        self._sizes = centre.network.sizes
+        size, layers = centre.size, list(zip(draws, self._sizes[1:], strict=True))
+        self._block = sum(count * units for count, units in layers)
         if size % (2 * self._block):
             raise ValueError(
                 f"size is {size}, expected a multiple of {2 * self._block}: two members for each unit of each draw "
-                f"({', '.join(f'{d} x {n}' for d, n in zip(draws, network.sizes[1:], strict=True))})"
+                f"({', '.join(f'{count} x {units}' for count, units in layers)})"
             )
         if size // (2 * self._block) * max(draws) > LARGEST_WORD:
             raise ValueError(f"size is {size}, expected at most {LARGEST_WORD} draws of a layer")
-        self._call = UnitCall(network, size, perturbation.directions == "span", seed, generation, sigma, draws)
+        self._call = UnitCall(centre.network, size, span, centre.seed, centre.generation, centre.sigma, draws)
 
-    def prepared(self, batch: Minibatch, with_losses: bool) -> SeenByUnits:
+    def see(self, batch: Minibatch, pairs: PairRange, *, losses: bool) -> SeenByUnits:
         """What a batch makes of the population.
 
         Raises:
@@ -99,56 +95,67 @@ class UnitMembers:
         )
         inputs = batch.copy()
         backend.prepare_units(call, inputs, state)
-        return SeenByUnits(inputs, state, backend.empty((rows,)) if with_losses else None)
+        return SeenByUnits(
+            groups=batch.groups,
+            samples=batch.size,
+            inputs=inputs,
+            state=state,
+            centre=backend.empty((rows,)) if losses else None,
+        )
+
+    def completed(self, batch: Minibatch, part: Seen | None, targets: Targets | None) -> SeenByUnits:
+        """What a batch makes of the population, and the losses of the unperturbed network."""
+        everything = (0, self._call.pairs)
+        seen = self.see(batch, everything, losses=targets is not None) if part is None else _of_units(part)
+        if targets is not None:
+            self._backend.evaluate_units(
+                self._call, seen.inputs, seen.state, everything, targets=targets, centre=seen.centre
+            )
+        return seen
 
     def evaluate(
         self,
-        seen: SeenByUnits,
-        targets: Targets,
+        batch: Minibatch,
+        seen: Seen,
+        pairs: PairRange,
         *,
-        weights: Array | None,
+        targets: Targets,
+        sample_weights: Array | None,
         losses: Array | None,
-        pairs: tuple[int, int],
         chunk: int | None,
     ) -> Array:
-        """Fitness float32 [members] of a range of pairs; losses [members, batch] too, unless None."""
+        """Fitness float32 [members]; losses [members, batch] too, unless None."""
+        mine = _of_units(seen)
         fitness = self._backend.empty((2 * (pairs[1] - pairs[0]),))
-        for begin, end in self._ranges(pairs, chunk):
-            members = slice(2 * (begin - pairs[0]), 2 * (end - pairs[0]))
+        for part, members in ranges(pairs, _step(pairs, chunk)):
             self._backend.evaluate_units(
                 self._call,
-                seen.inputs,
-                seen.state,
-                (begin, end),
+                mine.inputs,
+                mine.state,
+                part,
                 targets=targets,
-                weights=weights,
+                weights=sample_weights,
                 fitness=fitness[members],
                 losses=None if losses is None else losses[members],
-                centre=seen.centre,
+                centre=mine.centre,
             )
         return fitness
 
-    def evaluate_centre(self, seen: SeenByUnits, targets: Targets) -> None:
-        """Fill in the losses of the unperturbed network, of all groups."""
-        everything = (0, self._call.pairs)
-        self._backend.evaluate_units(
-            self._call, seen.inputs, seen.state, everything, targets=targets, centre=seen.centre
-        )
-
-    def outputs(self, seen: SeenByUnits, pairs: tuple[int, int], chunk: int | None) -> Array:
-        """Logits float32 [members, batch, classes] of a range of pairs."""
-        outputs = self._backend.empty((2 * (pairs[1] - pairs[0]), seen.inputs.size, self._sizes[-1]))
-        for begin, end in self._ranges(pairs, chunk):
-            members = slice(2 * (begin - pairs[0]), 2 * (end - pairs[0]))
-            self._backend.evaluate_units(self._call, seen.inputs, seen.state, (begin, end), outputs=outputs[members])
+    def outputs(self, batch: Minibatch, seen: Seen, pairs: PairRange, chunk: int | None) -> Array:
+        """Outputs float32 [members, batch, classes]."""
+        mine = _of_units(seen)
+        outputs = self._backend.empty((2 * (pairs[1] - pairs[0]), mine.inputs.size, self._sizes[-1]))
+        for part, members in ranges(pairs, _step(pairs, chunk)):
+            self._backend.evaluate_units(self._call, mine.inputs, mine.state, part, outputs=outputs[members])
         return outputs
 
-    def gradient(self, seen: SeenByUnits, weights: Any, pairs: tuple[int, int]) -> Array:
-        """What a range of pairs adds to the estimate, float32 [parameters].
+    def gradient(self, weights: Any, seen: Seen | None, pairs: PairRange, *, exact: bool) -> Array:
+        """What pairs add to the estimate, float32 [parameters].
 
         Raises:
             TypeError, ValueError: weights that aren't finite float32 or int32 [size].
         """
+        mine = _of_units(seen, "the gradient of OneUnit depends")
         backend = self._backend
         array = backend.adopt("weights", weights)
         if array.dtype.kind in "iu":
@@ -160,18 +167,48 @@ class UnitMembers:
             array[: 2 * pairs[0]] = 0
             array[2 * pairs[1] :] = 0
         result = backend.empty(self._call.network.theta.shape)
-        backend.unit_gradient(self._call, seen.inputs, seen.state, array, result)
+        backend.unit_gradient(self._call, mine.inputs, mine.state, array, result)
         return result
 
-    def member(self, seen: SeenByUnits, index: int) -> Array:
+    def member(self, index: int, seen: Seen | None) -> Array:
         """Parameters of one member, float32 [parameters]."""
+        mine = _of_units(seen, "members of OneUnit depend")
         theta = self._backend.empty(self._call.network.theta.shape)
-        self._backend.unit_member(self._call, seen.inputs, seen.state, index, theta)
+        self._backend.unit_member(self._call, mine.inputs, mine.state, index, theta)
         return theta
 
-    @staticmethod
-    def _ranges(pairs: tuple[int, int], chunk: int | None) -> list[tuple[int, int]]:
-        """Parts of a range of pairs: one, unless a chunk says how many pairs each has."""
-        begin, end = pairs
-        step = end - begin if chunk is None else chunk // 2
-        return [(at, min(at + step, end)) for at in range(begin, end, step)]
+    def sums_exactly(self, weights: Any) -> bool:
+        """No: factors of directions are floats."""
+        return False
+
+    @property
+    def largest_term(self) -> int:
+        """There are no exact sums.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError("OneUnit's gradient is no sum of integers")
+
+    def scaled(self, sums: Array) -> Array:
+        """There are no exact sums.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError("parts of OneUnit's gradient are float32, and these are integers")
+
+
+def _of_units(seen: Seen | None, what: str = "OneUnit depends") -> SeenByUnits:
+    """What a population of these members made of the batch."""
+    if not isinstance(seen, SeenByUnits):
+        raise ValueError(
+            f"{what} on the batch: give the evaluation too, as in population.member(i, evaluation) "
+            "and population.gradient(weights, evaluation)"
+        )
+    return seen
+
+
+def _step(pairs: PairRange, chunk: int | None) -> int:
+    """Pairs at a time: all, unless a chunk says how many."""
+    return pairs[1] - pairs[0] if chunk is None else chunk // 2

@@ -8,22 +8,17 @@ from typing import Any
 import numpy as np
 
 from fpes import _checks
-from fpes._backends import Array, PopulationCall, Targets, backend_of
+from fpes._backends import Array, backend_of
 from fpes._modes import ieee_mode
 from fpes.devices import to_host
-from fpes.evaluation import Evaluation, Origin, Seen, checked_fitness, members_of, negated, plain
+from fpes.evaluation import Evaluation, Origin, checked_fitness, members_of, negated, plain
 from fpes.losses import checked_targets, loss_named
 from fpes.minibatch import Minibatch, checked_minibatch
 from fpes.network import LinearNetwork
 from fpes.noise import LARGEST_SEED, LARGEST_WORD
-from fpes.one_unit import SeenByUnits, UnitMembers
-from fpes.perturbations import FullRank, LowRank, NodePerturbation, OneUnit, Perturbation, draws_of, units_of
+from fpes.perturbations import Centre, FullRank, Perturbation
 
-_FAMILIES = {FullRank: "full", LowRank: "low_rank", NodePerturbation: "node", OneUnit: "one_unit"}
 _SMALLEST_SIGMA, _LARGEST_SIGMA = 2.0**-126, 2.0**100
-_EXACT_FAMILIES = ("full", "low_rank", "one_layer_rank_one")
-_INTEGER_NOISE = ("binomial", "rademacher")
-_ONE_LAYER_FAMILIES = {LowRank: "one_layer_rank_one", NodePerturbation: "one_layer"}
 
 
 class Population:
@@ -71,39 +66,15 @@ class Population:
         self.size = _checked_even("size", size)
         self.sigma = _checked_sigma(sigma)
         self.perturbation = FullRank() if perturbation is None else perturbation
-        if type(self.perturbation) not in _FAMILIES:
+        if isinstance(self.perturbation, type) or not isinstance(self.perturbation, Perturbation):
             raise TypeError(
                 f"perturbation is {perturbation!r}, expected a FullRank, LowRank, NodePerturbation or OneUnit"
             )
         self.seed = _checks.integer("seed", seed, 0, LARGEST_SEED)
         self.generation = _checks.integer("generation", generation, 0, LARGEST_WORD)
-        self._family = _FAMILIES[type(self.perturbation)]
-        self._units: list[int] = []
-        self._draws: list[int] = []
-        self._unit_members: UnitMembers | None = None
-        if isinstance(self.perturbation, OneUnit):
-            self._unit_members = UnitMembers(
-                self._backend,
-                net._call(self.theta),
-                self.perturbation,
-                size=self.size,
-                sigma=self.sigma,
-                seed=self.seed,
-                generation=self.generation,
-            )
-        elif not isinstance(self.perturbation, FullRank) and self.perturbation.one_layer_at_a_time:
-            self._family = _ONE_LAYER_FAMILIES[type(self.perturbation)]
-            self._units = units_of(self.perturbation, net.sizes)
-            self._draws = draws_of(self.perturbation, net.sizes)
-            self._check_draws()
-
-    def _check_draws(self) -> None:
-        pairs, draws = self.size // 2, sum(self._draws)
-        if pairs % draws:
-            raise ValueError(
-                f"size is {self.size}, expected a multiple of {2 * draws}: {draws} antithetic pairs "
-                f"({', '.join(map(str, self._draws))}) perturb the layers in turn"
-            )
+        self._members = self.perturbation.around(
+            Centre(self._backend, net._call(self.theta), self.size, self.sigma, self.seed, self.generation)
+        )
 
     def __repr__(self) -> str:
         return (
@@ -153,7 +124,7 @@ class Population:
                 population doesn't have; groups that cut blocks of OneUnit in two, or fewer samples in a
                 minibatch than it has draws.
         """
-        if sample_weights is not None and self._unit_members is None:
+        if sample_weights is not None and not self.perturbation.weights_samples:
             raise ValueError(
                 f"sample_weights are for OneUnit only, and perturbation is {self.perturbation!r}: take per_sample=True "
                 "and weight the losses"
@@ -165,65 +136,26 @@ class Population:
         some = self._checked_pairs(pairs)
         batch = self._checked_batch(x)
         targets = checked_targets(chosen, self._backend, y, batch.samples, self.net.classes)
-        if self._unit_members is not None:
-            return self._evaluated_units(
-                self._unit_members, batch, targets, sample_weights, some, per_sample=per_sample, chunk=chunk
-            )
-        calls = self._calls(batch, some, chunk)
-        seen = self._seen(batch, some)
-        fitness = self._backend.empty((members_of(some),))
-        losses = self._backend.empty((members_of(some), batch.size)) if per_sample else None
-        for begin, end in calls:
-            members = slice(2 * (begin - some[0]), 2 * (end - some[0]))
-            self._backend.evaluate(
-                self._call,
-                (begin, end),
-                seen.inputs or batch,
-                targets=targets,
-                sums=seen.sums,
-                fitness=fitness[members],
-                losses=None if losses is None else losses[members],
-            )
-        values = fitness if losses is None else negated(losses)
-        return Evaluation(self._backend, self.origin, seen, values, fitness, pairs=some)
-
-    def _evaluated_units(
-        self,
-        members: UnitMembers,
-        batch: Minibatch,
-        targets: Targets,
-        sample_weights: Array | None,
-        pairs: tuple[int, int],
-        *,
-        per_sample: bool,
-        chunk: int | None,
-    ) -> Evaluation:
-        """As evaluate(), of OneUnit."""
         weights = None
         if sample_weights is not None:
             weights = self._backend.finite("sample_weights", sample_weights, batch.samples)
-        seen = members.prepared(batch, with_losses=True)
-        losses = self._backend.empty((members_of(pairs), batch.size)) if per_sample else None
-        fitness = members.evaluate(
-            seen, targets, weights=weights, losses=losses, pairs=pairs, chunk=_checked_chunk(chunk)
+        most = _checked_chunk(chunk)
+        seen = self._members.see(batch, some, losses=True)
+        losses = self._backend.empty((members_of(some), batch.size)) if per_sample else None
+        fitness = self._members.evaluate(
+            batch, seen, some, targets=targets, sample_weights=weights, losses=losses, chunk=most
         )
-        return Evaluation(
-            self._backend,
-            self.origin,
-            Seen(batch.groups, batch.size, None, None, seen),
-            fitness if losses is None else negated(losses),
-            fitness,
-            pairs=pairs,
-        )
+        values = fitness if losses is None else negated(losses)
+        return Evaluation(self._backend, self.origin, seen, values, fitness, pairs=some)
 
     def _evaluated_by(
         self, fitness: Callable[[Array, Any], Any], x: Array, y: Any, pairs: tuple[int, int], chunk: int | None
     ) -> Evaluation:
         """As evaluate(), by a fitness of the caller's own."""
         self._check_device(x=x)
-        batch = self._checked_batch(x)
-        seen = self._seen(batch, pairs)
-        given = fitness(self._outputs(batch, seen, pairs, chunk), y)
+        batch, most = self._checked_batch(x), _checked_chunk(chunk)
+        seen = self._members.see(batch, pairs, losses=False)
+        given = fitness(self._members.outputs(batch, seen, pairs, most), y)
         size = members_of(pairs)
         values = checked_fitness("what the fitness function gives", given, self._backend, size, batch.size)
         return Evaluation(self._backend, self.origin, seen, values, pairs=pairs)
@@ -258,33 +190,12 @@ class Population:
         chosen = None if y is None or callable(loss) else loss_named(loss)
         if part is not None:
             part.check_belongs_to(self.origin)
-        if self._unit_members is None:
-            seen = self._seen(batch, (0, self.size // 2))
-            self._fill_sums(batch, seen)
-        else:
-            units = None if part is None else part.seen.units
-            if units is None:
-                units = self._unit_members.prepared(batch, with_losses=chosen is not None)
-            if chosen is not None:
-                targets = checked_targets(chosen, self._backend, y, batch.samples, self.net.classes)
-                self._unit_members.evaluate_centre(units, targets)
-            seen = Seen(batch.groups, batch.size, None, None, units)
+        targets = None
+        if chosen is not None and self.perturbation.weights_samples:
+            targets = checked_targets(chosen, self._backend, y, batch.samples, self.net.classes)
+        seen = self._members.completed(batch, None if part is None else part.seen, targets)
         values = checked_fitness("fitness", fitness, self._backend, self.size, batch.size)
         return Evaluation(self._backend, self.origin, seen, values)
-
-    def _fill_sums(self, batch: Minibatch, seen: Seen) -> None:
-        """What the unperturbed network makes of each group's minibatch."""
-        if seen.sums is None:
-            return
-        if self._backend.device == "cpu":
-            nothing = self._backend.empty((0,))
-            return self._backend.outputs(self._call, (0, 0), seen.inputs or batch, seen.sums, nothing)
-        # On a GPU one pair of each group takes it along.
-        outputs = self._backend.empty((2, batch.size, self.net.classes))
-        each = self.size // 2 // batch.groups
-        for group in range(batch.groups):
-            one = (group * each, group * each + 1)
-            self._backend.outputs(self._call, one, seen.inputs or batch, seen.sums, outputs)
 
     def forward(self, x: Array, *, pairs: tuple[int, int] | None = None, chunk: int | None = None) -> Array:
         """Outputs of every member.
@@ -304,17 +215,8 @@ class Population:
         self._check_device(x=x)
         some = self._checked_pairs(pairs)
         batch = self._checked_batch(x)
-        return self._outputs(batch, self._seen(batch, some), some, chunk)
-
-    def _outputs(self, batch: Minibatch, seen: Seen, pairs: tuple[int, int], chunk: int | None) -> Array:
-        if self._unit_members is not None and seen.units is not None:
-            return self._unit_members.outputs(seen.units, pairs, _checked_chunk(chunk))
-        batch, calls = seen.inputs or batch, self._calls(batch, pairs, chunk)
-        outputs = self._backend.empty((members_of(pairs), batch.size, self.net.classes))
-        for begin, end in calls:
-            members = slice(2 * (begin - pairs[0]), 2 * (end - pairs[0]))
-            self._backend.outputs(self._call, (begin, end), batch, seen.sums, outputs[members])
-        return outputs
+        most = _checked_chunk(chunk)
+        return self._members.outputs(batch, self._members.see(batch, some, losses=False), some, most)
 
     def member(self, i: int, evaluation: Evaluation | None = None) -> Array:
         """Parameters of member i.
@@ -336,17 +238,9 @@ class Population:
                 perturbation, whose members differ by noise on each sample.
         """
         index = _checks.integer("i", i, 0, self.size - 1)
-        if isinstance(self.perturbation, NodePerturbation):
-            raise ValueError(
-                "a member of node perturbation has no parameters of its own: its noise differs for each sample"
-            )
         if evaluation is not None:
             evaluation.check_belongs_to(self.origin)
-        if self._unit_members is not None:
-            return self._unit_members.member(_seen_by_units(evaluation, "members of OneUnit depend"), index)
-        theta = self._backend.empty((self.net.parameters,))
-        self._backend.member(self._call, index, theta)
-        return theta
+        return self._members.member(index, None if evaluation is None else evaluation.seen)
 
     def gradient(self, weights: Any, evaluation: Evaluation | None = None) -> Array:
         """The ES estimate of the gradient: 1 / (size sigma) times the sum of weight times perturbation.
@@ -435,14 +329,16 @@ class Population:
                     wide += to_host(array)
                 return self._backend.copied_to_device(wide.astype(np.float32))
         total = self._backend.contiguous(arrays[0] if len(arrays) == 1 else sum(arrays[1:], arrays[0]))
-        result = self._backend.empty((self.net.parameters,))
-        self._backend.scale_sums(self._call, total, result)
-        return result
+        return self._members.scaled(total)
 
     def sums_exactly(self, weights: Any) -> bool:
         """Whether the parts of the gradient with these weights are exact sums of integers."""
-        noise = getattr(self.perturbation, "noise", None)
-        return self._family in _EXACT_FAMILIES and noise in _INTEGER_NOISE and plain(weights).dtype.kind in "iu"
+        return self._members.sums_exactly(plain(weights))
+
+    @property
+    def largest_term(self) -> int:
+        """Magnitude of what a pair adds to such a sum at most, for weights that differ by 1."""
+        return self._members.largest_term
 
     def _gradient(self, weights: Any, evaluation: Evaluation | None, pairs: tuple[int, int], *, exact: bool) -> Array:
         """What some pairs add to the gradient; exact sums stay as they are where `exact`."""
@@ -453,30 +349,7 @@ class Population:
             evaluation.check_covers(pairs)
         values = plain(weights)
         self._check_device(weights=values)
-        if isinstance(self.perturbation, NodePerturbation):
-            return self._node_gradient(values, evaluation, pairs)
-        if self._unit_members is not None:
-            units = _seen_by_units(evaluation, "the gradient of OneUnit depends")
-            return self._unit_members.gradient(units, values, pairs)
-        checked = self._checked_weights(values)
-        sums = exact and self.sums_exactly(checked)
-        result = self._backend.empty((self.net.parameters,), np.int64 if sums else np.float32)
-        self._backend.gradient(self._call, pairs, checked, result)
-        return result
-
-    def _node_gradient(self, weights: Any, evaluation: Evaluation | None, pairs: tuple[int, int]) -> Array:
-        inputs = None if evaluation is None else evaluation.seen.inputs
-        if evaluation is None or inputs is None:
-            raise ValueError(
-                "the gradient of node perturbation needs a batch: give it the evaluation that the weights were made "
-                "from, population.gradient(weights, evaluation)"
-            )
-        per_sample = getattr(weights, "ndim", 1) == 2
-        shape = (self.size, inputs.size) if per_sample else (self.size,)
-        checked = self._backend.finite("weights", weights, shape)
-        result = self._backend.empty((self.net.parameters,))
-        self._backend.node_gradient(self._call, pairs, inputs, weights=checked, sums=evaluation.seen.sums, out=result)
-        return result
+        return self._members.gradient(values, None if evaluation is None else evaluation.seen, pairs, exact=exact)
 
     @property
     def origin(self) -> Origin:
@@ -489,12 +362,6 @@ class Population:
         """Refuse arrays that aren't where theta is."""
         backend_of(theta=self.theta, **arrays)
 
-    def _checked_weights(self, weights: Any) -> Array:
-        array = self._backend.adopt("weights", weights)
-        if array.dtype.kind not in "iu":
-            return self._backend.finite("weights", array, (self.size,))
-        return self._backend.integer_weights("weights", array, self._call)
-
     def _checked_batch(self, x: Array) -> Minibatch:
         return checked_minibatch(self._backend, x, self.net.features, self.size // 2, max(self.net.sizes[1:]))
 
@@ -506,52 +373,6 @@ class Population:
             raise TypeError(f"pairs is {pairs!r}, expected a tuple (begin, end)")
         begin = _checks.integer("pairs[0]", pairs[0], 0, whole[1] - 1)
         return begin, _checks.integer("pairs[1]", pairs[1], begin + 1, whole[1])
-
-    def _seen(self, batch: Minibatch, pairs: tuple[int, int]) -> Seen:
-        """What an evaluation of some pairs keeps of its batch, sums to be filled in."""
-        if self._unit_members is not None:
-            return Seen(batch.groups, batch.size, None, None, self._unit_members.prepared(batch, with_losses=False))
-        needed = isinstance(self.perturbation, NodePerturbation)
-        sums = None
-        if self._family == "one_layer":
-            sums = self._backend.empty((batch.groups * batch.size * sum(self.net.sizes[1:]),))
-            if pairs != (0, self.size // 2):
-                sums[:] = 0  # of minibatches that these pairs don't see
-        return Seen(batch.groups, batch.size, batch.copy() if needed else None, sums)
-
-    def _calls(self, batch: Minibatch, pairs: tuple[int, int], chunk: int | None) -> list[tuple[int, int]]:
-        """Parts of a range of pairs: as many as a chunk has, or as the backend finds right."""
-        begin, end = pairs
-        most = None if chunk is None else _checked_even("chunk", chunk) // 2
-        step = most or self._backend.pairs_per_call(self._call, batch)
-        return [(at, min(at + step, end)) for at in range(begin, end, step)]
-
-    @property
-    def _call(self) -> PopulationCall:
-        """The population as a backend takes it."""
-        return PopulationCall(
-            network=self.net._call(self.theta),
-            size=self.size,
-            family=self._family,
-            rank=self.perturbation.rank if isinstance(self.perturbation, LowRank) else 1,
-            noise="rademacher" if isinstance(self.perturbation, OneUnit) else self.perturbation.noise,
-            seed=self.seed,
-            generation=self.generation,
-            sigma=self.sigma,
-            units=self._units,
-            draws=self._draws,
-        )
-
-
-def _seen_by_units(evaluation: Evaluation | None, what: str) -> SeenByUnits:
-    """What a OneUnit population made of the batch of its evaluation."""
-    units = None if evaluation is None else evaluation.seen.units
-    if units is None:
-        raise ValueError(
-            f"{what} on the batch: give the evaluation too, as in population.member(i, evaluation) "
-            "and population.gradient(weights, evaluation)"
-        )
-    return units
 
 
 def _checked_chunk(chunk: int | None) -> int | None:

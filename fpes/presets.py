@@ -11,7 +11,7 @@ from fpes.datasets import Augmentation, ImportanceSampling
 from fpes.es import ES
 from fpes.network import LinearNetwork
 from fpes.optimisers import Adam, Optimiser
-from fpes.perturbations import FullRank, LowRank, NodePerturbation, OneUnit, Perturbation
+from fpes.perturbations import FullRank, LowRank, NodePerturbation, OneLayer, OneUnit, Perturbation
 from fpes.schedules import Cosine, Schedule
 
 
@@ -95,7 +95,7 @@ _MNIST_NODE = Preset(
     "which is ES on the weights",
     dataset="mnist",
     sizes=(784, 512, 512, 10),
-    perturbation=NodePerturbation(noise="rademacher", units=(16, None, None), draws=(48, 32, 12)),
+    perturbation=NodePerturbation(noise="rademacher", allocation=OneLayer((16, None, None), (48, 32, 12))),
     size=184,
     sigma=0.1,
     learning_rate=Cosine(1e-3),
@@ -148,7 +148,7 @@ _MNIST_ES_14X14 = Preset(
     algorithm="ES on the weights: rank-one noise on one layer at a time, a minibatch for each group of members",
     dataset="mnist-14x14",
     sizes=(196, 64, 64, 10),
-    perturbation=LowRank(noise="rademacher", units=(4, None, None), draws=(5, 2, 1)),
+    perturbation=LowRank(noise="rademacher", allocation=OneLayer((4, None, None), (5, 2, 1))),
     size=73_728,
     sigma=0.02,
     learning_rate=Cosine(8e-3),

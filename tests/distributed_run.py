@@ -15,9 +15,9 @@ SIZES = (16, 11, 7, 4)
 RUNS = {
     "full": (fpes.FullRank(), 34, {}),
     "low": (fpes.LowRank(rank=3), 34, {"groups": 17}),
-    "low-one-layer": (fpes.LowRank(units=3, draws=(1, 2, 1)), 40, {"groups": 5}),
+    "low-one-layer": (fpes.LowRank(allocation=fpes.OneLayer(units=3, pairs=(1, 2, 1))), 40, {"groups": 5}),
     "node": (fpes.NodePerturbation(), 34, {}),
-    "node-one-layer": (fpes.NodePerturbation(units=3, draws=(1, 2, 1)), 40, {"groups": 5}),
+    "node-one-layer": (fpes.NodePerturbation(allocation=fpes.OneLayer(units=3, pairs=(1, 2, 1))), 40, {"groups": 5}),
     "one-unit": (fpes.OneUnit(draws=(1, 1, 1)), 88, {"groups": 2}),
     "one-unit-white": (
         fpes.OneUnit(draws=(1, 1, 1), directions="white"),

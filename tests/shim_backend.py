@@ -127,7 +127,7 @@ class ShimPopulation:
         self._offset = offset
         self._flush = population.net.flush
         build = module(self._flush)
-        self._native = native(build, population._call)
+        self._native = native(build, population._members.call)
         self._theta = aligned(population.theta, offset)
         self._sums: Guarded | None = None
         self._batch: tuple | None = None
@@ -142,7 +142,7 @@ class ShimPopulation:
         groups, size = x.shape[:2] if grouped else (1, x.shape[0])
         shape = (size, groups, population.size // 2 // groups)
         self._batch = (aligned(x, self._offset), shape)
-        if population._family == "one_layer":
+        if population.perturbation.per_sample and population._members.call.perturbation.one_layer:
             self._sums = Guarded((groups * size * sum(population.net.sizes[1:]),))
         return self._batch
 
@@ -206,7 +206,7 @@ class ShimPopulation:
         pairs = pairs or (0, population.size // 2)
         out = Guarded((population.net.parameters,))
         copy = aligned(weights)
-        if self._batch is None or not isinstance(population.perturbation, fpes.NodePerturbation):
+        if self._batch is None or not population.perturbation.per_sample:
             integers = weights.dtype == np.int32
             call(
                 self._flush,

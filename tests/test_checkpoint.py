@@ -25,7 +25,7 @@ NET = fpes.LinearNetwork([5, 40, 3], scaling=2.0**124)
 SETTINGS = {
     "size": 24,
     "sigma": fpes.Exponential(0.2, 0.1),
-    "perturbation": fpes.NodePerturbation(noise="rademacher", units=(16, None), draws=(3, 1)),
+    "perturbation": fpes.NodePerturbation(noise="rademacher", allocation=fpes.OneLayer(units=(16, None), pairs=(3, 1))),
     "optimiser": fpes.ClipUp(momentum=0.8),
     "learning_rate": fpes.WarmUp(fpes.Cosine(0.01, 0.001), 0.1),
     "weight_decay": 0.25,
@@ -213,7 +213,7 @@ def test_numbers_of_numpy_become_pythons(tmp_path):
     settings = {
         "size": np.int64(24),
         "sigma": fpes.Exponential(np.float32(0.2), np.float64(0.1)),
-        "perturbation": fpes.NodePerturbation(units=(np.int32(16), None), draws=np.array([3, 1])),
+        "perturbation": fpes.NodePerturbation(allocation=fpes.OneLayer((np.int32(16), None), np.array([3, 1]))),
         "optimiser": fpes.SGD(np.float32(0.8)),
         "learning_rate": fpes.WarmUp(fpes.Cosine(np.float32(0.01)), np.float32(0.1)),
         "weight_decay": np.float32(0.3),

@@ -484,7 +484,7 @@ def check_ranges(cpu, shim, x, y, cycle):
 def test_one_layer(reverse, case, flush, shared):
     sizes, units, draws, shape = ONE_LAYER[case]
     for kind in KINDS if case == "sparse everywhere" else KINDS[:1]:
-        what = fpes.NodePerturbation(noise=kind, units=units, draws=draws)
+        what = fpes.NodePerturbation(noise=kind, allocation=fpes.OneLayer(units=units, pairs=draws))
         size = 4 * sum(draws)
         cpu, shim = populations(sizes, shape, what, flush=flush, size=size)
         _, x, y = setting(sizes, shape)
@@ -505,7 +505,7 @@ def test_rank_one_of_a_layer(reverse, case, flush):
     sizes, units, draws, shape = ONE_LAYER[case]
     kind = KINDS[len(case) % 3]
     size = 4 * sum(draws)
-    what = fpes.LowRank(rank=1, noise=kind, units=units, draws=draws)
+    what = fpes.LowRank(rank=1, noise=kind, allocation=fpes.OneLayer(units=units, pairs=draws))
     cpu, shim = populations(sizes, shape, what, flush=flush, size=size)
     _, x, y = setting(sizes, shape)
     check_population(cpu, shim, x, y, f"{case}, {kind}, {flush}")
@@ -521,7 +521,7 @@ def test_rank_one_of_a_layer(reverse, case, flush):
 @pytest.mark.parametrize("shared", [H100, TURING])
 def test_one_layer_of_some_pairs_at_a_time(what, shared):
     sizes, shape, draws = (13, 33, 9, 21), (2, 3), (3, 2, 2)
-    cpu, shim = populations(sizes, shape, what(units=(5, None, 2), draws=draws), size=4 * sum(draws))
+    cpu, shim = populations(sizes, shape, what(allocation=fpes.OneLayer((5, None, 2), draws)), size=4 * sum(draws))
     _, x, y = setting(sizes, shape)
     for places in (1, 3):
         with shim_backend.device(shared=shared, floats_at_a_time=places * 2 * shape[1] * max(sizes)):
@@ -533,7 +533,7 @@ def test_one_layer_of_some_pairs_at_a_time(what, shared):
 def test_more_units_than_are_changed_at_a_time(reverse, what):
     """And more inputs than are drawn at a time."""
     sizes = (515, 1030, 3)
-    cpu, shim = populations(sizes, (1,), what(units=(1027, None), draws=(1, 1)), size=4)
+    cpu, shim = populations(sizes, (1,), what(allocation=fpes.OneLayer(units=(1027, None), pairs=(1, 1))), size=4)
     _, x, _ = setting(sizes, (1,))
     oracle.assert_bitwise_equal(shim.forward(x), cpu.forward(x))
 

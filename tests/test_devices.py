@@ -33,8 +33,8 @@ PERTURBATIONS = {
     "full": fpes.FullRank(),
     "low rank": fpes.LowRank(2, noise="gaussian"),
     "node": fpes.NodePerturbation(noise="rademacher"),
-    "one layer": fpes.NodePerturbation(units=(2, None, None), draws=(1, 1, 1)),
-    "one layer, low rank": fpes.LowRank(units=(2, None, None), draws=(1, 1, 1)),
+    "one layer": fpes.NodePerturbation(allocation=fpes.OneLayer(units=(2, None, None), pairs=(1, 1, 1))),
+    "one layer, low rank": fpes.LowRank(allocation=fpes.OneLayer(units=(2, None, None), pairs=(1, 1, 1))),
 }
 each_flush = pytest.mark.parametrize("flush", oracle.FLUSH_MODES)
 

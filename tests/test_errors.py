@@ -139,7 +139,7 @@ def test_population_methods_refuse(call, error, words):
     ("call", "error", "words"),
     [
         (lambda: fpes.LowRank(rank=0), ValueError, "rank is 0"),
-        (lambda: fpes.LowRank(draws=3), TypeError, "draws is 3, expected a sequence"),
+        (lambda: fpes.LowRank(allocation=fpes.OneLayer(pairs=3)), TypeError, "pairs is 3, expected a sequence"),
         (lambda: fpes.FullRank(noise="uniform"), ValueError, "noise is 'uniform'"),
         (lambda: fpes.set_threads(0), ValueError, "count is 0"),
         (lambda: fpes.set_threads(1.5), ValueError, "count is 1.5"),

@@ -17,9 +17,9 @@ NET = fpes.LinearNetwork(SIZES)
 FAMILIES = {
     "full": fpes.FullRank(),
     "low rank": fpes.LowRank(2),
-    "rank one, one layer": fpes.LowRank(units=(8, None, None), draws=(2, 1, 1)),
+    "rank one, one layer": fpes.LowRank(allocation=fpes.OneLayer(units=(8, None, None), pairs=(2, 1, 1))),
     "node": fpes.NodePerturbation(),
-    "one layer": fpes.NodePerturbation(units=(8, None, None), draws=(2, 1, 1)),
+    "one layer": fpes.NodePerturbation(allocation=fpes.OneLayer(units=(8, None, None), pairs=(2, 1, 1))),
 }
 each_family = pytest.mark.parametrize("family", FAMILIES)
 

@@ -21,8 +21,8 @@ PERTURBATIONS = {
     "full": fpes.FullRank(),
     "low rank": fpes.LowRank(2),
     "node": fpes.NodePerturbation(),
-    "one layer": fpes.NodePerturbation(units=(7, None, None), draws=(2, 1, 1)),
-    "one layer, low rank": fpes.LowRank(units=8, draws=(2, 1, 1)),
+    "one layer": fpes.NodePerturbation(allocation=fpes.OneLayer(units=(7, None, None), pairs=(2, 1, 1))),
+    "one layer, low rank": fpes.LowRank(allocation=fpes.OneLayer(units=8, pairs=(2, 1, 1))),
 }
 NODE = ["node", "one layer"]
 every_family = pytest.mark.parametrize("family", PERTURBATIONS)

@@ -466,7 +466,9 @@ def test_importance_begins_anew_with_other_data(samples):
 
 
 @pytest.mark.parametrize(
-    "perturbation", [fpes.FullRank(), fpes.NodePerturbation(units=(16, None), draws=(1, 1))], ids=["full", "node"]
+    "perturbation",
+    [fpes.FullRank(), fpes.NodePerturbation(allocation=fpes.OneLayer((16, None)))],
+    ids=["full", "node"],
 )
 @pytest.mark.parametrize("groups", [1, 4])
 def test_importance_sampling_weighs_losses_and_remembers_them(perturbation, groups):

@@ -98,7 +98,7 @@ def test_larger_integers_are_refused(family):
         population((17, 33, 5), BATCH, family, size=6).gradient(weights)
 
 
-@pytest.mark.parametrize("perturbation", [fpes.FullRank(), fpes.LowRank(1), fpes.LowRank(units=2)])
+@pytest.mark.parametrize("perturbation", [fpes.FullRank(), fpes.LowRank(1), fpes.LowRank(allocation=fpes.OneLayer(2))])
 def test_ranks_of_a_large_population(perturbation):
     """More members than ranks of 20 bits are enough for: evaluated, ranked, and learnt from."""
     net, size = fpes.LinearNetwork([2, 3]), 2**20 + 2

@@ -40,7 +40,9 @@ CALLS = {
     "outputs": lambda: population(10**6).forward(X[:8]),
     "low rank": lambda: population(10**6, fpes.LowRank(4)).evaluate(X[:512], Y[:512]),
     "node": lambda: population(10**6, fpes.NodePerturbation()).evaluate(X[:512], Y[:512]),
-    "few units": lambda: population(3 * 10**6, fpes.NodePerturbation(units=16)).evaluate(X[:512], Y[:512]),
+    "few units": lambda: population(3 * 10**6, fpes.NodePerturbation(allocation=fpes.OneLayer(16))).evaluate(
+        X[:512], Y[:512]
+    ),
     "wide": lambda: population(10**5, None, WIDE, np.zeros(WIDE.parameters, np.float32)).forward(
         np.ones((32, 9000), np.float32)
     ),

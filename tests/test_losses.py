@@ -25,8 +25,8 @@ PERTURBATIONS = {
     "full": fpes.FullRank(),
     "low rank": fpes.LowRank(3),
     "node": fpes.NodePerturbation(),
-    "one layer": fpes.NodePerturbation(units=(7, None, None), draws=(2, 1, 1)),
-    "one layer, low rank": fpes.LowRank(units=5, draws=(2, 1, 1)),
+    "one layer": fpes.NodePerturbation(allocation=fpes.OneLayer(units=(7, None, None), pairs=(2, 1, 1))),
+    "one layer, low rank": fpes.LowRank(allocation=fpes.OneLayer(units=5, pairs=(2, 1, 1))),
     "one unit, span": fpes.OneUnit(draws=(2, 1, 1)),
     "one unit, white": fpes.OneUnit("white", draws=(1, 2, 1)),
 }

@@ -14,7 +14,7 @@ FAMILIES = {
     "full": fpes.FullRank(),
     "lowrank": fpes.LowRank(2),
     "node": fpes.NodePerturbation(),
-    "one layer": fpes.NodePerturbation(units=(7, None, None), draws=(2, 1, 1)),
+    "one layer": fpes.NodePerturbation(allocation=fpes.OneLayer(units=(7, None, None), pairs=(2, 1, 1))),
 }
 each_family = pytest.mark.parametrize("family", FAMILIES)
 SIZE, GROUPS = 48, 3

@@ -51,7 +51,7 @@ def populations(case, kind="binomial", flush="boundary", rounds=2):
         sigma=SIGMA,
         seed=SEED,
         generation=GENERATION,
-        perturbation=fpes.NodePerturbation(noise=kind, units=units, draws=draws),
+        perturbation=fpes.NodePerturbation(noise=kind, allocation=fpes.OneLayer(units=units, pairs=draws)),
     )
     network = oracle.Network(sizes, flush=flush)
     reference = OneLayerPopulation(network, theta, size, SIGMA, units, draws, SEED, GENERATION, kind)
@@ -140,7 +140,7 @@ def test_any_network(data):
         theta,
         size=size,
         sigma=SIGMA,
-        perturbation=fpes.NodePerturbation(units=units, draws=draws),
+        perturbation=fpes.NodePerturbation(allocation=fpes.OneLayer(units=units, pairs=draws)),
     )
     reference = OneLayerPopulation(oracle.Network(sizes, flush=flush), theta, size, SIGMA, units, draws)
     oracle.assert_bitwise_equal(ours.forward(x), reference.forward(x))
@@ -165,7 +165,7 @@ def test_one_number_of_units_is_for_the_layers_that_are_wider():
     x = images(np.random.default_rng(0), 3, 5)
 
     def outputs(units):
-        noise = fpes.NodePerturbation(units=units)
+        noise = fpes.NodePerturbation(allocation=fpes.OneLayer(units=units))
         return fpes.Population(net, theta, size=6, sigma=SIGMA, perturbation=noise).forward(x)
 
     oracle.assert_bitwise_equal(outputs(8), outputs((8, None, None)))
@@ -177,21 +177,23 @@ def test_one_number_of_units_is_for_the_layers_that_are_wider():
         ({"units": (4, None)}, 6, r"units is \(4, None\), expected one number for each of the 3 layers"),
         ({"units": (41, None, None)}, 6, r"units\[0\] is 41, expected 1 to 40"),
         ({"units": 0}, 6, "units is 0, expected 1"),
-        ({"draws": (1, 2)}, 6, r"draws is \(1, 2\), expected one number for each of the 3 layers"),
-        ({"draws": (1, 0, 2)}, 6, r"draws\[1\] is 0, expected 1"),
-        ({"units": 4, "draws": (2, 1, 1)}, 12, r"size is 12, expected a multiple of 8.*\(2, 1, 1\)"),
+        ({"pairs": (1, 2)}, 6, r"pairs is \(1, 2\), expected one number for each of the 3 layers"),
+        ({"pairs": (1, 0, 2)}, 6, r"pairs\[1\] is 0, expected 1"),
+        ({"units": 4, "pairs": (2, 1, 1)}, 12, r"size is 12, expected a multiple of 8.*\(2, 1, 1\)"),
     ],
 )
 def test_what_does_not_fit_the_network(options, size, message):
     net = fpes.LinearNetwork((5, 40, 8, 3))
     with pytest.raises(ValueError, match=message):
-        fpes.Population(net, net.init(0), size=size, sigma=SIGMA, perturbation=fpes.NodePerturbation(**options))
+        noise = fpes.NodePerturbation(allocation=fpes.OneLayer(**options))
+        fpes.Population(net, net.init(0), size=size, sigma=SIGMA, perturbation=noise)
 
 
 def test_units_that_are_no_number():
     net = fpes.LinearNetwork((5, 40, 8, 3))
     with pytest.raises(TypeError, match=r"units is 2\.5, expected an integer"):
-        fpes.Population(net, net.init(0), size=6, sigma=SIGMA, perturbation=fpes.NodePerturbation(units=2.5))
+        noise = fpes.NodePerturbation(allocation=fpes.OneLayer(units=2.5))
+        fpes.Population(net, net.init(0), size=6, sigma=SIGMA, perturbation=noise)
 
 
 def test_the_gradient_needs_an_evaluation():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -332,7 +333,7 @@ def test_sums_that_pass_through_minus_zero(isa, family, flush):
         perturbation=perturbation(family, "binomial"),
         seed=SEED,
     )
-    ours.sigma = nothing
+    ours._members.call = replace(ours._members.call, sigma=nothing)
     name, rank = FAMILIES[family]
     reference = oracle.Population(net, theta, 14, perturbation=name, rank=rank, sigma=nothing, seed=SEED)
     want = reference.forward(x)
@@ -379,7 +380,11 @@ def test_products_in_parts_have_the_same_bits():
     for isa in (fpes.supported_isas()[0], fpes.supported_isas()[-1]):
         fpes.set_isa(isa)
         found = [net(theta, x)]
-        for perturbation in (fpes.LowRank(2), fpes.NodePerturbation(), fpes.NodePerturbation(units=4)):
+        for perturbation in (
+            fpes.LowRank(2),
+            fpes.NodePerturbation(),
+            fpes.NodePerturbation(allocation=fpes.OneLayer(4)),
+        ):
             pop = fpes.Population(net, theta, size=size, sigma=0.05, perturbation=perturbation)
             evaluation = pop.evaluate(x, y, per_sample=isinstance(perturbation, fpes.NodePerturbation))
             found += [np.asarray(evaluation), pop.gradient(evaluation)]

@@ -17,9 +17,9 @@ PERTURBATIONS = {
     "full": fpes.FullRank(),
     "full-rademacher": fpes.FullRank(noise="rademacher"),
     "low": fpes.LowRank(rank=3),
-    "low-one-layer": fpes.LowRank(draws=(1, 2, 1), units=4),
+    "low-one-layer": fpes.LowRank(allocation=fpes.OneLayer(pairs=(1, 2, 1), units=4)),
     "node": fpes.NodePerturbation(),
-    "node-one-layer": fpes.NodePerturbation(draws=(1, 2, 1), units=4),
+    "node-one-layer": fpes.NodePerturbation(allocation=fpes.OneLayer(pairs=(1, 2, 1), units=4)),
 }
 ONE_UNIT = {
     "one-unit": fpes.OneUnit(draws=(1, 1, 1)),

@@ -29,7 +29,7 @@ def populations(case, kind="binomial", flush="boundary", rounds=2):
         sigma=SIGMA,
         seed=SEED,
         generation=GENERATION,
-        perturbation=fpes.LowRank(noise=kind, units=units, draws=draws),
+        perturbation=fpes.LowRank(noise=kind, allocation=fpes.OneLayer(units=units, pairs=draws)),
     )
     network = oracle.Network(sizes, flush=flush)
     return (
@@ -125,7 +125,7 @@ def test_any_network(data):
         theta,
         size=size,
         sigma=SIGMA,
-        perturbation=fpes.LowRank(units=units, draws=draws),
+        perturbation=fpes.LowRank(allocation=fpes.OneLayer(units=units, pairs=draws)),
     )
     reference = RankOnePopulation(oracle.Network(sizes, flush=flush), theta, size, SIGMA, units, draws)
     oracle.assert_bitwise_equal(ours.forward(x), reference.forward(x))
@@ -139,7 +139,11 @@ def test_the_estimate_is_the_gradient():
     theta, x = net.init(3), np.random.default_rng(3).random((4, 6)).astype(np.float32)
     direction = np.random.default_rng(4).standard_normal(3).astype(np.float32)
     population = fpes.Population(
-        net, theta, size=60_000, sigma=0.1, perturbation=fpes.LowRank(units=(4, None), draws=(2, 1))
+        net,
+        theta,
+        size=60_000,
+        sigma=0.1,
+        perturbation=fpes.LowRank(allocation=fpes.OneLayer((4, None), (2, 1))),
     )
     fitness = np.ascontiguousarray((population.forward(x) @ direction).mean(axis=1))
     (w1, _), (w2, _) = net.unpack(theta)
@@ -153,10 +157,12 @@ def test_the_estimate_is_the_gradient():
 
 def test_rank_two_is_refused():
     with pytest.raises(ValueError, match="rank is 2, expected 1 where each pair perturbs one layer"):
-        fpes.LowRank(rank=2, units=4)
+        fpes.LowRank(rank=2, allocation=fpes.OneLayer(units=4))
 
 
 def test_draws_must_fit_the_population():
     net = fpes.LinearNetwork((5, 40, 3))
     with pytest.raises(ValueError, match="size is 8, expected a multiple of 6"):
-        fpes.Population(net, net.init(0), size=8, sigma=SIGMA, perturbation=fpes.LowRank(draws=(2, 1)))
+        fpes.Population(
+            net, net.init(0), size=8, sigma=SIGMA, perturbation=fpes.LowRank(allocation=fpes.OneLayer(pairs=(2, 1)))
+        )

@@ -39,7 +39,7 @@ def beginning() -> fpes.ES:
         net.init(0),
         size=16,
         sigma=fpes.Exponential(0.2, 0.1),
-        perturbation=fpes.NodePerturbation(units=(16, None), draws=(3, 1)),
+        perturbation=fpes.NodePerturbation(allocation=fpes.OneLayer(units=(16, None), pairs=(3, 1))),
         learning_rate=fpes.WarmUp(fpes.Cosine(3e-3)),
         weight_decay=0.1,
         averaging=0.9,

@@ -10,13 +10,22 @@ from typing import Any
 from fpes._backends.base import Backend
 from fpes._backends.cpu import CpuBackend
 from fpes._backends.cuda_arrays import gpu_of
-from fpes._backends.description import Array, NetworkCall, PopulationCall, Targets, UnitCall, UnitState
+from fpes._backends.description import (
+    Array,
+    NetworkCall,
+    PerturbationSpec,
+    PopulationCall,
+    Targets,
+    UnitCall,
+    UnitState,
+)
 
 __all__ = [
     "CPU",
     "Array",
     "Backend",
     "NetworkCall",
+    "PerturbationSpec",
     "PopulationCall",
     "Targets",
     "UnitCall",

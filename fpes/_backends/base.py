@@ -152,7 +152,7 @@ class Backend(ABC):
     ) -> None:
         """fitness[2 pairs], and losses[2 pairs, batch] unless None, of a range of pairs.
 
-        `sums`, unless None: where a one_layer population leaves what its gradient needs.
+        `sums`, unless None: where a population of samples' noise leaves what its gradient needs, one layer a pair.
         """
         module = self.module(population.network.flush)
         self.run(
@@ -222,7 +222,7 @@ class Backend(ABC):
             self.address(out),
         )
 
-    def node_gradient(
+    def sample_gradient(
         self,
         population: PopulationCall,
         pairs: PairRange,
@@ -234,7 +234,7 @@ class Backend(ABC):
     ) -> None:
         """out[parameters]: what a range of pairs adds, from float32 weights [size] or [size, batch].
 
-        `sums`: what evaluate() left, of a one_layer population.
+        `sums`: what evaluate() left, if it did.
         """
         module = self.module(population.network.flush)
         call = (
@@ -337,14 +337,14 @@ class Backend(ABC):
 
 def native(module: ModuleType, population: PopulationCall) -> Any:
     """The module's own description of a population."""
-    family = {"full": "full_rank", "low_rank": "low_rank", "one_layer_rank_one": "low_rank"}.get(population.family, "node")
+    perturbation = population.perturbation
     return module.Population(
-        family=family,
-        parameters={"rank": population.rank},
-        noise=module.NoiseKind.__members__[population.noise],
+        family=perturbation.family,
+        parameters=perturbation.parameters,
+        units=perturbation.units,
+        pairs=perturbation.pairs,
+        noise=module.NoiseKind.__members__[perturbation.noise],
         seed=population.seed,
         generation=population.generation,
         sigma=population.sigma,
-        units=population.units,
-        pairs=population.draws,
     )

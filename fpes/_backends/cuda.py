@@ -28,14 +28,6 @@ if TYPE_CHECKING:
 _WORKSPACE_BYTES = 2**30
 
 
-def _largest_weight(population: PopulationCall | UnitCall) -> int:
-    """Magnitude of integer weights up to which kernels sum exactly: in 64 bits, and low rank's terms fit 32 bits."""
-    if isinstance(population, UnitCall):
-        return 2**30  # each becomes a double
-    fits = 2**30 if population.family == "full" else 2**26
-    return min(fits, 2**62 // (population.size * population.rank * 64))
-
-
 def cuda_backend(index: int | None) -> CudaBackend:
     """The backend of a CUDA device; of CuPy's current one where `index` is None.
 
@@ -99,7 +91,7 @@ class CudaBackend(Backend):
 
     def integer_weights(self, name: str, value: Array, population: PopulationCall | UnitCall) -> Array:
         _checks.check_shape(name, value.shape, (population.size,))
-        limit = _largest_weight(population)
+        limit = population.largest_weight
         return self._as_int32(value, -limit - 1, limit + 1)
 
     def address(self, array: Array) -> int:
@@ -146,7 +138,7 @@ class CudaBackend(Backend):
     def _nothing_of_large_integers(self, population: PopulationCall | UnitCall, weights: Array, out: Array) -> None:
         """NaN where there is an integer weight that isn't summed exactly."""
         if weights.dtype == np.int32 and out.dtype == np.float32:
-            limit = _largest_weight(population)
+            limit = population.largest_weight
             with self._current():
                 inexact = ((weights > limit) | (weights < -limit)).any()
                 self._cupy.copyto(out, math.nan, where=inexact)

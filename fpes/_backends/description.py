@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 # A NumPy or a CuPy array; on the way in also what else lies on a GPU and speaks DLPack or __cuda_array_interface__.
@@ -28,37 +28,63 @@ class NetworkCall:
 
 
 @dataclass(frozen=True)
+class PerturbationSpec:
+    """How members of a population differ, as the C++ modules know it.
+
+    Args:
+        family: the name of a family in csrc/common/perturbations.
+        noise: "binomial", "rademacher" or "gaussian".
+        parameters: the family's own numbers, by name.
+        units: where each pair perturbs one layer: how many units of each layer, 0 meaning all. Else empty.
+        pairs: likewise: how many pairs in a row perturb each layer.
+        per_sample: whether noise is drawn for each sample.
+        products: of how many products of two draws the change of a weight consists; 0 where it is one draw.
+    """
+
+    family: str
+    noise: str
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    units: Sequence[int] = ()
+    pairs: Sequence[int] = ()
+    per_sample: bool = False
+    products: int = 0
+
+    @property
+    def one_layer(self) -> bool:
+        """Whether each pair perturbs one layer."""
+        return len(self.pairs) > 0
+
+
+@dataclass(frozen=True)
 class PopulationCall:
     """A population around a network.
 
     Args:
         network: its centre.
         size: members.
-        family: "full", "low_rank", "node", "one_layer" or "one_layer_rank_one".
-        rank: of low_rank, else 1.
-        noise: "binomial", "rademacher" or "gaussian".
+        perturbation: how they differ.
         seed: 0 ... 2**64 - 1.
         generation: 0 ... 2**32 - 1.
         sigma: standard deviation of the perturbation.
-        units: where each pair perturbs one layer: how many units of each layer carry noise, 0 meaning all.
-        draws: likewise: how many pairs in a row perturb each layer.
     """
 
     network: NetworkCall
     size: int
-    family: str
-    rank: int
-    noise: str
+    perturbation: PerturbationSpec
     seed: int
     generation: int
     sigma: float
-    units: Sequence[int]
-    draws: Sequence[int]
 
     @property
     def pairs(self) -> int:
         """Antithetic pairs."""
         return self.size // 2
+
+    @property
+    def largest_weight(self) -> int:
+        """Magnitude of integer weights up to which a GPU sums exactly: in 64 bits, and terms of products in 32."""
+        products = self.perturbation.products
+        return min(2**26 if products else 2**30, 2**62 // (self.size * max(products, 1) * 64))
 
 
 @dataclass(frozen=True)
@@ -100,6 +126,11 @@ class UnitCall:
     def pairs(self) -> int:
         """Antithetic pairs."""
         return self.size // 2
+
+    @property
+    def largest_weight(self) -> int:
+        """As for PopulationCall; here each becomes a double."""
+        return 2**30
 
 
 @dataclass(frozen=True)

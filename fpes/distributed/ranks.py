@@ -361,8 +361,5 @@ class _Follower:
 def _sum_type(population: Population, weights: Any) -> type:
     """The narrowest integers that hold all sums of the gradient, whatever the noise is."""
     values = np.asarray(weights, np.int64)
-    largest = {"binomial": 8, "rademacher": 1}[population.perturbation.noise]  # type: ignore[union-attr]
-    rank = getattr(population.perturbation, "rank", None)
-    term = largest if rank is None else largest * largest * rank
-    bound = float(np.abs(values[0::2] - values[1::2]).sum(dtype=np.float64)) * term
+    bound = float(np.abs(values[0::2] - values[1::2]).sum(dtype=np.float64)) * population.largest_term
     return np.int32 if bound < np.iinfo(np.int32).max else np.int64

@@ -19,7 +19,7 @@ from fpes._checks import FLUSH_MODES, FloatArray
 from fpes.devices import to_device, to_host
 from fpes.evaluation import Evaluation
 from fpes.network import LinearNetwork
-from fpes.perturbations import NodePerturbation, Perturbation
+from fpes.perturbations import Perturbation
 from fpes.population import Population
 from fpes.primitives import bias_add, gemm, multiply
 from fpes.shaping import centred_ranks
@@ -268,7 +268,7 @@ def _gradient(name: str, perturbation: Perturbation, size: Size, scale: Scale, d
         members = _members(given, flush, perturbation, size, device)
         evaluation = _evaluated(members, given, device)
         ranks: npt.NDArray[Any] = centred_ranks(to_host(evaluation.fitness))
-        if isinstance(perturbation, NodePerturbation):
+        if perturbation.per_sample:
             ranks = ranks.astype(np.float32)
         same[flush] = to_host(members.gradient(to_device(weights, device), evaluation))
         own[flush] = to_host(members.gradient(to_device(ranks, device), evaluation))

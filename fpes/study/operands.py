@@ -11,7 +11,7 @@ import numpy as np
 
 from fpes._checks import FloatArray, IntArray
 from fpes.network import LinearNetwork
-from fpes.perturbations import FullRank, LowRank, NodePerturbation, Perturbation
+from fpes.perturbations import FullRank, LowRank, NodePerturbation, OneLayer, Perturbation
 
 SIGMA = 0.1
 _SMALLEST_NORMAL_BITS = 0x0080_0000
@@ -85,14 +85,14 @@ QUICK = Size((49, 32, 32, 10), members=60, batch=32, product=(32, 32, 64), eleme
 
 def families(layers: int) -> dict[str, Perturbation]:
     """Every family of perturbations, by the name that reports show."""
-    few: tuple[int | None, ...] = (8, *[None] * (layers - 1))
+    few = OneLayer(units=(8, *[None] * (layers - 1)))
     return {
         "full rank": FullRank(),
         "low rank 1": LowRank(1),
         "low rank 4": LowRank(4),
         "node": NodePerturbation(),
-        "one-layer low rank": LowRank(units=few),
-        "one-layer node": NodePerturbation(units=few),
+        "one-layer low rank": LowRank(allocation=few),
+        "one-layer node": NodePerturbation(allocation=few),
     }
 
 

@@ -37,8 +37,8 @@ FAMILIES = {
     "low rank 1": lambda kind: fpes.LowRank(1, kind),
     "low rank 5": lambda kind: fpes.LowRank(5, kind),
     "node": fpes.NodePerturbation,
-    "one layer": lambda kind: fpes.NodePerturbation(kind, units=4),
-    "one layer, low rank": lambda kind: fpes.LowRank(1, kind, units=4),
+    "one layer": lambda kind: fpes.NodePerturbation(kind, allocation=fpes.OneLayer(units=4)),
+    "one layer, low rank": lambda kind: fpes.LowRank(1, kind, allocation=fpes.OneLayer(units=4)),
 }
 each_network = pytest.mark.parametrize("network", NETWORKS)
 each_family = pytest.mark.parametrize("family", FAMILIES)

@@ -22,8 +22,8 @@ FAMILIES = {
     "full, gaussian": fpes.FullRank("gaussian"),
     "low rank": fpes.LowRank(3),
     "node": fpes.NodePerturbation(),
-    "one layer": fpes.NodePerturbation(units=(3, None, None), draws=(1, 1, 1)),
-    "one layer, low rank": fpes.LowRank(units=(3, None, None), draws=(1, 1, 1)),
+    "one layer": fpes.NodePerturbation(allocation=fpes.OneLayer(units=(3, None, None), pairs=(1, 1, 1))),
+    "one layer, low rank": fpes.LowRank(allocation=fpes.OneLayer(units=(3, None, None), pairs=(1, 1, 1))),
 }
 SIZE = 12
 
@@ -81,7 +81,7 @@ def test_populations_and_their_gradients(cupy, family, sizes):
     net, theta, x, y = network(sizes)
     perturbation = FAMILIES[family]
     if "one layer" in family and sizes == LAYERED:
-        perturbation = type(perturbation)(units=(3, None), draws=(1, 1))
+        perturbation = type(perturbation)(allocation=fpes.OneLayer(units=(3, None), pairs=(1, 1)))
     by_sample = isinstance(perturbation, fpes.NodePerturbation)
     options = {"size": SIZE, "sigma": 0.3, "seed": 5, "perturbation": perturbation}
 

@@ -1,0 +1,90 @@
+"""What a population, a strategy and a trainer ask of a perturbation, whatever its family."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, runtime_checkable
+
+from fpes._backends import Backend, NetworkCall
+from fpes.members import Members
+
+
+@dataclass(frozen=True, eq=False)
+class Centre:
+    """What members are perturbed from, and which of them.
+
+    Args:
+        backend: of the device of the parameters.
+        network: with its parameters.
+        size: members.
+        sigma: standard deviation of the perturbation.
+        seed: of the noise.
+        generation: likewise.
+    """
+
+    backend: Backend
+    network: NetworkCall
+    size: int
+    sigma: float
+    seed: int
+    generation: int
+
+
+@runtime_checkable
+class Perturbation(Protocol):
+    """A family of perturbations, with its settings: a frozen dataclass that fpes.register() knows."""
+
+    @property
+    def per_sample(self) -> bool:
+        """Whether noise is drawn for each sample.
+
+        Then a fitness for each sample makes the better estimate, weights of the gradient are floats, and a member has
+        no parameters of its own.
+        """
+
+    @property
+    def needs_batch(self) -> bool:
+        """Whether the gradient depends on the batch that fitness belongs to, and so on its Evaluation."""
+
+    @property
+    def weights_samples(self) -> bool:
+        """Whether evaluate() takes weights of samples, and keeps losses of the unperturbed network."""
+
+    @property
+    def default_shaping(self) -> str:
+        """Of fitness, unless ES is told: "centred_ranks"; "none" where the gradient needs differences themselves."""
+
+    @property
+    def gradient_work(self) -> float:
+        """What a pair costs in the gradient, in units of drawing noise for every parameter."""
+
+    def around(self, centre: Centre) -> Members:
+        """The members around a network.
+
+        Raises:
+            TypeError, ValueError: settings that don't fit the network or the number of members.
+        """
+
+
+class OfWeights:
+    """The attributes of a perturbation of the weights, the same for all samples."""
+
+    per_sample: ClassVar[bool] = False
+    needs_batch: ClassVar[bool] = False
+    weights_samples: ClassVar[bool] = False
+    default_shaping: ClassVar[str] = "centred_ranks"
+
+    @property
+    def gradient_work(self) -> float:
+        """Drawing noise for every parameter."""
+        return 1.0
+
+
+class OfSamples:
+    """The attributes of a perturbation by noise of each sample."""
+
+    per_sample: ClassVar[bool] = True
+    needs_batch: ClassVar[bool] = True
+    weights_samples: ClassVar[bool] = False
+    default_shaping: ClassVar[str] = "none"
+    gradient_work: ClassVar[float] = 1.0

@@ -1,0 +1,65 @@
+"""Changes of the weights of low rank, which are never formed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fpes import _checks, _config
+from fpes._backends import PerturbationSpec
+from fpes.members import Members, PerturbedMembers
+from fpes.noise import check_kind
+from fpes.perturbations.allocation import ALL_LAYERS, Allocation, check_allocation, from_units_and_draws
+from fpes.perturbations.base import Centre, OfWeights
+
+_LARGEST_RANK = 4096
+
+
+@_config.register
+@dataclass(frozen=True)
+class LowRank(OfWeights):
+    """A layer's weights differ by +-sigma A B^T / sqrt(rank), its biases by full noise.
+
+    Sarkar et al., "Evolution Strategies at the Hyperscale" (EGGROLL), 2025. The difference is never formed: the product
+    x W is followed by the rank's own multiply-adds, acc = fma(q_r, B_rj, acc) with q_r = (x . A_r) times the scale.
+
+    Args:
+        rank: 1 ... 4096; 1 where each pair perturbs one layer.
+        noise: "binomial", "rademacher" or "gaussian".
+        allocation: AllLayers(); or OneLayer(units, pairs), where B is zero but in the units that a pair perturbs: a
+            member then costs little more than what lies above its layer.
+    """
+
+    rank: int = 1
+    noise: str = "binomial"
+    allocation: Allocation = ALL_LAYERS
+
+    def __post_init__(self) -> None:
+        _checks.integer("rank", self.rank, 1, _LARGEST_RANK)
+        check_kind(self.noise)
+        check_allocation(self.allocation)
+        if self.rank != 1 and self.allocation != ALL_LAYERS:
+            raise ValueError(f"rank is {self.rank}, expected 1 where each pair perturbs one layer: {self.allocation!r}")
+
+    @property
+    def gradient_work(self) -> float:
+        """A pair draws little, and its product takes a twelfth of drawing noise for every parameter, for each rank."""
+        return self.rank / 12
+
+    def around(self, centre: Centre) -> Members:
+        """The members around a network."""
+        sizes = centre.network.sizes
+        spec = PerturbationSpec(
+            "low_rank",
+            self.noise,
+            parameters={"rank": self.rank},
+            units=self.allocation.units_of(sizes),
+            pairs=self.allocation.pairs_of(sizes),
+            products=self.rank,
+        )
+        return PerturbedMembers(centre, spec)
+
+    @staticmethod
+    def _from_older(fields: Mapping[str, Any]) -> dict[str, Any]:
+        return from_units_and_draws(fields)

@@ -1,0 +1,45 @@
+"""Noise on pre-activations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fpes import _config
+from fpes._backends import PerturbationSpec
+from fpes.members import Members, PerturbedMembers
+from fpes.noise import check_kind
+from fpes.perturbations.allocation import ALL_LAYERS, Allocation, check_allocation, from_units_and_draws
+from fpes.perturbations.base import Centre, OfSamples
+
+
+@_config.register
+@dataclass(frozen=True)
+class NodePerturbation(OfSamples):
+    """Noise on the pre-activations, one draw for each member and sample; the weights stay as they are.
+
+    In units of the network's own scale: standard deviation sigma in every layer. It is added inside the matrix product,
+    before the boundary, where it isn't flushed.
+
+    Args:
+        noise: "binomial", "rademacher" or "gaussian".
+        allocation: AllLayers(); or OneLayer(units, pairs), where positions of units are drawn for each sample.
+    """
+
+    noise: str = "binomial"
+    allocation: Allocation = ALL_LAYERS
+
+    def __post_init__(self) -> None:
+        check_kind(self.noise)
+        check_allocation(self.allocation)
+
+    def around(self, centre: Centre) -> Members:
+        """The members around a network."""
+        sizes = centre.network.sizes
+        units, pairs = self.allocation.units_of(sizes), self.allocation.pairs_of(sizes)
+        return PerturbedMembers(centre, PerturbationSpec("node", self.noise, units=units, pairs=pairs, per_sample=True))
+
+    @staticmethod
+    def _from_older(fields: Mapping[str, Any]) -> dict[str, Any]:
+        return from_units_and_draws(fields)
