@@ -184,15 +184,15 @@ def test_one_number_of_units_is_for_the_layers_that_are_wider():
 )
 def test_what_does_not_fit_the_network(options, size, message):
     net = fpes.LinearNetwork((5, 40, 8, 3))
+    noise = fpes.NodePerturbation(allocation=fpes.OneLayer(**options))
     with pytest.raises(ValueError, match=message):
-        noise = fpes.NodePerturbation(allocation=fpes.OneLayer(**options))
         fpes.Population(net, net.init(0), size=size, sigma=SIGMA, perturbation=noise)
 
 
 def test_units_that_are_no_number():
     net = fpes.LinearNetwork((5, 40, 8, 3))
+    noise = fpes.NodePerturbation(allocation=fpes.OneLayer(units=2.5))
     with pytest.raises(TypeError, match=r"units is 2\.5, expected an integer"):
-        noise = fpes.NodePerturbation(allocation=fpes.OneLayer(units=2.5))
         fpes.Population(net, net.init(0), size=6, sigma=SIGMA, perturbation=noise)
 
 

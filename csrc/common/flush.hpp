@@ -5,7 +5,6 @@
 
 namespace fpes {
 
-// The values are part of the interface with Python (fpes/flush.py).
 enum class Flush : int {
     never = 0,     // IEEE 754 everywhere
     boundary = 1,  // a matrix product keeps subnormals; every other operation flushes

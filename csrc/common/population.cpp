@@ -22,7 +22,7 @@ double Population::gradient_scale(const Layer& layer, std::int64_t pairs, std::i
     const double members = 2.0 * static_cast<double>(allocation.count(layer.index, {0, pairs}));
     const double evaluations = members * static_cast<double>(samples);
     const double scale =
-        std::visit([&](const auto& family) { return family.gradient_scale(noise, evaluations); }, perturbation);
+        std::visit([&](const auto& family) { return family.gradient_scale(noise, layer, evaluations); }, perturbation);
     return scale * allocation.makes_up(layer);
 }
 

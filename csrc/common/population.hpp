@@ -7,6 +7,7 @@
 
 #include "allocation.hpp"
 #include "losses/list.hpp"
+#include "mean.hpp"
 #include "network.hpp"
 #include "noise.hpp"
 #include "perturbations/perturbations.hpp"
@@ -54,8 +55,5 @@ struct Batches {
     // The row of x, and of the targets, of a sample of the pair's batch.
     std::int64_t row(std::int64_t pair, std::int64_t sample) const { return batch_of(pair) * size + sample; }
 };
-
-// Sums over a batch have one order, whatever the tiles: samples in blocks of this many, then the blocks.
-constexpr std::int64_t loss_block = 64;
 
 }  // namespace fpes

@@ -30,10 +30,6 @@ constexpr std::int64_t block_weights = 1 << 16;
 // Columns of a block, at least, where the layer has more.
 constexpr std::int64_t block_columns = 128;
 
-// Noise of this scale can't take a finite weight beyond the largest float: at most 8 times it is below half a unit in
-// that number's last place.
-constexpr float harmless_scale = 0x1p100f;
-
 class FullRankWorker {
    public:
     FullRankWorker(const Job& job, Sink& sink, std::int64_t tile)
@@ -43,7 +39,7 @@ class FullRankWorker {
           network_(job.network),
           input_(engine_.matrix(tile, network_.features())),
           hidden_{{hidden(tile), hidden(tile)}, {hidden(tile), hidden(tile)}},
-          skipping_(job.population.noise.scale() < harmless_scale && tile * network_.widest() < most_listed),
+          skipping_(job.population.noise.scale() < harmless && tile * network_.widest() < most_listed),
           lists_{NonzeroLists(engine_, tile, network_.widest()), NonzeroLists(engine_, tile, network_.widest_output())},
           weights_{block(), block()},
           biases_{bias(), bias()},

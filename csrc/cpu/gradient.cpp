@@ -5,7 +5,7 @@
 #include <stdexcept>
 
 #include "parallel.hpp"
-#include "perturbations/perturbations.hpp"
+#include "perturbations/ways.hpp"
 
 namespace fpes {
 namespace {

@@ -26,13 +26,14 @@ FPES_NAMESPACE_BEGIN
 constexpr std::uint32_t minus_zero = 0x80000000u;
 
 // Samples that pass by a panel of b while it is in the cache.
-constexpr int samples_at_a_time = 16;
+constexpr int samples_at_a_time = skipping_samples;
 
 // Where a term's operands are: offsets into a row of a, and into a panel of b.
 struct Term {
     std::int32_t a;
     std::int32_t b;
 };
+static_assert(sizeof(Term) == integers_of_a_term * sizeof(std::int32_t), "scratch is so many integers");
 
 // The terms in which one of `rows` rows of a, `step` floats apart, is not zero. Returns how many.
 template <class F>

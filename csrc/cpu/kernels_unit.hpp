@@ -5,6 +5,7 @@
 // member on a sample.
 #pragma once
 
+#include "../common/mean.hpp"
 #include "kernels_elementwise.hpp"
 #include "kernels_loss.hpp"
 #include "simd_wide.hpp"
@@ -338,11 +339,12 @@ FPES_INLINE void transpose8(Float8 (&rows)[8]) {
 template <class F>
 void unit_fitness(const float* losses, std::int64_t stride, int members, const float* weights, int samples,
                   float* fitness) {
+    constexpr int block = static_cast<int>(loss_block);
     for (int m = 0; m < members; m += 8, losses += 8 * stride) {
         Double8 total = {};
-        for (int first = 0; first < samples; first += 64) {
+        for (int first = 0; first < samples; first += block) {
             Double8 sum = {};
-            for (int b = first; b < smaller(samples, first + 64); b += 8) {
+            for (int b = first; b < smaller(samples, first + block); b += 8) {
                 Float8 rows[8];
 #pragma GCC unroll 8
                 for (int i = 0; i < 8; ++i) std::memcpy(&rows[i], losses + i * stride + b, sizeof rows[i]);

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "perturbations/perturbations.hpp"
+#include "perturbations/ways.hpp"
 
 namespace fpes {
 namespace {

@@ -29,9 +29,6 @@ namespace {
 constexpr std::int64_t kept_terms = 1024;
 constexpr std::int64_t block_rows = 128;
 
-// Weights below this leave weighted noise finite, so that terms may be left out.
-constexpr float harmless_weight = 0x1p100f;
-
 // What one layer contributes, for all kept terms.
 struct LayerTerms {
     PanelMatrix inputs;  // [terms, fan_in], in units of the network's own scale
@@ -54,7 +51,7 @@ class NodeGradient {
           engine_(job.engine),
           network_(job.network),
           weights_(weights),
-          skipping_(harmless()),
+          skipping_(weights_are_harmless()),
           most_terms_(std::min(kept_terms, job.pairs.count() * job.batch.size)) {
         for (int l = 0; l < network_.depth(); ++l) {
             const Layer& layer = network_.layer(l);
@@ -77,10 +74,9 @@ class NodeGradient {
     }
 
    private:
-    bool harmless() const {
+    bool weights_are_harmless() const {
         const std::int64_t count = 2 * job_.pairs.count() * weights_.samples;
-        return std::all_of(weights_.values, weights_.values + count,
-                           [](float w) { return std::fabs(w) < harmless_weight; });
+        return std::all_of(weights_.values, weights_.values + count, [](float w) { return std::fabs(w) < harmless; });
     }
 
     void add(const Kept& kept) {

@@ -5,6 +5,10 @@
 
 namespace fpes {
 
+// Terms may be left out where what they would be multiplied by is finite. Noise times a number below this is, and takes
+// no finite weight beyond the largest float: 8 times it is below half a unit in that number's last place.
+constexpr float harmless = 0x1p100f;
+
 // Lists count in 32 bits.
 constexpr std::int64_t most_listed = std::int64_t{1} << 31;
 

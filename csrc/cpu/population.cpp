@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "parallel.hpp"
-#include "perturbations/perturbations.hpp"
+#include "perturbations/ways.hpp"
 
 namespace fpes {
 namespace {
@@ -23,18 +23,17 @@ class LossSink final : public Sink {
                                 rows, static_cast<int>(job_.network.classes()), tile);
         const std::int64_t row = member - 2 * job_.pairs.begin;
         for (std::int64_t i = 0; i < rows; i += loss_block) {
-            double sum = 0.0;
-            for (std::int64_t s = i; s < std::min<std::int64_t>(rows, i + loss_block); ++s) sum += tile[s];
-            sums_[row * blocks_ + (first + i) / loss_block] = sum;
+            sums_[row * blocks_ + (first + i) / loss_block] =
+                sum_of_block(i / loss_block, rows, [&](std::int64_t s) { return static_cast<double>(tile[s]); });
         }
         if (losses_) std::copy(tile, tile + rows, losses_ + row * job_.batch.size + first);
     }
 
     void finish(float* fitness) {
         for (std::int64_t i = 0; i < 2 * job_.pairs.count(); ++i) {
-            double total = 0.0;
-            for (std::int64_t block = 0; block < blocks_; ++block) total += sums_[i * blocks_ + block];
-            fitness[i] = static_cast<float>(-(total / static_cast<double>(job_.batch.size)));
+            const double* const sums = sums_.data() + i * blocks_;
+            fitness[i] =
+                static_cast<float>(-mean_of_blocks(job_.batch.size, [&](std::int64_t block) { return sums[block]; }));
         }
     }
 

@@ -11,7 +11,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "perturbations/perturbations.hpp"
+#include "perturbations/ways.hpp"
 #include "terms.hpp"
 #include "units.hpp"
 

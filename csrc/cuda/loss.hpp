@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../common/losses/losses.hpp"
-#include "../common/population.hpp"
+#include "../common/mean.hpp"
 #include "intrinsics.hpp"
 
 FPES_NAMESPACE_BEGIN
@@ -55,16 +55,10 @@ FPES_DEVICE float loss_of(const Targets& targets, std::int64_t row, int count, O
     });
 }
 
-// Minus the mean of losses[batch], which other blocks may have written: sums of loss_block samples, then their sum.
-FPES_DEVICE float fitness_of(const float* losses, std::int64_t batch) {
-    double total = 0.0;
-    for (std::int64_t first = 0; first < batch; first += loss_block) {
-        const std::int64_t end = first + loss_block < batch ? first + loss_block : batch;
-        double sum = 0.0;
-        for (std::int64_t i = first; i < end; ++i) sum += to_double(load_from_other_block(losses + i));
-        total += sum;
-    }
-    return to_float(-(total / static_cast<double>(batch)));
+// Minus the mean of `batch` losses: loss(i), a double.
+template <class LossAt>
+FPES_DEVICE float fitness_of(std::int64_t batch, LossAt loss) {
+    return to_float(-mean_of_blocks(batch, [&](std::int64_t block) { return sum_of_block(block, batch, loss); }));
 }
 
 // Where losses go. A member is finished by whoever adds its last loss: `counts` has a number for each antithetic pair,
@@ -81,7 +75,9 @@ struct LossSink {
     FPES_DEVICE void finish(std::int64_t pair, unsigned added) const {
         if (publish_and_count(counts + pair, added) + added != 2 * batch) return;
         for (std::int64_t member = 2 * pair; member < 2 * pair + 2; ++member) {
-            fitness[member] = fitness_of(losses + member * batch, batch);
+            const float* const mine = losses + member * batch;
+            fitness[member] =
+                fitness_of(batch, [=](std::int64_t i) { return to_double(load_from_other_block(mine + i)); });
         }
     }
 };

@@ -2,7 +2,7 @@
 #include "member.hpp"
 
 #include "modes.hpp"
-#include "perturbations/perturbations.hpp"
+#include "perturbations/ways.hpp"
 #include "units.hpp"
 
 FPES_NAMESPACE_BEGIN

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "modes.hpp"
-#include "perturbations/perturbations.hpp"
+#include "perturbations/ways.hpp"
 #include "terms.hpp"
 #include "units.hpp"
 

@@ -309,23 +309,15 @@ struct FitnessJob {
     float* fitness;
 };
 
-// Minus the mean, of weighted losses: sums of loss_block samples, then their sum.
+// Minus the mean, of weighted losses.
 __global__ __launch_bounds__(elementwise_threads) void fitness_kernel(FitnessJob job) {
     const std::int64_t i = global_index(elementwise_threads);
     if (i >= job.members) return;
     const float* const losses = job.losses + i * job.samples;
     const float* const weights =
         job.weights ? job.weights + (job.first_member + i) / job.members_each * job.samples : nullptr;
-    double total = 0.0;
-    for (std::int64_t first = 0; first < job.samples; first += loss_block) {
-        const std::int64_t end = first + loss_block < job.samples ? first + loss_block : job.samples;
-        double sum = 0.0;
-        for (std::int64_t b = first; b < end; ++b) {
-            sum += (weights ? to_double(weights[b]) : 1.0) * to_double(losses[b]);
-        }
-        total += sum;
-    }
-    job.fitness[i] = to_float(-(total / static_cast<double>(job.samples)));
+    job.fitness[i] = fitness_of(
+        job.samples, [=](std::int64_t b) { return (weights ? to_double(weights[b]) : 1.0) * to_double(losses[b]); });
 }
 
 // --- On the host side ---

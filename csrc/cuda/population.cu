@@ -5,7 +5,7 @@
 
 #include "extents.hpp"
 #include "modes.hpp"
-#include "perturbations/perturbations.hpp"
+#include "perturbations/ways.hpp"
 
 FPES_NAMESPACE_BEGIN
 namespace {

@@ -3,21 +3,24 @@
 //
 //     struct MyFamily {
 //         static constexpr const char* name = "my_family";       // by which Python asks for it
+//         using Way = ByOuterProducts;                           // how it meets the network
 //         explicit MyFamily(const Parameters& parameters);       // Python's numbers, by name
 //         Correction correction() const;                         // of a layer's sums, or none
 //         bool biases() const;                                   // whether they have noise of their own
 //         float scale(const Noise& noise, const Layer& layer) const;
-//         double gradient_scale(const Noise& noise, double evaluations) const;
+//         double gradient_scale(const Noise& noise, const Layer& layer, double evaluations) const;
 //         double largest_term(NoiseKind kind) const;
 //     };
 //
 //   - scale() is what a layer's draws are multiplied by: of the weights, or of the correction. Computed in double,
 //     rounded once.
-//   - gradient_scale() is what a sum of weighted noise is multiplied by, to be the gradient: `evaluations` are members,
-//     times the samples of which each has a weight of its own.
+//   - gradient_scale() is what a layer's sum of weighted noise is multiplied by, to be the gradient: `evaluations` are
+//   the
+//     members that perturb it, times the samples of which each has a weight of its own.
 //   - largest_term() bounds what a pair adds to an element of such a sum for a weight of 1, where noise is integers.
 //
-// How it meets the network is in cpu/perturbations and cuda/perturbations.
+// How each way meets the network is in cpu/perturbations and cuda/perturbations. A family with arithmetic of its own is
+// a way of its own, with a header there.
 #pragma once
 
 #include <map>
@@ -27,6 +30,10 @@
 #include "../noise.hpp"
 
 namespace fpes {
+
+struct ByElement {};        // every weight has noise of its own; no correction
+struct ByOuterProducts {};  // a correction of inputs
+struct BySample {};         // any other correction
 
 using Parameters = std::map<std::string, double>;
 

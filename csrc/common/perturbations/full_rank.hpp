@@ -7,12 +7,15 @@ namespace fpes {
 
 struct FullRank {
     static constexpr const char* name = "full_rank";
+    using Way = ByElement;
 
     explicit FullRank(const Parameters& /*none*/) {}
     Correction correction() const { return no_correction; }
     bool biases() const { return true; }
     float scale(const Noise& noise, const Layer& /*any*/) const { return noise.scale(); }
-    double gradient_scale(const Noise& noise, double evaluations) const { return noise.gradient_scale(evaluations); }
+    double gradient_scale(const Noise& noise, const Layer& /*any*/, double evaluations) const {
+        return noise.gradient_scale(evaluations);
+    }
     double largest_term(NoiseKind kind) const { return largest_integer(kind); }
 };
 

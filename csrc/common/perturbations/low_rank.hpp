@@ -9,6 +9,7 @@ namespace fpes {
 
 struct LowRank {
     static constexpr const char* name = "low_rank";
+    using Way = ByOuterProducts;
 
     int rank;
 
@@ -19,7 +20,7 @@ struct LowRank {
         const double unit = noise_unit(noise.kind);
         return static_cast<float>(noise.sigma * unit * unit / std::sqrt(static_cast<double>(rank)));
     }
-    double gradient_scale(const Noise& noise, double evaluations) const {
+    double gradient_scale(const Noise& noise, const Layer& /*any*/, double evaluations) const {
         const double unit = noise_unit(noise.kind);
         return unit * unit / (std::sqrt(static_cast<double>(rank)) * evaluations * noise.sigma);
     }

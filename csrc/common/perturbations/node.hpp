@@ -8,6 +8,7 @@ namespace fpes {
 
 struct NodePerturbation {
     static constexpr const char* name = "node";
+    using Way = BySample;
 
     explicit NodePerturbation(const Parameters& /*none*/) {}
     Correction correction() const { return {1, false, NoiseRole::node, NoiseRole::node}; }
@@ -15,7 +16,9 @@ struct NodePerturbation {
     float scale(const Noise& noise, const Layer& layer) const {
         return static_cast<float>(noise.sigma * noise_unit(noise.kind) * layer.bias_factor);
     }
-    double gradient_scale(const Noise& noise, double evaluations) const { return noise.gradient_scale(evaluations); }
+    double gradient_scale(const Noise& noise, const Layer& /*any*/, double evaluations) const {
+        return noise.gradient_scale(evaluations);
+    }
     double largest_term(NoiseKind kind) const { return largest_integer(kind); }
 };
 

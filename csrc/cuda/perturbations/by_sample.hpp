@@ -1,11 +1,12 @@
+// The sums of each sample have noise of their own.
 #pragma once
 
-#include "family.hpp"
+#include "way.hpp"
 
 FPES_NAMESPACE_BEGIN
 
 template <>
-struct OnCuda<NodePerturbation> : OfSamples {
+struct OnCuda<BySample> : OfSamples {
     static void run(Context& context, const Job& job) { run_corrected(context, job); }
     static std::string plan(const Device& device, const Job& job) { return corrected_plan(device, job); }
     static void sample_gradient(Context& context, const SampleGradientJob& job) {

@@ -1,11 +1,12 @@
+// Weights change by outer products of noise, which evaluation never forms.
 #pragma once
 
-#include "family.hpp"
+#include "way.hpp"
 
 namespace fpes {
 
 template <>
-struct OnCpu<LowRank> : OfWeights {
+struct OnCpu<ByOuterProducts> : OfWeights {
     static void run(const Job& job, Sink& sink) { run_corrected(job, sink); }
     static void write_weights(MemberWriter& writer, const Layer& layer) { writer.add_outer_products(layer); }
     static void weight_gradient(const GradientJob& job) { sum_outer_products(job); }

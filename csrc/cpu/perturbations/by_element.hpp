@@ -1,11 +1,12 @@
+// Every weight has noise of its own.
 #pragma once
 
-#include "family.hpp"
+#include "way.hpp"
 
 namespace fpes {
 
 template <>
-struct OnCpu<FullRank> : OfWeights {
+struct OnCpu<ByElement> : OfWeights {
     static void run(const Job& job, Sink& sink) { run_full_rank(job, sink); }
     static void write_weights(MemberWriter& writer, const Layer& layer) { writer.perturb_weights(layer); }
     static void weight_gradient(const GradientJob& job) { sum_noise(job, NoiseRole::weight); }

@@ -1,11 +1,12 @@
+// Weights change by outer products of noise, which evaluation never forms.
 #pragma once
 
-#include "family.hpp"
+#include "way.hpp"
 
 FPES_NAMESPACE_BEGIN
 
 template <>
-struct OnCuda<LowRank> : OfWeights {
+struct OnCuda<ByOuterProducts> : OfWeights {
     static void run(Context& context, const Job& job) { run_corrected(context, job); }
     static std::string plan(const Device& device, const Job& job) { return corrected_plan(device, job); }
     static void write_weights(const MemberWriter& writer, const Layer& layer) { writer.add_outer_products(layer); }

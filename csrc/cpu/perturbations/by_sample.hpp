@@ -1,11 +1,12 @@
+// The sums of each sample have noise of their own.
 #pragma once
 
-#include "family.hpp"
+#include "way.hpp"
 
 namespace fpes {
 
 template <>
-struct OnCpu<NodePerturbation> : OfSamples {
+struct OnCpu<BySample> : OfSamples {
     static void run(const Job& job, Sink& sink) { run_corrected(job, sink); }
     static void sample_gradient(const Job& job, const SampleWeights& weights, std::int64_t pairs, float* gradient) {
         if (job.population.allocation.one_layer()) {

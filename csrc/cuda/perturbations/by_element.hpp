@@ -1,11 +1,12 @@
+// Every weight has noise of its own.
 #pragma once
 
-#include "family.hpp"
+#include "way.hpp"
 
 FPES_NAMESPACE_BEGIN
 
 template <>
-struct OnCuda<FullRank> : OfWeights {
+struct OnCuda<ByElement> : OfWeights {
     static void run(Context& context, const Job& job) { run_full_rank(context, job); }
     static std::string plan(const Device& device, const Job& job) { return full_rank_plan(device, job); }
     static void write_weights(const MemberWriter& writer, const Layer& layer) { writer.perturb_weights(layer); }

@@ -1,7 +1,7 @@
-// What the CUDA backend asks of a family of perturbations P (common/perturbations/family.hpp): a specialisation
+// How noise meets the network on a GPU: for each way (common/perturbations/family.hpp) a specialisation
 //
 //     template <>
-//     struct OnCuda<MyFamily> : OfWeights {
+//     struct OnCuda<MyWay> : OfWeights {
 //         static void run(Context& context, const Job& job);                          // evaluate
 //         static std::string plan(const Device& device, const Job& job);              // how, in words
 //         static void write_weights(const MemberWriter& writer, const Layer& layer);  // of a member, where it perturbs
@@ -13,7 +13,7 @@
 // or, where noise is of samples and members have no weights of their own,
 //
 //     template <>
-//     struct OnCuda<MyFamily> : OfSamples {
+//     struct OnCuda<MyWay> : OfSamples {
 //         static void run(Context& context, const Job& job);
 //         static std::string plan(const Device& device, const Job& job);
 //         static void sample_gradient(Context& context, const SampleGradientJob& job);
@@ -28,10 +28,10 @@
 
 FPES_NAMESPACE_BEGIN
 
-template <class P>
+template <class Way>
 struct OnCuda;
 
-// What a family of the other sort is never asked for, because Python's description of it says so.
+// What the other sort is never asked for, because Python's description of it says so.
 struct OfWeights {
     [[noreturn]] static void sample_gradient(Context&, const SampleGradientJob&) {
         throw std::logic_error("the gradient of this family needs no batch");

@@ -1,7 +1,7 @@
-// What the CPU backend asks of a family of perturbations P (common/perturbations/family.hpp): a specialisation
+// How noise meets the network on the CPU: for each way (common/perturbations/family.hpp) a specialisation
 //
 //     template <>
-//     struct OnCpu<MyFamily> : OfWeights {
+//     struct OnCpu<MyWay> : OfWeights {
 //         static void run(const Job& job, Sink& sink);                             // evaluate
 //         static void write_weights(MemberWriter& writer, const Layer& layer);     // of a member, where it perturbs
 //         them static void weight_gradient(const GradientJob& job);                     // biases are added for it
@@ -10,7 +10,7 @@
 // or, where noise is of samples and members have no weights of their own,
 //
 //     template <>
-//     struct OnCpu<MyFamily> : OfSamples {
+//     struct OnCpu<MyWay> : OfSamples {
 //         static void run(const Job& job, Sink& sink);
 //         static void sample_gradient(const Job& job, const SampleWeights& weights, std::int64_t pairs, float*
 //         gradient);
@@ -25,10 +25,10 @@
 
 namespace fpes {
 
-template <class P>
+template <class Way>
 struct OnCpu;
 
-// What a family of the other sort is never asked for, because Python's description of it says so.
+// What the other sort is never asked for, because Python's description of it says so.
 struct OfWeights {
     [[noreturn]] static void sample_gradient(const Job&, const SampleWeights&, std::int64_t, float*) {
         throw std::logic_error("the gradient of this family needs no batch");
