@@ -203,8 +203,8 @@ struct Kernels {
 // Floats of scratch that kernels with noise need for strips of `n` elements, or tensors whose rows are `n` long.
 std::size_t noise_scratch_size(std::int64_t n);
 
-// Integers of scratch that product_skipping() needs for products over k: lists of terms, one for each of so many samples
-// and one for all k's.
+// Integers of scratch that product_skipping() needs for products over k: lists of terms, one for each of so many
+// samples and one for all k's.
 constexpr int skipping_samples = 16, integers_of_a_term = 2;
 inline std::size_t skipping_scratch_size(std::int64_t k) {
     return integers_of_a_term * (skipping_samples + 1) * static_cast<std::size_t>(k);
