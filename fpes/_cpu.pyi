@@ -35,6 +35,9 @@ class Family(Enum):
 class Execution:
     def __init__(self, isa: str, threads: int) -> None: ...
 
+class Program:
+    def __init__(self, *, sizes: Sequence[int], tensors: Sequence[int], scaling: float) -> None: ...
+
 class Population:
     def __init__(
         self,
@@ -74,8 +77,7 @@ def noise(
 def forward(
     e: Execution,
     f: Flush,
-    sizes: Sequence[int],
-    scaling: float,
+    program: Program,
     theta: int,
     x: int,
     batch: int,
@@ -88,8 +90,7 @@ def losses(
 def population_evaluate(
     e: Execution,
     f: Flush,
-    sizes: Sequence[int],
-    scaling: float,
+    program: Program,
     theta: int,
     population: Population,
     first_pair: int,
@@ -105,8 +106,7 @@ def population_evaluate(
 def population_forward(
     e: Execution,
     f: Flush,
-    sizes: Sequence[int],
-    scaling: float,
+    program: Program,
     theta: int,
     population: Population,
     first_pair: int,
@@ -120,8 +120,7 @@ def population_forward(
 def population_member(
     e: Execution,
     f: Flush,
-    sizes: Sequence[int],
-    scaling: float,
+    program: Program,
     theta: int,
     population: Population,
     index: int,
@@ -130,7 +129,7 @@ def population_member(
 ) -> None: ...
 def population_gradient(
     e: Execution,
-    sizes: Sequence[int],
+    program: Program,
     population: Population,
     weights: int,
     integers: bool,
@@ -141,8 +140,7 @@ def population_gradient(
 def node_gradient(
     e: Execution,
     f: Flush,
-    sizes: Sequence[int],
-    scaling: float,
+    program: Program,
     theta: int,
     population: Population,
     pairs: int,
@@ -156,8 +154,7 @@ def node_gradient(
 def incremental_gradient(
     e: Execution,
     f: Flush,
-    sizes: Sequence[int],
-    scaling: float,
+    program: Program,
     theta: int,
     population: Population,
     pairs: int,
@@ -181,8 +178,7 @@ def adam(
 def unit_prepare(
     e: Execution,
     f: Flush,
-    sizes: Sequence[int],
-    scaling: float,
+    program: Program,
     theta: int,
     population: UnitPopulation,
     pairs: int,
@@ -194,8 +190,7 @@ def unit_prepare(
 def unit_evaluate(
     e: Execution,
     f: Flush,
-    sizes: Sequence[int],
-    scaling: float,
+    program: Program,
     theta: int,
     population: UnitPopulation,
     pairs: int,
@@ -211,8 +206,7 @@ def unit_evaluate(
 def unit_gradient(
     e: Execution,
     f: Flush,
-    sizes: Sequence[int],
-    scaling: float,
+    program: Program,
     theta: int,
     population: UnitPopulation,
     pairs: int,
@@ -227,8 +221,7 @@ def unit_gradient(
 def unit_member(
     e: Execution,
     f: Flush,
-    sizes: Sequence[int],
-    scaling: float,
+    program: Program,
     theta: int,
     population: UnitPopulation,
     pairs: int,

@@ -49,7 +49,8 @@ class Population:
 
     Raises:
         TypeError: an argument of the wrong type, theta not float32.
-        ValueError: an odd or empty population, sigma not above 0, NaN or infinity in theta, a number out of range.
+        ValueError: an odd or empty population, sigma not above 0, NaN or infinity in theta, a number out of range; tied
+            layers with a perturbation other than FullRank() and LowRank() of all layers.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Population:
             raise TypeError(
                 f"perturbation is {perturbation!r}, expected a FullRank, LowRank, NodePerturbation or OneUnit"
             )
+        _check_tied(net, self.perturbation)
         self.seed = _checks.integer("seed", seed, 0, LARGEST_SEED)
         self.generation = _checks.integer("generation", generation, 0, LARGEST_WORD)
         self._family = _FAMILIES[type(self.perturbation)]
@@ -552,6 +554,18 @@ def _seen_by_units(evaluation: Evaluation | None, what: str) -> SeenByUnits:
             "and population.gradient(weights, evaluation)"
         )
     return units
+
+
+def _check_tied(net: LinearNetwork, perturbation: Perturbation) -> None:
+    """Refuse tied layers where noise isn't on the weights of all layers at once."""
+    supported = isinstance(perturbation, FullRank) or (
+        isinstance(perturbation, LowRank) and not perturbation.one_layer_at_a_time
+    )
+    if net.tied and not supported:
+        raise ValueError(
+            f"perturbation is {perturbation!r}, and net ties layers {', '.join(map(str, net.tied))}: expected "
+            "FullRank() or LowRank(rank), which perturb the weights of all layers at once"
+        )
 
 
 def _checked_chunk(chunk: int | None) -> int | None:

@@ -15,7 +15,6 @@
 namespace fpes {
 
 using Address = std::uintptr_t;
-using Sizes = std::vector<std::int64_t>;
 using LossTargets = std::pair<Loss, Address>;
 using BatchShape = std::array<std::int64_t, 3>;  // samples of a batch, batches, pairs that share one
 
@@ -23,6 +22,8 @@ template <class T>
 T* pointer(Address address) {
     return reinterpret_cast<T*>(address);
 }
+
+inline std::int64_t outputs_of(const Program& program) { return program.steps.back().tensor.fan_out; }
 
 inline Targets targets_at(const LossTargets& targets, std::int64_t outputs) {
     return targets_at(targets.first, pointer<const void>(targets.second), outputs);
@@ -67,6 +68,8 @@ inline void define_population_types(pybind11::module_& m) {
         .value("node", Family::node)
         .value("one_layer", Family::one_layer)
         .value("one_layer_rank_one", Family::one_layer_rank_one);
+    py::class_<Program>(m, "Program", local)
+        .def(py::init(&make_program), py::kw_only(), py::arg("sizes"), py::arg("tensors"), py::arg("scaling"));
     py::class_<Population>(m, "Population", local)
         .def(py::init([](Family family, int rank, NoiseKind noise, std::uint64_t seed, std::uint32_t generation,
                          double sigma, std::vector<int> units, std::vector<int> draws) {

@@ -12,8 +12,8 @@ float Population::rank_scale() const {
     return static_cast<float>(sigma * unit * unit / std::sqrt(static_cast<double>(rank)));
 }
 
-float Population::node_scale(const Layer& layer) const {
-    return static_cast<float>(sigma * noise_unit(noise) * layer.bias_factor);
+float Population::node_scale(const Step& step) const {
+    return static_cast<float>(sigma * noise_unit(noise) * step.bias_factor);
 }
 
 int Population::layer_of(std::int64_t pair) const {
@@ -41,10 +41,10 @@ std::vector<std::vector<std::int64_t>> Population::pairs_by_layer(std::int64_t b
     return pairs;
 }
 
-std::int64_t Population::pairs_of(const Layer& layer, PairRange pairs) const {
+std::int64_t Population::pairs_of(int layer, PairRange pairs) const {
     if (!one_layer_at_a_time()) return pairs.count();
     std::int64_t count = 0;
-    for (std::int64_t pair = pairs.begin; pair < pairs.end; ++pair) count += layer_of(pair) == layer.index;
+    for (std::int64_t pair = pairs.begin; pair < pairs.end; ++pair) count += layer_of(pair) == layer;
     return count;
 }
 
@@ -52,31 +52,32 @@ double Population::full_gradient_scale(std::int64_t pairs) const {
     return noise_unit(noise) / (2.0 * static_cast<double>(pairs) * sigma);
 }
 
-double Population::low_rank_gradient_scale(const Layer& layer, std::int64_t pairs) const {
+double Population::low_rank_gradient_scale(const Tensor& tensor, std::int64_t pairs) const {
     const double unit = noise_unit(noise);
-    const double members = 2.0 * static_cast<double>(pairs_of(layer, {0, pairs}));
+    const double members = 2.0 * static_cast<double>(pairs_of(tensor.index, {0, pairs}));
     const double scale = unit * unit / (std::sqrt(static_cast<double>(rank)) * members * sigma);
     if (!one_layer_at_a_time()) return scale;
     // A unit is perturbed in k of n pairs only, which the factor n / k makes up for.
-    return scale * (static_cast<double>(layer.fan_out) / static_cast<double>(units_of(layer)));
+    return scale * (static_cast<double>(tensor.fan_out) / static_cast<double>(units_of(tensor)));
 }
 
-double Population::node_gradient_scale(const Layer& layer, std::int64_t pairs, std::int64_t samples) const {
-    const double members = 2.0 * static_cast<double>(pairs_of(layer, {0, pairs}));
+double Population::node_gradient_scale(const Step& step, std::int64_t pairs, std::int64_t samples) const {
+    const double members = 2.0 * static_cast<double>(pairs_of(step.position, {0, pairs}));
     const double scale = noise_unit(noise) / (members * static_cast<double>(samples) * sigma);
     // A unit is perturbed in k of n draws only, which the factor n / k makes up for.
-    const int k = one_layer_at_a_time() ? units[layer.index] : 0;
-    return k ? scale * (static_cast<double>(layer.fan_out) / k) : scale;
+    const int k = one_layer_at_a_time() ? units[step.position] : 0;
+    return k ? scale * (static_cast<double>(step.tensor.fan_out) / k) : scale;
 }
 
-std::vector<TensorScale> gradient_scales(const std::vector<Layer>& layers, const Population& population,
-                                         std::int64_t pairs) {
-    std::vector<TensorScale> scales;
+std::vector<PartScale> gradient_scales(const std::vector<Tensor>& tensors, const Population& population,
+                                       std::int64_t pairs) {
+    std::vector<PartScale> scales;
     const double full = population.full_gradient_scale(pairs);
-    for (const Layer& layer : layers) {
-        scales.push_back({layer.weight_offset, layer.fan_in * layer.fan_out,
-                          population.family == Family::full ? full : population.low_rank_gradient_scale(layer, pairs)});
-        scales.push_back({layer.bias_offset, layer.fan_out, population.one_layer_at_a_time() ? 0.0 : full});
+    for (const Tensor& tensor : tensors) {
+        scales.push_back(
+            {tensor.weight_offset, tensor.fan_in * tensor.fan_out,
+             population.family == Family::full ? full : population.low_rank_gradient_scale(tensor, pairs)});
+        scales.push_back({tensor.bias_offset, tensor.fan_out, population.one_layer_at_a_time() ? 0.0 : full});
     }
     return scales;
 }

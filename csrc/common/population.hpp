@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "losses/list.hpp"
-#include "network.hpp"
 #include "noise.hpp"
+#include "program.hpp"
 
 namespace fpes {
 
@@ -30,7 +30,8 @@ struct Population {
     std::uint32_t generation;
     double sigma;
     // Where each pair perturbs one layer: for each layer how many units carry noise (0: all of them), and how many
-    // pairs in a row, of the sum of all layers, perturb it.
+    // pairs in a row, of the sum of all layers, perturb it. No weights are tied there, so a layer is a step and a
+    // tensor of the same number.
     std::vector<int> units;
     std::vector<int> draws;
 
@@ -39,23 +40,26 @@ struct Population {
     // For each layer those of the pairs begin ... end - 1 that perturb it, ascending.
     std::vector<std::vector<std::int64_t>> pairs_by_layer(std::int64_t begin, std::int64_t end) const;
     // Perturbed units of a layer.
-    std::int64_t units_of(const Layer& layer) const { return units[layer.index] ? units[layer.index] : layer.fan_out; }
-    NoiseStream stream(int layer, NoiseRole role, std::int64_t pair) const {
-        return {key, noise_tensor(layer, role), static_cast<std::uint32_t>(pair), generation, noise};
+    std::int64_t units_of(const Tensor& tensor) const {
+        return units[tensor.index] ? units[tensor.index] : tensor.fan_out;
+    }
+    // owner: as for noise_tensor().
+    NoiseStream stream(int owner, NoiseRole role, std::int64_t pair) const {
+        return {key, noise_tensor(owner, role), static_cast<std::uint32_t>(pair), generation, noise};
     }
     // What a draw is multiplied by, for weights and biases, for the coefficients q of low rank, and for the
     // pre-activations of a layer: computed in double, rounded once.
     float weight_scale() const;
     float rank_scale() const;
-    float node_scale(const Layer& layer) const;
+    float node_scale(const Step& step) const;
     // How many of these pairs perturb a layer.
-    std::int64_t pairs_of(const Layer& layer, PairRange pairs) const;
+    std::int64_t pairs_of(int layer, PairRange pairs) const;
     // What a sum of weighted noise is multiplied by, to be the gradient of a population of so many pairs: for full
     // noise, for the weights of low rank and of rank one a layer, and for a layer of node perturbation, where `samples`
     // is the number of weights that a member has.
     double full_gradient_scale(std::int64_t pairs) const;
-    double low_rank_gradient_scale(const Layer& layer, std::int64_t pairs) const;
-    double node_gradient_scale(const Layer& layer, std::int64_t pairs, std::int64_t samples) const;
+    double low_rank_gradient_scale(const Tensor& tensor, std::int64_t pairs) const;
+    double node_gradient_scale(const Step& step, std::int64_t pairs, std::int64_t samples) const;
 };
 
 // Pairs begin ... end - 1: members 2 begin ... 2 end - 1. Results are written for these members only, from index 0 on,
@@ -66,15 +70,16 @@ struct PairRange {
     std::int64_t count() const { return end - begin; }
 };
 
-// A tensor's place among the parameters, and what its sums are multiplied by. A scale of zero: the gradient is zero.
-struct TensorScale {
+// The place of some weights or biases in theta, and what their sums are multiplied by. A scale of zero: the gradient is
+// zero.
+struct PartScale {
     std::size_t offset;
     std::int64_t count;
     double scale;
 };
 // Those of the gradient of a full-rank or low-rank population, tensor by tensor.
-std::vector<TensorScale> gradient_scales(const std::vector<Layer>& layers, const Population& population,
-                                         std::int64_t pairs);
+std::vector<PartScale> gradient_scales(const std::vector<Tensor>& tensors, const Population& population,
+                                       std::int64_t pairs);
 
 // What the members see: one batch for all, or one batch for each group of pairs. x[batches, size, features], row-major,
 // and a target for each of its rows.

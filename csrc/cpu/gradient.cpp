@@ -27,10 +27,10 @@ class FullGradient {
         if (exact(population, weights)) digits_ = digits_of(weights.integers, largest_digit, digit_base);
     }
 
-    // A tensor of noise, `size` elements, and where its gradient goes.
-    void add(int layer, NoiseRole role, std::size_t offset, std::int64_t size) {
+    // The noise of a tensor's weights or biases, `size` elements, and where its gradient goes.
+    void add(int tensor, NoiseRole role, std::size_t offset, std::int64_t size) {
         for (std::int64_t first = 0; first < size; first += strip) {
-            strips_.push_back({layer, role, first, std::min(strip, size - first), offset + first});
+            strips_.push_back({tensor, role, first, std::min(strip, size - first), offset + first});
         }
     }
 
@@ -44,7 +44,7 @@ class FullGradient {
 
    private:
     struct Strip {
-        int layer;
+        int tensor;
         NoiseRole role;
         std::int64_t first;
         std::int64_t count;
@@ -89,7 +89,7 @@ class FullGradient {
                    float* sum, float* scratch) {
         std::fill_n(sum, part.count, 0.0f);
         for (std::int64_t pair = begin; pair < end; ++pair) {
-            engine_.outside(&ModeKernels::accumulate_noise, population_.stream(part.layer, part.role, pair),
+            engine_.outside(&ModeKernels::accumulate_noise, population_.stream(part.tensor, part.role, pair),
                             static_cast<std::uint64_t>(part.first), difference[pair], static_cast<int>(part.count), sum,
                             scratch);
         }
@@ -186,31 +186,31 @@ std::int64_t exact_run(const std::vector<float>& difference, std::int64_t begin,
     return end;
 }
 
-void gradient(const Engine& engine, int threads, const std::vector<Layer>& layers, const Population& population,
+void gradient(const Engine& engine, int threads, const std::vector<Tensor>& tensors, const Population& population,
               const PairWeights& weights, const GradientPart& part) {
     if (part.sums) check_sums(population, weights);
     FullGradient full(engine, population, weights, part);
-    for (const Layer& layer : layers) {
+    for (const Tensor& tensor : tensors) {
         if (population.one_layer_at_a_time()) {
-            if (part.sums) std::fill_n(part.sums + layer.bias_offset, layer.fan_out, std::int64_t{0});
-            if (part.gradient) std::fill_n(part.gradient + layer.bias_offset, layer.fan_out, 0.0f);
+            if (part.sums) std::fill_n(part.sums + tensor.bias_offset, tensor.fan_out, std::int64_t{0});
+            if (part.gradient) std::fill_n(part.gradient + tensor.bias_offset, tensor.fan_out, 0.0f);
         } else {
-            full.add(layer.index, NoiseRole::bias, layer.bias_offset, layer.fan_out);
+            full.add(tensor.index, NoiseRole::bias, tensor.bias_offset, tensor.fan_out);
         }
         if (population.family == Family::full) {
-            full.add(layer.index, NoiseRole::weight, layer.weight_offset, layer.fan_in * layer.fan_out);
+            full.add(tensor.index, NoiseRole::weight, tensor.weight_offset, tensor.fan_in * tensor.fan_out);
         }
     }
     full.run(threads);
-    if (population.family != Family::full) low_rank_gradient(engine, threads, layers, population, weights, part);
+    if (population.family != Family::full) low_rank_gradient(engine, threads, tensors, population, weights, part);
 }
 
-void scale_sums(const std::vector<Layer>& layers, const Population& population, std::int64_t pairs,
+void scale_sums(const std::vector<Tensor>& tensors, const Population& population, std::int64_t pairs,
                 const std::int64_t* sums, float* gradient) {
-    for (const TensorScale& tensor : gradient_scales(layers, population, pairs)) {
-        for (std::int64_t i = 0; i < tensor.count; ++i) {
-            const auto sum = static_cast<double>(sums[tensor.offset + i]);
-            gradient[tensor.offset + i] = static_cast<float>(sum * tensor.scale);
+    for (const PartScale& part : gradient_scales(tensors, population, pairs)) {
+        for (std::int64_t i = 0; i < part.count; ++i) {
+            const auto sum = static_cast<double>(sums[part.offset + i]);
+            gradient[part.offset + i] = static_cast<float>(sum * part.scale);
         }
     }
 }

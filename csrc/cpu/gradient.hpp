@@ -39,20 +39,21 @@ constexpr double exact_in_float = 1 << 24;
 constexpr double exact_in_int32 = 0x7fffffff;
 
 // What the pairs of a range add to gradient[parameters] = 1 / (n sigma) * sum over members of weight * perturbation,
-// for full rank, low rank and rank one a layer. Exact up to the one rounding at the end where weights and noise are
-// integers; otherwise pairs are added in order, in float32.
+// for full rank, low rank and rank one a layer, tensor by tensor: a tensor counts once, however many steps take it.
+// Exact up to the one rounding at the end where weights and noise are integers; otherwise pairs are added in order, in
+// float32.
 struct GradientPart {
     PairRange pairs;
     float* gradient;     // [parameters], scaled
     std::int64_t* sums;  // [parameters], unless it is null: instead, exact sums as they are, which add up over ranges
 };
-void gradient(const Engine& engine, int threads, const std::vector<Layer>& layers, const Population& population,
+void gradient(const Engine& engine, int threads, const std::vector<Tensor>& tensors, const Population& population,
               const PairWeights& weights, const GradientPart& part);
 // That which is a product of factors: the weights of low rank and of rank one a layer.
-void low_rank_gradient(const Engine& engine, int threads, const std::vector<Layer>& layers,
+void low_rank_gradient(const Engine& engine, int threads, const std::vector<Tensor>& tensors,
                        const Population& population, const PairWeights& weights, const GradientPart& part);
 // gradient[parameters] from the exact sums over all pairs.
-void scale_sums(const std::vector<Layer>& layers, const Population& population, std::int64_t pairs,
+void scale_sums(const std::vector<Tensor>& tensors, const Population& population, std::int64_t pairs,
                 const std::int64_t* sums, float* gradient);
 
 // The weights of node perturbation, values[members, samples]: `samples` is the batch, or 1 where a weight is for all of
@@ -90,7 +91,7 @@ void sum_rows(const Engine& engine, Panels rows, int count, int n, Panels init, 
 // Ends of the last two: out[rows, n] = sum * scale, rounded once; and the bias of a layer, whose gradient is zero where
 // the boundary flushes the bias to zero, for it has no influence there.
 void write_rows(const Engine& engine, Panels sum, std::int64_t rows, std::int64_t n, double scale, float* out);
-void write_bias(const Engine& engine, PackedNetwork& network, const Layer& layer, Panels sum, double scale,
+void write_bias(const Engine& engine, PackedNetwork& network, const Step& layer, Panels sum, double scale,
                 float* gradient);
 
 }  // namespace fpes

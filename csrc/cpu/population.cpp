@@ -61,15 +61,15 @@ class OutputSink final : public Sink {
 
 }  // namespace
 
-void scatter_factor(const Engine& engine, const Population& population, const Layer& layer, std::int64_t pair,
+void scatter_factor(const Engine& engine, const Population& population, const Tensor& tensor, std::int64_t pair,
                     Panels row, float* scratch) {
-    const int k = population.units[layer.index], width = engine.width();
+    const int k = population.units[tensor.index], width = engine.width();
     std::vector<std::int32_t> units(k);
     std::vector<float> b(k + width);
-    engine.kernels().unit_positions(population.stream(layer.index, NoiseRole::positions, pair), 0, 1,
-                                    static_cast<int>(layer.fan_out), k, units.data(), scratch);
-    engine.kernels().noise(population.stream(layer.index, NoiseRole::factor_b, pair), 0, k, b.data(), scratch);
-    for (std::int64_t j = 0; j < layer.fan_out; j += width) {
+    engine.kernels().unit_positions(population.stream(tensor.index, NoiseRole::positions, pair), 0, 1,
+                                    static_cast<int>(tensor.fan_out), k, units.data(), scratch);
+    engine.kernels().noise(population.stream(tensor.index, NoiseRole::factor_b, pair), 0, k, b.data(), scratch);
+    for (std::int64_t j = 0; j < tensor.fan_out; j += width) {
         std::fill_n(engine.at_column(row, j).data, width, 0.0f);
     }
     for (int i = 0; i < k; ++i) engine.at_column(row, units[i]).data[units[i] % width] = b[i];

@@ -49,7 +49,7 @@ void member(const Engine& engine, PackedNetwork& network, const Population& popu
             float* theta);
 
 // The factor b of a pair that perturbs k units of a layer, [1, fan_out]: zero in the others.
-void scatter_factor(const Engine& engine, const Population& population, const Layer& layer, std::int64_t pair,
+void scatter_factor(const Engine& engine, const Population& population, const Tensor& tensor, std::int64_t pair,
                     Panels row, float* scratch);
 
 // out[count] = noise elements first, first + 1, ... of a stream.

@@ -44,7 +44,7 @@ class SharedWeights {
           network_(job.network),
           joint_(job.population.rank * most_pairs <= joint_columns ? most_pairs : 1),
           input_(engine_.matrix(tile, network_.features())),
-          first_product_(engine_.matrix(tile, network_.layer(0).fan_out)),
+          first_product_(engine_.matrix(tile, network_.step(0).tensor.fan_out)),
           hidden_{engine_.matrix(2 * tile * most_pairs, network_.widest_output()),
                   engine_.matrix(2 * tile * most_pairs, network_.widest_output())},
           biases_{bias(), bias()},
@@ -59,38 +59,39 @@ class SharedWeights {
     // Goes on to samples sample ... sample + rows - 1 of the batch that this pair sees.
     void start(std::int64_t pair, std::int64_t sample, int rows) {
         const std::int64_t features = network_.features();
-        const Layer& first = network_.layer(0);
+        const Step& first = network_.step(0);
         sample_ = sample;
         rows_ = rows;
         engine_.kernels().pack(job_.batch.x + job_.batch.row(pair, sample) * features, features, rows,
                                static_cast<int>(features), input_.view());
-        engine_.in_product(&ModeKernels::product, input_.view(), network_.weight(0), Panels{}, first_product_.view(),
-                           rows, static_cast<int>(first.fan_out), static_cast<int>(first.fan_in));
+        engine_.in_product(&ModeKernels::product, input_.view(), network_.weight(first.tensor), Panels{},
+                           first_product_.view(), rows, static_cast<int>(first.tensor.fan_out),
+                           static_cast<int>(first.tensor.fan_in));
     }
 
-    // One layer of a stack, from its inputs to what comes out. Layers in order, and all of them for one stack before
-    // the next.
+    // One step of a stack, from its inputs to what comes out. Steps in order, and all of them for one stack before the
+    // next.
     void advance(int l, const Stack& stack) {
-        const Layer& layer = network_.layer(l);
-        const Panels in = inputs(l), out = outputs(l);
-        if (l > 0) {
-            engine_.in_product(&ModeKernels::product_skipping, in, network_.weight(l), out, rows_,
-                               static_cast<int>(2 * stack.pairs), static_cast<int>(layer.fan_out),
-                               static_cast<int>(layer.fan_in), terms_.data());
+        const Step& step = network_.step(l);
+        const Panels in = inputs(step), out = outputs(l);
+        if (!step.reads_input()) {
+            engine_.in_product(&ModeKernels::product_skipping, in, network_.weight(step.tensor), out, rows_,
+                               static_cast<int>(2 * stack.pairs), static_cast<int>(step.tensor.fan_out),
+                               static_cast<int>(step.tensor.fan_in), terms_.data());
         }
         if (job_.population.family == Family::low_rank) {
-            low_rank(layer, stack.first_pair, stack.pairs, in, out);
+            low_rank(step, stack.first_pair, stack.pairs, in, out);
             return;
         }
         for (std::int64_t place = 0; place < stack.pairs; ++place) {
-            node(layer, stack.first_pair + place, member_rows(out, place, 0));
+            node(step, stack.first_pair + place, member_rows(out, place, 0));
         }
     }
 
-    // What goes into a layer: of the first, the samples; of the others, stacks of members' rows.
-    Panels inputs(int l) { return l == 0 ? input_.view() : outputs(l - 1); }
+    // What goes into a step: the samples, or stacks of members' rows.
+    Panels inputs(const Step& step) { return step.reads_input() ? input_.view() : outputs(step.reads); }
     Panels outputs(int l) { return hidden_[l % 2].view(); }
-    // Enough for the noise of a tile of any layer; nothing is kept there.
+    // Enough for the noise of a tile of any step; nothing is kept there.
     float* scratch() { return scratch_.data(); }
     // The rows of one member in a stack.
     Panels member_rows(Panels stack, std::int64_t place, int sign) const {
@@ -100,29 +101,29 @@ class SharedWeights {
    private:
     PanelMatrix bias() const { return engine_.matrix(1, network_.widest_output()); }
 
-    // Corrects the sums of pairs first_pair ... in a stack. in: the layer's inputs; those of the first layer, and its
+    // Corrects the sums of pairs first_pair ... in a stack. in: the step's inputs; those of the first step, and its
     // sums, all members share.
-    void low_rank(const Layer& layer, std::int64_t first_pair, std::int64_t pairs, Panels in, Panels out) {
+    void low_rank(const Step& step, std::int64_t first_pair, std::int64_t pairs, Panels in, Panels out) {
         for (std::int64_t place = 0; place < pairs; place += joint_) {
             const std::int64_t together = std::min(joint_, pairs - place);
-            const Panels inputs = layer.index == 0 ? in : member_rows(in, place, 0);
-            multiply_by_factors(layer, first_pair + place, together, inputs);
+            const Panels inputs = step.reads_input() ? in : member_rows(in, place, 0);
+            multiply_by_factors(step, first_pair + place, together, inputs);
             for (std::int64_t i = 0; i < together; ++i) {
-                correct(layer, first_pair + place + i, i, member_rows(out, place + i, 0));
+                correct(step, first_pair + place + i, i, member_rows(out, place + i, 0));
             }
         }
     }
 
     // products_ = inputs A, for the A of `pairs` pairs.
-    void multiply_by_factors(const Layer& layer, std::int64_t first_pair, std::int64_t pairs, Panels inputs) {
-        const int rank = job_.population.rank, k = static_cast<int>(layer.fan_in);
+    void multiply_by_factors(const Step& step, std::int64_t first_pair, std::int64_t pairs, Panels inputs) {
+        const int rank = job_.population.rank, k = static_cast<int>(step.tensor.fan_in);
         const int columns = static_cast<int>(column_of(pairs - 1)) + rank;
         for (std::int64_t i = 0; i < pairs; ++i) {
-            draw_factor(layer.index, NoiseRole::factor_a, first_pair + i, k, factor_rows_.from_row(column_of(i)));
+            draw_factor(step.tensor, NoiseRole::factor_a, first_pair + i, k, factor_rows_.from_row(column_of(i)));
         }
         engine_.kernels().transpose(factor_rows_.view(), k, columns, factor_.view());
-        if (layer.index == 0 || joint_ == 1) {
-            const int rows = static_cast<int>(layer.index == 0 ? rows_ : 2 * pairs * rows_);
+        if (step.reads_input() || joint_ == 1) {
+            const int rows = static_cast<int>(step.reads_input() ? rows_ : 2 * pairs * rows_);
             engine_.in_product(&ModeKernels::product, inputs, factor_.view(), Panels{}, products_.view(), rows, columns,
                                k);
         } else {
@@ -132,23 +133,23 @@ class SharedWeights {
     }
 
     // Both members of a pair, whose A is the i-th of those in products_: sums, biases, boundary.
-    void correct(const Layer& layer, std::int64_t pair, std::int64_t i, Panels out) {
-        const int rank = job_.population.rank, n = static_cast<int>(layer.fan_out);
-        draw_factor(layer.index, NoiseRole::factor_b, pair, n, factor_rows_.view());
-        const Panels bias = network_.bias(layer.index);
-        engine_.in_product(&ModeKernels::perturb, job_.population.stream(layer.index, NoiseRole::bias, pair),
+    void correct(const Step& step, std::int64_t pair, std::int64_t i, Panels out) {
+        const int rank = job_.population.rank, n = static_cast<int>(step.tensor.fan_out);
+        draw_factor(step.tensor, NoiseRole::factor_b, pair, n, factor_rows_.view());
+        const Panels bias = network_.bias(step.tensor);
+        engine_.in_product(&ModeKernels::perturb, job_.population.stream(step.tensor.index, NoiseRole::bias, pair),
                            std::uint64_t{0}, n, job_.population.weight_scale(), 1, n, bias, bias, biases_[0].view(),
                            biases_[1].view(), scratch_.data());
         for (int sign = 0; sign < 2; ++sign) {
             const float scale = sign ? -job_.population.rank_scale() : job_.population.rank_scale();
             const Panels result = engine_.at_row(out, sign * rows_);
-            Panels products = layer.index == 0 ? products_.view() : products_.from_row((2 * i + sign) * rows_);
+            Panels products = step.reads_input() ? products_.view() : products_.from_row((2 * i + sign) * rows_);
             products = engine_.at_column(products, column_of(i));
             products.data += column_of(i) % engine_.width();
             engine_.in_product(&ModeKernels::scale, products, rows_, rank, scale, coefficients_.view());
             engine_.in_product(&ModeKernels::product, coefficients_.view(), factor_rows_.view(),
-                               layer.index == 0 ? first_product_.view() : result, result, rows_, n, rank);
-            cross_boundary(engine_, layer, result, rows_, biases_[sign].view(), scaled_bias_.view(), result);
+                               step.reads_input() ? first_product_.view() : result, result, rows_, n, rank);
+            cross_boundary(engine_, step, result, rows_, biases_[sign].view(), scaled_bias_.view(), result);
         }
     }
 
@@ -160,20 +161,20 @@ class SharedWeights {
     }
 
     // A factor of the perturbation, [rank, n].
-    void draw_factor(int l, NoiseRole role, std::int64_t pair, int n, Panels out) {
-        engine_.kernels().noise_panels(job_.population.stream(l, role, pair), 0, job_.population.rank, n, out,
-                                       scratch_.data());
+    void draw_factor(const Tensor& tensor, NoiseRole role, std::int64_t pair, int n, Panels out) {
+        engine_.kernels().noise_panels(job_.population.stream(tensor.index, role, pair), 0, job_.population.rank, n,
+                                       out, scratch_.data());
     }
 
-    void node(const Layer& layer, std::int64_t pair, Panels out) {
-        const int n = static_cast<int>(layer.fan_out);
+    void node(const Step& step, std::int64_t pair, Panels out) {
+        const int n = static_cast<int>(step.tensor.fan_out);
         const Panels results[2] = {out, engine_.at_row(out, rows_)};
         const Panels first = first_product_.view();
-        engine_.in_product(&ModeKernels::perturb, job_.population.stream(layer.index, NoiseRole::node, pair),
-                           static_cast<std::uint64_t>(sample_) * n, n, job_.population.node_scale(layer), rows_, n,
-                           layer.index ? results[0] : first, layer.index ? results[1] : first, results[0], results[1],
-                           scratch_.data());
-        cross_boundary(engine_, layer, out, 2 * rows_, network_.bias(layer.index), scaled_bias_.view(), out);
+        engine_.in_product(&ModeKernels::perturb, job_.population.stream(step.position, NoiseRole::node, pair),
+                           static_cast<std::uint64_t>(sample_) * n, n, job_.population.node_scale(step), rows_, n,
+                           step.reads_input() ? first : results[0], step.reads_input() ? first : results[1], results[0],
+                           results[1], scratch_.data());
+        cross_boundary(engine_, step, out, 2 * rows_, network_.bias(step.tensor), scaled_bias_.view(), out);
     }
 
     const Job& job_;

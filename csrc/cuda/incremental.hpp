@@ -37,11 +37,11 @@ FPES_DEVICE int perturbed_unit(const Counters& positions, std::int64_t sample, i
 
 // Element j of the right factor of a rank-one perturbation of k units, [units]: zero where unit j isn't chosen. A unit
 // can only be chosen in its own stratum.
-FPES_DEVICE float scattered_factor(const NoiseSource& noise, int layer, std::int64_t pair, int j, int k, int units) {
+FPES_DEVICE float scattered_factor(const NoiseSource& noise, int tensor, std::int64_t pair, int j, int k, int units) {
     const auto stratum = static_cast<int>((static_cast<std::int64_t>(j + 1) * k - 1) / units);
-    const Counters positions = noise.counters(noise_tensor(layer, NoiseRole::positions), pair);
+    const Counters positions = noise.counters(noise_tensor(tensor, NoiseRole::positions), pair);
     if (perturbed_unit(positions, 0, stratum, k, units) != j) return 0.0f;
-    return draw_one(noise.kind, noise.counters(noise_tensor(layer, NoiseRole::factor_b), pair),
+    return draw_one(noise.kind, noise.counters(noise_tensor(tensor, NoiseRole::factor_b), pair),
                     static_cast<std::uint64_t>(stratum));
 }
 

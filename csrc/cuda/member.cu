@@ -21,6 +21,14 @@ struct MemberJob {
     int units;  // that the right factors reach, or 0 for all
 };
 
+// Those of a tensor.
+struct Weights {
+    int tensor;
+    const float* weight;  // [fan_in, fan_out]
+    int fan_in;
+    int fan_out;
+};
+
 // Elements of a tensor of full noise.
 template <class Mode>
 __global__ __launch_bounds__(elementwise_threads) void full_kernel(MemberJob job, std::uint32_t tensor,
@@ -38,30 +46,29 @@ __global__ __launch_bounds__(elementwise_threads) void full_kernel(MemberJob job
 
 // Eight columns of a row of a weight matrix.
 template <class Mode>
-__global__ __launch_bounds__(elementwise_threads) void low_rank_kernel(const FPES_CONSTANT MemberJob job,
-                                                                       DeviceLayer layer, float* to) {
-    const std::int64_t groups = parts(layer.fan_out, 8), number = global_index(elementwise_threads);
-    if (number >= groups * layer.fan_in) return;
+__global__ __launch_bounds__(elementwise_threads) void low_rank_kernel(const FPES_CONSTANT MemberJob job, Weights from,
+                                                                       float* to) {
+    const std::int64_t groups = parts(from.fan_out, 8), number = global_index(elementwise_threads);
+    if (number >= groups * from.fan_in) return;
     const std::int64_t row = number / groups, column = number % groups * 8;
-    const std::int64_t first = row * layer.fan_out + column;
-    const Counters of_a = job.noise.counters(noise_tensor(layer.index, NoiseRole::factor_a), job.pair);
+    const std::int64_t first = row * from.fan_out + column;
+    const Counters of_a = job.noise.counters(noise_tensor(from.tensor, NoiseRole::factor_a), job.pair);
     float sum[8];
     FPES_UNROLL
-    for (int i = 0; i < 8; ++i) sum[i] = column + i < layer.fan_out ? layer.weight[first + i] : 0.0f;
+    for (int i = 0; i < 8; ++i) sum[i] = column + i < from.fan_out ? from.weight[first + i] : 0.0f;
     for (int r = 0; r < job.rank; ++r) {
-        const float a =
-            draw_one(job.noise.kind, of_a, static_cast<std::uint64_t>(r * std::int64_t{layer.fan_in} + row));
+        const float a = draw_one(job.noise.kind, of_a, static_cast<std::uint64_t>(r * std::int64_t{from.fan_in} + row));
         const float left = Mode::mul(a, job.minus ? opposite(job.rank_scale) : job.rank_scale);
         float b[8];
         if (job.units == 0) {
-            const Counters of_b = job.noise.counters(noise_tensor(layer.index, NoiseRole::factor_b), job.pair);
-            draw<8>(job.noise.kind, of_b, static_cast<std::uint64_t>(r * std::int64_t{layer.fan_out} + column), b);
+            const Counters of_b = job.noise.counters(noise_tensor(from.tensor, NoiseRole::factor_b), job.pair);
+            draw<8>(job.noise.kind, of_b, static_cast<std::uint64_t>(r * std::int64_t{from.fan_out} + column), b);
         } else {
             FPES_UNROLL
             for (int i = 0; i < 8; ++i) {
                 const auto unit = static_cast<int>(column) + i;
-                b[i] = unit < layer.fan_out
-                           ? scattered_factor(job.noise, layer.index, job.pair, unit, job.units, layer.fan_out)
+                b[i] = unit < from.fan_out
+                           ? scattered_factor(job.noise, from.tensor, job.pair, unit, job.units, from.fan_out)
                            : 0.0f;
             }
         }
@@ -70,7 +77,7 @@ __global__ __launch_bounds__(elementwise_threads) void low_rank_kernel(const FPE
     }
     FPES_UNROLL
     for (int i = 0; i < 8; ++i) {
-        if (column + i < layer.fan_out) to[first + i] = sum[i];
+        if (column + i < from.fan_out) to[first + i] = sum[i];
     }
 }
 
@@ -100,30 +107,31 @@ void member(Context& context, const Network& network, const Population& populati
         population.rank,          0};
     in_product_mode(network.flush, [&](auto mode) {
         using Mode = decltype(mode);
-        for (const Layer& layer : network.layers) {
-            const std::int64_t weights = layer.fan_in * layer.fan_out;
+        for (const Tensor& tensor : network.program.tensors) {
+            const std::int64_t weights = tensor.fan_in * tensor.fan_out;
             const bool one_layer = population.one_layer_at_a_time();
-            if (one_layer && population.layer_of(job.pair) != layer.index) {
-                copy_floats(context, network.theta + layer.weight_offset, weights + layer.fan_out,
-                            theta + layer.weight_offset);
+            if (one_layer && population.layer_of(job.pair) != tensor.index) {
+                copy_floats(context, network.theta + tensor.weight_offset, weights + tensor.fan_out,
+                            theta + tensor.weight_offset);
                 continue;
             }
             if (population.family == Family::full) {
-                write_full<Mode>(context, job, noise_tensor(layer.index, NoiseRole::weight),
-                                 network.theta + layer.weight_offset, weights, theta + layer.weight_offset);
+                write_full<Mode>(context, job, noise_tensor(tensor.index, NoiseRole::weight),
+                                 network.theta + tensor.weight_offset, weights, theta + tensor.weight_offset);
             } else {
-                if (one_layer) job.units = population.units[layer.index];
-                const DeviceLayers layers = device_layers(network, &population, layer.index, layer.index + 1);
-                const std::int64_t groups = parts(layer.fan_out, 8) * layer.fan_in;
+                if (one_layer) job.units = population.units[tensor.index];
+                const Weights from{tensor.index, network.theta + tensor.weight_offset, static_cast<int>(tensor.fan_in),
+                                   static_cast<int>(tensor.fan_out)};
+                const std::int64_t groups = parts(tensor.fan_out, 8) * tensor.fan_in;
                 launch(low_rank_kernel<Mode>, Grid{parts(groups, elementwise_threads)}, elementwise_threads, 0, context,
-                       job, layers.layer[0], theta + layer.weight_offset);
+                       job, from, theta + tensor.weight_offset);
             }
             if (one_layer) {
-                copy_floats(context, network.theta + layer.bias_offset, layer.fan_out, theta + layer.bias_offset);
+                copy_floats(context, network.theta + tensor.bias_offset, tensor.fan_out, theta + tensor.bias_offset);
                 continue;
             }
-            write_full<Mode>(context, job, noise_tensor(layer.index, NoiseRole::bias),
-                             network.theta + layer.bias_offset, layer.fan_out, theta + layer.bias_offset);
+            write_full<Mode>(context, job, noise_tensor(tensor.index, NoiseRole::bias),
+                             network.theta + tensor.bias_offset, tensor.fan_out, theta + tensor.bias_offset);
         }
     });
 }

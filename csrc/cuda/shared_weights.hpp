@@ -119,7 +119,8 @@ class SharedWeightsBlock {
     // Places that have rows in the tile.
     FPES_DEVICE int places() const { return rows_[T::rows - 1].place + 1; }
     FPES_DEVICE Counters counters(const DeviceLayer& layer, NoiseRole role, std::int64_t pair) const {
-        return job_.noise.counters(noise_tensor(layer.index, role), pair);
+        const int owner = role == NoiseRole::node ? layer.position : layer.tensor;
+        return job_.noise.counters(noise_tensor(owner, role), pair);
     }
     FPES_DEVICE std::int64_t pair_at(int place) const {
         return pair_of_place(job_.rows, place_of_row(job_.rows, first_row_) + place);

@@ -199,7 +199,7 @@ class Backend(ABC):
         self.run(
             module,
             "population_gradient",
-            population.network.sizes,
+            _program(module, population.network),
             _native(module, population),
             self.address(weights),
             weights.dtype.kind == "i",
@@ -215,7 +215,7 @@ class Backend(ABC):
         self.run(
             module,
             "scale_sums",
-            population.network.sizes,
+            _program(module, population.network),
             _native(module, population),
             population.pairs,
             self.address(sums),
@@ -323,7 +323,7 @@ class Backend(ABC):
 
     def _network(self, module: ModuleType, network: NetworkCall) -> tuple[Any, ...]:
         flush = module.Flush.__members__[network.flush]
-        return flush, network.sizes, network.scaling, self.address(network.theta)
+        return flush, _program(module, network), self.address(network.theta)
 
     def _population(self, module: ModuleType, population: PopulationCall) -> tuple[Any, ...]:
         return *self._network(module, population.network), _native(module, population)
@@ -336,6 +336,11 @@ class Backend(ABC):
 
     def _address_or_0(self, array: Array | None) -> int:
         return 0 if array is None else self.address(array)
+
+
+def _program(module: ModuleType, network: NetworkCall) -> Any:
+    """The module's own description of a network."""
+    return module.Program(sizes=network.sizes, tensors=network.tensors, scaling=network.scaling)
 
 
 def _native(module: ModuleType, population: PopulationCall) -> Any:
