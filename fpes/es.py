@@ -412,7 +412,7 @@ class ES:
         """What a checkpoint holds: a description, as plain values, and arrays."""
         description = {
             "version": __version__,
-            "network": {"sizes": list(self.net.sizes), "scaling": self.net.scaling, "flush": self.net.flush},
+            "network": self.net.as_json(),
             "settings": {name: _config.to_json(_config.plain(getattr(self, name))) for name in SETTINGS},
             "generation": self.generation,
             "evaluations": self.evaluations,

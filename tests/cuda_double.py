@@ -34,12 +34,13 @@ class CpuKernels:
     """
 
     CudaError, Execution = CudaError, Execution
-    Flush, Loss, NoiseKind, NoiseRole, Family, Population, UnitPopulation = (
+    Flush, Loss, NoiseKind, NoiseRole, Family, Program, Population, UnitPopulation = (
         _cpu.Flush,
         _cpu.Loss,
         _cpu.NoiseKind,
         _cpu.NoiseRole,
         _cpu.Family,
+        _cpu.Program,
         _cpu.Population,
         _cpu.UnitPopulation,
     )
