@@ -12,7 +12,7 @@ import pytest
 import shim_backend
 from cuda_double import host, install, on_gpu, shim
 from test_cuda_shim import H100, TURING, check_population
-from test_tied import NETWORKS, each_family, each_kind, each_network, every_mode, populations, setting
+from test_tied import FAMILIES, NETWORKS, each_family, each_kind, each_network, every_mode, populations, setting
 
 import fpes
 
@@ -42,6 +42,17 @@ def test_outputs_and_fitness(name, family, kind, flush):
         with shim_backend.device(reverse, shared):
             assert launches in gpu.plan(x)
             check_population(ours, gpu, x[:9], y[:9], f"{name}, {family}, {kind}, {flush}")
+
+
+@pytest.mark.parametrize("family", ["full", "lowrank3"])
+def test_more_layers_than_travel_with_a_launch(family):
+    net = fpes.LinearNetwork((5, *(6,) * 30, 4), tied=[range(2, 31)])
+    rng = np.random.default_rng(0)
+    x, y = rng.random((3, 5), np.float32), np.array([0, 3, 2], np.int32)
+    ours = fpes.Population(net, net.init(0), size=4, sigma=0.1, perturbation=FAMILIES[family]("binomial"))
+    gpu = shim_backend.ShimPopulation(ours)
+    assert "a launch for each layer" in gpu.plan(x)
+    check_population(ours, gpu, x, y, family)
 
 
 @each_network

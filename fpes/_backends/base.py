@@ -7,6 +7,7 @@ package choose a backend by their arrays and are otherwise the same for all devi
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -199,7 +200,7 @@ class Backend(ABC):
         self.run(
             module,
             "population_gradient",
-            _program(module, population.network),
+            self._program(module, population.network),
             _native(module, population),
             self.address(weights),
             weights.dtype.kind == "i",
@@ -215,7 +216,7 @@ class Backend(ABC):
         self.run(
             module,
             "scale_sums",
-            _program(module, population.network),
+            self._program(module, population.network),
             _native(module, population),
             population.pairs,
             self.address(sums),
@@ -323,7 +324,10 @@ class Backend(ABC):
 
     def _network(self, module: ModuleType, network: NetworkCall) -> tuple[Any, ...]:
         flush = module.Flush.__members__[network.flush]
-        return flush, _program(module, network), self.address(network.theta)
+        return flush, self._program(module, network), self.address(network.theta)
+
+    def _program(self, module: ModuleType, network: NetworkCall) -> Any:
+        return _program(module, network.sizes, network.tensors, network.scaling)
 
     def _population(self, module: ModuleType, population: PopulationCall) -> tuple[Any, ...]:
         return *self._network(module, population.network), _native(module, population)
@@ -338,9 +342,10 @@ class Backend(ABC):
         return 0 if array is None else self.address(array)
 
 
-def _program(module: ModuleType, network: NetworkCall) -> Any:
+@functools.lru_cache(maxsize=64)  # a call of a small network takes only some microseconds
+def _program(module: ModuleType, sizes: tuple[int, ...], tensors: tuple[int, ...], scaling: float) -> Any:
     """The module's own description of a network."""
-    return module.Program(sizes=network.sizes, tensors=network.tensors, scaling=network.scaling)
+    return module.Program(sizes=sizes, tensors=tensors, scaling=scaling)
 
 
 def _native(module: ModuleType, population: PopulationCall) -> Any:

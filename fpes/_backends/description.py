@@ -23,8 +23,8 @@ class NetworkCall:
     """
 
     flush: str
-    sizes: Sequence[int]
-    tensors: Sequence[int]
+    sizes: tuple[int, ...]
+    tensors: tuple[int, ...]
     scaling: float
     theta: Array
 
