@@ -17,8 +17,8 @@ from test_population import FAMILIES, SMALL, SMALL_BATCH, population, setting
 
 import fpes
 from fpes import _cpu
-from fpes.controls import accuracy
 from fpes.health import active_fractions, weight_norms
+from fpes.losses import accuracy
 from fpes.optimisers import norm, weighted_sum
 from fpes.shaping import SHAPINGS, all_equal
 
