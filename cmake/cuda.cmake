@@ -50,8 +50,8 @@ function(fpes_add_cuda_module build)
     set(module _cuda_${build})
     pybind11_add_module(${module} MODULE
         csrc/bindings/cuda.cpp
-        csrc/common/program.cpp
         csrc/common/population.cpp
+        csrc/common/program.cpp
         csrc/common/unit.cpp
         ${fpes_cuda_sources}
     )
