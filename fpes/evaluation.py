@@ -10,9 +10,8 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from fpes import _checks
-from fpes._backends import Array, Backend
+from fpes._backends import Array, Backend, Minibatch
 from fpes._backends.cuda_arrays import gpu_of
-from fpes.minibatch import Minibatch
 from fpes.network import LinearNetwork
 from fpes.one_unit import SeenByUnits
 from fpes.perturbations import Perturbation

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from fpes._backends import Array, Backend, NetworkCall, Targets, UnitCall, UnitState
-from fpes.minibatch import Minibatch
+from fpes._backends import Array, Backend, Minibatch, NetworkCall, Targets, UnitCall, UnitState
+from fpes.minibatch import copied
 from fpes.noise import LARGEST_WORD
 from fpes.perturbations import OneUnit, draws_of
 
@@ -97,7 +97,7 @@ class UnitMembers:
             solutions=backend.empty(shape if call.span else (0,), np.float64),
             factors=backend.empty((batch.groups, len(call.draws)), np.float64),
         )
-        inputs = batch.copy()
+        inputs = copied(backend, batch)
         backend.prepare_units(call, inputs, state)
         return SeenByUnits(inputs, state, backend.empty((rows,)) if with_losses else None)
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from fpes import _checks
-from fpes._backends import Array, PopulationCall, Targets, backend_of
+from fpes._backends import Array, Minibatch, PopulationCall, Targets, backend_of
 from fpes._modes import ieee_mode
 from fpes.devices import to_host
 from fpes.evaluation import Evaluation, Origin, Seen, checked_fitness, members_of, negated, plain
 from fpes.losses import checked_targets, loss_named
-from fpes.minibatch import Minibatch, checked_minibatch
+from fpes.minibatch import checked_minibatch, copied
 from fpes.network import LinearNetwork
 from fpes.noise import LARGEST_SEED, LARGEST_WORD
 from fpes.one_unit import SeenByUnits, UnitMembers
@@ -519,7 +519,7 @@ class Population:
             sums = self._backend.empty((batch.groups * batch.size * sum(self.net.sizes[1:]),))
             if pairs != (0, self.size // 2):
                 sums[:] = 0  # of minibatches that these pairs don't see
-        return Seen(batch.groups, batch.size, batch.copy() if needed else None, sums)
+        return Seen(batch.groups, batch.size, copied(self._backend, batch) if needed else None, sums)
 
     def _calls(self, batch: Minibatch, pairs: tuple[int, int], chunk: int | None) -> list[tuple[int, int]]:
         """Parts of a range of pairs: as many as a chunk has, or as the backend finds right."""

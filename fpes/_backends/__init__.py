@@ -11,11 +11,13 @@ from fpes._backends.base import Backend
 from fpes._backends.cpu import CpuBackend
 from fpes._backends.cuda_arrays import gpu_of
 from fpes._backends.description import Array, NetworkCall, PopulationCall, Targets, UnitCall, UnitState
+from fpes._backends.minibatch import Minibatch
 
 __all__ = [
     "CPU",
     "Array",
     "Backend",
+    "Minibatch",
     "NetworkCall",
     "PopulationCall",
     "Targets",

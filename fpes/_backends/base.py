@@ -10,15 +10,13 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fpes import _checks
 from fpes._backends.description import Array, NetworkCall, PopulationCall, Targets, UnitCall, UnitState
-
-if TYPE_CHECKING:
-    from fpes.minibatch import Minibatch
+from fpes._backends.minibatch import Minibatch
 
 Shape = tuple[int | str, ...]
 PairRange = tuple[int, int]
