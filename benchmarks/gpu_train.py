@@ -70,10 +70,10 @@ def same_bits(name: str, generations: int) -> dict[str, Any]:
             es.fit(
                 data,
                 steps=preset.steps or 2_000,
-                batch=preset.batch,
-                groups=preset.groups,
-                augmentation=preset.augmentation,
-                importance=preset.importance,
+                batch=preset.training.batch,
+                groups=preset.training.groups,
+                augmentation=preset.training.augmentation,
+                importance=preset.training.importance,
                 after_step=after,
             )
         theta[device] = es.theta.view(np.uint32).copy()

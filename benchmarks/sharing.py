@@ -115,14 +115,14 @@ class Counted(Workers):
 
 def apart(case: str, steps: int) -> dict[str, float]:
     """Milliseconds of one process: the generation and its parts."""
-    from fpes import fitting
+    from fpes.training import trainer
 
-    timed, before = Timed(), fitting.helpers_of
-    fitting.helpers_of = lambda executor: timed
+    timed, before = Timed(), trainer.helpers_of
+    trainer.helpers_of = lambda executor: timed
     try:
         whole = run(case, steps, None)
     finally:
-        fitting.helpers_of = before
+        trainer.helpers_of = before
     parts = {what: 1e3 * min(seconds) for what, seconds in timed.seconds.items()}
     return {"generation": 1e3 * whole, **parts}
 

@@ -51,8 +51,8 @@ function(fpes_add_cuda_module build)
     pybind11_add_module(${module} MODULE
         csrc/bindings/cuda.cpp
         csrc/common/allocation.cpp
-        csrc/common/network.cpp
         csrc/common/population.cpp
+        csrc/common/program.cpp
         csrc/common/unit.cpp
         ${fpes_cuda_sources}
     )

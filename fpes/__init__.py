@@ -4,7 +4,7 @@ Many perturbed networks evaluated together, with float32 underflow as the only n
 instruction set and for any number of threads.
 """
 
-from fpes import _loading, datasets, distributed  # noqa: F401  # _loading first, which says why where there is no C++ module
+from fpes import _loading, datasets, distributed, training  # noqa: F401  # _loading first, which says why where there is no C++ module
 from fpes._build import build_config
 from fpes._config import register
 from fpes._settings import get_isa, get_threads, set_isa, set_threads, supported_isas
@@ -20,9 +20,9 @@ from fpes.optimisers import SGD, Adam, ClipUp
 from fpes.perturbations import AllLayers, FullRank, LowRank, NodePerturbation, OneLayer, OneUnit
 from fpes.population import Population
 from fpes.primitives import bias_add, gemm, multiply
-from fpes.saving import NotSavedError
 from fpes.schedules import Constant, Cosine, Exponential, WarmUp
 from fpes.shaping import centred_ranks
+from fpes.training.saver import NotSavedError
 
 __all__ = [
     "ES",
@@ -63,4 +63,5 @@ __all__ = [
     "set_isa",
     "set_threads",
     "supported_isas",
+    "training",
 ]

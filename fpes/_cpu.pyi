@@ -28,6 +28,9 @@ class NoiseRole(Enum):
 class Execution:
     def __init__(self, isa: str, threads: int) -> None: ...
 
+class Program:
+    def __init__(self, *, sizes: Sequence[int], tensors: Sequence[int], scaling: float) -> None: ...
+
 class Population:
     def __init__(
         self,
@@ -67,8 +70,7 @@ def noise(
 def forward(
     e: Execution,
     f: Flush,
-    sizes: Sequence[int],
-    scaling: float,
+    program: Program,
     theta: int,
     x: int,
     batch: int,
@@ -81,8 +83,7 @@ def losses(
 def population_evaluate(
     e: Execution,
     f: Flush,
-    sizes: Sequence[int],
-    scaling: float,
+    program: Program,
     theta: int,
     population: Population,
     first_pair: int,
@@ -98,8 +99,7 @@ def population_evaluate(
 def population_forward(
     e: Execution,
     f: Flush,
-    sizes: Sequence[int],
-    scaling: float,
+    program: Program,
     theta: int,
     population: Population,
     first_pair: int,
@@ -113,8 +113,7 @@ def population_forward(
 def population_member(
     e: Execution,
     f: Flush,
-    sizes: Sequence[int],
-    scaling: float,
+    program: Program,
     theta: int,
     population: Population,
     index: int,
@@ -123,7 +122,7 @@ def population_member(
 ) -> None: ...
 def population_gradient(
     e: Execution,
-    sizes: Sequence[int],
+    program: Program,
     population: Population,
     weights: int,
     integers: bool,
@@ -134,14 +133,11 @@ def population_gradient(
     out: int,
     /,
 ) -> None: ...
-def scale_sums(
-    e: Execution, sizes: Sequence[int], population: Population, pairs: int, sums: int, out: int, /
-) -> None: ...
+def scale_sums(e: Execution, program: Program, population: Population, pairs: int, sums: int, out: int, /) -> None: ...
 def population_sample_gradient(
     e: Execution,
     f: Flush,
-    sizes: Sequence[int],
-    scaling: float,
+    program: Program,
     theta: int,
     population: Population,
     pairs: int,
@@ -167,8 +163,7 @@ def adam(
 def unit_prepare(
     e: Execution,
     f: Flush,
-    sizes: Sequence[int],
-    scaling: float,
+    program: Program,
     theta: int,
     population: UnitPopulation,
     pairs: int,
@@ -180,8 +175,7 @@ def unit_prepare(
 def unit_evaluate(
     e: Execution,
     f: Flush,
-    sizes: Sequence[int],
-    scaling: float,
+    program: Program,
     theta: int,
     population: UnitPopulation,
     pairs: int,
@@ -197,8 +191,7 @@ def unit_evaluate(
 def unit_gradient(
     e: Execution,
     f: Flush,
-    sizes: Sequence[int],
-    scaling: float,
+    program: Program,
     theta: int,
     population: UnitPopulation,
     pairs: int,
@@ -213,8 +206,7 @@ def unit_gradient(
 def unit_member(
     e: Execution,
     f: Flush,
-    sizes: Sequence[int],
-    scaling: float,
+    program: Program,
     theta: int,
     population: UnitPopulation,
     pairs: int,

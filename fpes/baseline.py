@@ -63,9 +63,9 @@ def _gradient(net: LinearNetwork, theta: FloatArray, x: FloatArray, labels: IntA
     error /= error.sum(axis=1, keepdims=True)
     error[np.arange(len(labels)), labels] -= 1.0
     error /= np.float32(len(labels))
-    gradient = np.empty_like(theta)
+    gradient = np.zeros_like(theta)
     for (weight, _), (g_weight, g_bias), h in reversed(list(zip(layers, net.unpack(gradient), inputs, strict=True))):
-        g_weight[...] = gemm(h.T, error, "never")
-        g_bias[...] = error.sum(axis=0)
+        g_weight[...] += gemm(h.T, error, "never")  # tied layers add up
+        g_bias[...] += error.sum(axis=0)
         error = gemm(error, weight.T, "never")
     return gradient

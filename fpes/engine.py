@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +20,7 @@ from fpes.datasets import Minibatches
 from fpes.devices import to_device, to_host
 from fpes.evaluation import Evaluation
 from fpes.population import Population
-
-if TYPE_CHECKING:
-    from fpes.es import ES
+from fpes.strategy import Strategy
 
 
 @dataclass(frozen=True)
@@ -81,56 +79,55 @@ class Measure:
 class Engine(Protocol):
     """What the generations of a fit() need to have done."""
 
-    def evaluate(self, es: ES, samples: Samples, measure: Measure) -> Evaluation:
-        """The present population on its minibatch."""
+    def evaluate(self, population: Population, samples: Samples, measure: Measure) -> Evaluation:
+        """The population on its minibatch."""
 
     def gradient(
-        self, es: ES, population: Population, fitness: FloatArray, weights: Any, evaluation: Evaluation | None
+        self, population: Population, fitness: FloatArray, utilities: Any, evaluation: Evaluation | None
     ) -> FloatArray:
-        """The gradient with these weights, which are the shaped fitness, on the host."""
+        """The gradient of these utilities, which are the shaped fitness, on the host: a strategy.Gradient."""
 
 
 class Helpers(Protocol):
     """Who shares the work of a fit()."""
 
-    def serve(self, es: ES, loss: Callable[[Any, Any], Any] | None) -> bool:
+    def serve(self, strategy: Strategy, loss: Callable[[Any, Any], Any] | None) -> bool:
         """Whether this process is one that only follows another, whose fit() is over now."""
 
-    def training(self, es: ES, minibatches: Minibatches) -> AbstractContextManager[Engine]:
-        """Around the generations: whatever has to be prepared for them, and put away."""
+    def training(self, strategy: Strategy, minibatches: Minibatches, run: str) -> AbstractContextManager[Engine]:
+        """Around the generations of a run: whatever has to be prepared for them, and put away."""
+
+
+class LocalEngine:
+    """This process, on the strategy's device."""
+
+    def __init__(self, strategy: Strategy, minibatches: Minibatches) -> None:
+        self._device = strategy.device
+        self._minibatches = minibatches
+
+    def evaluate(self, population: Population, samples: Samples, measure: Measure) -> Evaluation:
+        """The population on its minibatch."""
+        x, y = samples.arrays(self._minibatches, self._device)
+        return measure.of(population, x, y, self._device)
+
+    def gradient(
+        self, population: Population, fitness: FloatArray, utilities: Any, evaluation: Evaluation | None
+    ) -> FloatArray:
+        """As the population gives it."""
+        gradient: FloatArray = to_host(population.gradient(to_device(utilities, self._device), evaluation))
+        return gradient
 
 
 class Local:
-    """This process does it all."""
+    """Nobody shares the work: this process does it all."""
 
-    def __init__(self, minibatches: Minibatches | None = None) -> None:
-        self._minibatches = minibatches
-
-    def serve(self, es: ES, loss: Callable[[Any, Any], Any] | None) -> bool:
+    def serve(self, strategy: Strategy, loss: Callable[[Any, Any], Any] | None) -> bool:
         """No."""
         return False
 
-    def training(self, es: ES, minibatches: Minibatches) -> AbstractContextManager[Engine]:
+    def training(self, strategy: Strategy, minibatches: Minibatches, run: str) -> AbstractContextManager[Engine]:
         """Nothing has to be prepared."""
-        return nullcontext(Local(minibatches))
-
-    def evaluate(self, es: ES, samples: Samples, measure: Measure) -> Evaluation:
-        """The present population on its minibatch."""
-        assert self._minibatches is not None
-        x, y = samples.arrays(self._minibatches, es.device)
-        return measure.of(es.ask(), x, y, es.device)
-
-    def gradient(
-        self,
-        es: ES,
-        population: Population,
-        fitness: FloatArray,
-        weights: Any,
-        evaluation: Evaluation | None,
-    ) -> FloatArray:
-        """As the population gives it."""
-        gradient: FloatArray = to_host(population.gradient(to_device(weights, es.device), evaluation))
-        return gradient
+        return nullcontext(LocalEngine(strategy, minibatches))
 
 
 def ranges(population: Population, parts: int) -> list[tuple[int, int]]:

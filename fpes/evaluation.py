@@ -53,7 +53,7 @@ class Origin:
         ours, theirs = (net.sizes for net in (self.net, other.net))
         if ours != theirs:
             return f"a network of sizes {list(ours)}, expected {list(theirs)}"
-        if (self.net.scaling, self.net.flush) != (other.net.scaling, other.net.flush):
+        if self.net.as_json() != other.net.as_json():
             return f"{self.net!r}, expected {other.net!r}"
         if self.theta is not other.theta and not bool((self.theta == other.theta).all()):
             return "other parameters theta than expected"

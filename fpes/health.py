@@ -41,11 +41,9 @@ def active_fractions(net: LinearNetwork, theta: FloatArray, x: FloatArray) -> li
     In a flushing mode an output is zero where it was flushed; the last number is that of the logits.
     """
     fractions = []
-    end = 0
-    for layer, (weight, bias) in enumerate(net.unpack(theta), start=1):
-        end += weight.size + bias.size
-        # The network up to this layer is a network by itself.
-        outputs = LinearNetwork(net.sizes[: layer + 1], net.scaling, net.flush)(theta[:end], x)
+    for layer in range(1, net.layers + 1):
+        part = net.up_to(layer)
+        outputs = part(theta[: part.parameters], x)
         fractions.append(float((outputs != 0.0).mean()))
     return fractions
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from fpes._backends import Array, PerturbationSpec, PopulationCall, Targets
-from fpes.minibatch import Minibatch
+from fpes._backends import Array, Minibatch, PerturbationSpec, PopulationCall, Targets
+from fpes.minibatch import copied
 
 if TYPE_CHECKING:
     from fpes.perturbations import Centre
@@ -148,7 +148,7 @@ class PerturbedMembers:
             sums = self._backend.empty((batch.groups * batch.size * sum(self._sizes[1:]),))
             if pairs != (0, self.call.pairs):
                 sums[:] = 0  # of minibatches that these pairs don't see
-        inputs = batch.copy() if of_samples else None
+        inputs = copied(self._backend, batch) if of_samples else None
         return SeenByNoise(groups=batch.groups, samples=batch.size, inputs=inputs, sums=sums)
 
     def completed(self, batch: Minibatch, part: Seen | None, targets: Targets | None) -> SeenByNoise:

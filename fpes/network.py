@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -28,27 +30,48 @@ class LinearNetwork:
     enters the scaled domain and the last one leaves it; a network of one layer does both.
 
     Parameters are one flat float32 vector theta: for each layer in order the weight [fan_in, fan_out], row-major, then
-    the bias [fan_out].
+    the bias [fan_out]. Tied layers (weight sharing) have their weight and bias in theta once, where the first of them
+    is. A perturbation moves them together, and the gradient has one estimate of them.
 
     Args:
         sizes: inputs, widths of the hidden layers, outputs; two numbers or more.
         scaling: a power of two from `2**-126` to `2**126`, so that scaling is exact.
         flush: "never", "boundary" (matrix products keep subnormals, all else flushes: the published semantics) or
             "always".
+        tied: groups of layers, counted from 1, that share their weight and bias: [(2, 3)] makes w3 = w2 and b3 = b2.
+            The layers of a group have one shape; any may be tied, the first and the last too. Every layer still adds
+            the bias at its own place, as the formula says. Evolution strategies train such networks by FullRank() and
+            LowRank() of all layers.
 
     Raises:
-        TypeError: sizes aren't integers.
+        TypeError: sizes aren't integers, tied isn't made of groups of integers.
         ValueError: fewer than two sizes, a size below 1, too many parameters, scaling that isn't such a power of two,
-            unknown flush mode.
+            unknown flush mode; a tied layer that the network doesn't have, that is in two groups, alone in its group,
+            or of another shape than the group's first.
     """
 
-    def __init__(self, sizes: Sequence[int], scaling: float = 2.0**125, flush: str = "boundary") -> None:
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        scaling: float = 2.0**125,
+        flush: str = "boundary",
+        tied: Iterable[Iterable[int]] = (),
+    ) -> None:
         self.sizes = _checked_sizes(sizes)
+        self.tied = _checked_tied(tied, self.sizes)
+        self._tensors = _tensors(self.tied, self.layers)
+        shapes = dict(zip(self._tensors, itertools.pairwise(self.sizes), strict=True))
+        self._shapes = tuple(shapes.values())  # (fan_in, fan_out) of each tensor
+        if self.parameters >= _LARGEST_PARAMETERS:
+            raise ValueError(
+                f"sizes {self.sizes} make {self.parameters} parameters, expected fewer than {_LARGEST_PARAMETERS}"
+            )
         self.scaling = _checks.power_of_two("scaling", scaling)
         self.flush = _checks.flush_mode(flush)
 
     def __repr__(self) -> str:
-        return f"LinearNetwork({list(self.sizes)}, scaling={self.scaling!r}, flush={self.flush!r})"
+        tied = f", tied={list(self.tied)}" if self.tied else ""
+        return f"LinearNetwork({list(self.sizes)}, scaling={self.scaling!r}, flush={self.flush!r}{tied})"
 
     @property
     def layers(self) -> int:
@@ -58,7 +81,7 @@ class LinearNetwork:
     @property
     def parameters(self) -> int:
         """The length of theta."""
-        return _parameters(self.sizes)
+        return sum((fan_in + 1) * fan_out for fan_in, fan_out in self._shapes)
 
     @property
     def features(self) -> int:
@@ -72,7 +95,24 @@ class LinearNetwork:
 
     def with_flush(self, flush: str) -> LinearNetwork:
         """The same network in another flush mode; theta means the same to both."""
-        return LinearNetwork(self.sizes, self.scaling, flush)
+        return LinearNetwork(self.sizes, self.scaling, flush, self.tied)
+
+    def up_to(self, layer: int) -> LinearNetwork:
+        """The network that ends with this layer, counted from 1; its theta is the beginning of this one's.
+
+        Raises:
+            TypeError, ValueError: no layer of the network.
+        """
+        last = _checks.integer("layer", layer, 1, self.layers)
+        groups = (tuple(tied for tied in group if tied <= last) for group in self.tied)
+        return LinearNetwork(
+            self.sizes[: last + 1], self.scaling, self.flush, [group for group in groups if len(group) > 1]
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The arguments that make this network again, in plain values, for a checkpoint."""
+        description = {"sizes": list(self.sizes), "scaling": self.scaling, "flush": self.flush}
+        return description | ({"tied": [list(group) for group in self.tied]} if self.tied else {})
 
     @ieee_mode()
     def init(self, seed: int = 0, device: str = "cpu") -> Array:
@@ -91,13 +131,15 @@ class LinearNetwork:
         """
         backend = backend_named(device)
         theta = np.zeros(self.parameters, np.float32)
-        for layer, (weight, _) in enumerate(self.unpack(theta)):
-            draws = noise("gaussian", seed, layer=layer, role="init", count=weight.size)
+        for tensor, (weight, _) in enumerate(self._unpack_tensors(theta)):
+            draws = noise("gaussian", seed, layer=tensor, role="init", count=weight.size)
             weight[...] = draws.reshape(weight.shape) * np.float32(np.sqrt(2.0 / weight.shape[0]))
         return backend.copied_to_device(theta)
 
     def unpack(self, theta: Array) -> list[tuple[Array, Array]]:
         """Views of theta, layer by layer: (weight [fan_in, fan_out], bias [fan_out]).
+
+        Tied layers give the same views again, so whoever changes them in place does it for all layers of the group.
 
         Args:
             theta: float32 [parameters], contiguous, a NumPy or CuPy array.
@@ -110,14 +152,8 @@ class LinearNetwork:
         _checks.check_floats("theta", parameters, (self.parameters,))
         if not parameters.flags.c_contiguous:
             raise ValueError("theta is not contiguous, expected numpy.ascontiguousarray(theta): views are returned")
-        layers = []
-        offset = 0
-        for fan_in, fan_out in itertools.pairwise(self.sizes):
-            bias_offset = offset + fan_in * fan_out
-            weight = parameters[offset:bias_offset].reshape(fan_in, fan_out)
-            offset = bias_offset + fan_out
-            layers.append((weight, parameters[bias_offset:offset]))
-        return layers
+        tensors = self._unpack_tensors(parameters)
+        return [tensors[tensor] for tensor in self._tensors]
 
     def __call__(self, theta: Array, x: Array) -> Array:
         """Logits of a batch.
@@ -142,7 +178,17 @@ class LinearNetwork:
 
     def _call(self, theta: Array) -> NetworkCall:
         """The network as a backend takes it."""
-        return NetworkCall(self.flush, self.sizes, self.scaling, theta)
+        return NetworkCall(self.flush, self.sizes, self._tensors, self.scaling, theta)
+
+    def _unpack_tensors(self, theta: Array) -> list[tuple[Array, Array]]:
+        """As unpack(), but what tied layers share is there once."""
+        tensors, offset = [], 0
+        for fan_in, fan_out in self._shapes:
+            bias_offset = offset + fan_in * fan_out
+            weight = theta[offset:bias_offset].reshape(fan_in, fan_out)
+            offset = bias_offset + fan_out
+            tensors.append((weight, theta[bias_offset:offset]))
+        return tensors
 
 
 def _checked_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
@@ -153,12 +199,37 @@ def _checked_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
         raise ValueError(
             f"sizes has {len(checked)} numbers, expected inputs, widths and outputs: 2 to {_LARGEST_DEPTH}"
         )
-    if _parameters(checked) >= _LARGEST_PARAMETERS:
-        raise ValueError(
-            f"sizes {checked} make {_parameters(checked)} parameters, expected fewer than {_LARGEST_PARAMETERS}"
-        )
     return checked
 
 
-def _parameters(sizes: Sequence[int]) -> int:
-    return sum((fan_in + 1) * fan_out for fan_in, fan_out in itertools.pairwise(sizes))
+def _checked_tied(tied: Iterable[Iterable[int]], sizes: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    if not isinstance(tied, Iterable):
+        raise TypeError(f"tied is {tied!r}, expected groups of layers that share weights, such as [(2, 3)]")
+    groups = tuple(_checked_group(f"tied[{i}]", group, sizes) for i, group in enumerate(tied))
+    for layer, count in Counter(itertools.chain(*groups)).items():
+        if count > 1:
+            raise ValueError(f"tied is {list(groups)}, which has layer {layer} twice, expected each layer in one group")
+    return tuple(sorted(groups))
+
+
+def _checked_group(name: str, group: Iterable[int], sizes: Sequence[int]) -> tuple[int, ...]:
+    if not isinstance(group, Iterable):
+        raise TypeError(f"{name} is {group!r}, expected layers that share weights, such as (2, 3)")
+    layers = tuple(sorted(_checks.integer(f"{name}[{i}]", layer, 1, len(sizes) - 1) for i, layer in enumerate(group)))
+    if len(layers) < 2:
+        raise ValueError(f"{name} is {layers}, expected two layers or more that share weights")
+    shapes = [(sizes[layer - 1], sizes[layer]) for layer in layers]
+    for layer, shape in zip(layers, shapes, strict=True):
+        if shape != shapes[0]:
+            raise ValueError(
+                f"{name} ties layer {layer}, whose weights are {shape[0]} x {shape[1]}, to layer {layers[0]}, whose "
+                f"weights are {shapes[0][0]} x {shapes[0][1]}: expected layers of one shape"
+            )
+    return layers
+
+
+def _tensors(tied: tuple[tuple[int, ...], ...], layers: int) -> tuple[int, ...]:
+    """Which tensor each layer takes, numbered from 0 in the order in which they are first taken."""
+    first = {layer: group[0] for group in tied for layer in group}
+    tensors: dict[int, int] = {}
+    return tuple(tensors.setdefault(first.get(layer, layer), len(tensors)) for layer in range(1, layers + 1))

@@ -34,7 +34,7 @@ def noise(
     Args:
         kind: "binomial", "rademacher" or "gaussian".
         seed: 0 ... 2**64 - 1.
-        layer: layer of the network, from 0.
+        layer: layer of the network, from 0; for noise on parameters, tied layers (LinearNetwork) count once.
         role: which of the layer's tensors: "weight", "bias", "factor_a", "factor_b", "node", "positions",
             "direction", "init".
         pair: 0 ... 2**32 - 1.

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fpes._backends import Array, Targets, UnitCall, UnitState
+from fpes._backends import Array, Minibatch, Targets, UnitCall, UnitState
 from fpes.members import PairRange, Seen, ranges
-from fpes.minibatch import Minibatch
+from fpes.minibatch import copied
 from fpes.noise import LARGEST_WORD
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class UnitMembers:
             solutions=backend.empty(shape if call.span else (0,), np.float64),
             factors=backend.empty((batch.groups, len(call.draws)), np.float64),
         )
-        inputs = batch.copy()
+        inputs = copied(backend, batch)
         backend.prepare_units(call, inputs, state)
         return SeenByUnits(
             groups=batch.groups,

@@ -68,13 +68,15 @@ def training_curves(
         at = [record.evaluations for record in records]
         metrics.plot(at, [unit * r.test for r in records], color=colour, label=name)
         metrics.plot(at, [unit * r.train for r in records], color=colour, ls=":")
+        metrics.plot(at, [np.nan if r.valid is None else unit * r.valid for r in records], color=colour, ls="-.")
         losses.plot(at, [np.nan if r.loss is None else r.loss for r in records], color=colour)
         for layer, style in zip(range(len(records[0].norms)), itertools.cycle(_LAYER_STYLES), strict=False):
             norms.plot(at, [r.norms[layer] for r in records], color=colour, ls=style)
             if layer < len(records[0].norms) - 1:
                 activity.plot(at, [100 * r.active[layer] for r in records], color=colour, ls=style)
     colours = metrics.get_legend_handles_labels()
-    styles = [("test", "-"), ("train", ":")]
+    validated = any(r.valid is not None for records in runs.values() for r in records)
+    styles = [("test", "-"), ("train", ":"), *([("validation", "-.")] if validated else [])]
     if linear is not None:
         metrics.axhline(unit * linear, color="black", lw=1, ls="--")
         styles.append(("test, backprop: linear", "--"))

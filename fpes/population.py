@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 
 from fpes import _checks
-from fpes._backends import Array, backend_of
+from fpes._backends import Array, Minibatch, backend_of
 from fpes._modes import ieee_mode
 from fpes.devices import to_host
 from fpes.evaluation import Evaluation, Origin, checked_fitness, members_of, negated, plain
 from fpes.losses import checked_targets, loss_named
-from fpes.minibatch import Minibatch, checked_minibatch
+from fpes.minibatch import checked_minibatch
 from fpes.network import LinearNetwork
 from fpes.noise import LARGEST_SEED, LARGEST_WORD
-from fpes.perturbations import Centre, FullRank, Perturbation
+from fpes.perturbations import Centre, FullRank, Perturbation, checked_perturbation
 
 _SMALLEST_SIGMA, _LARGEST_SIGMA = 2.0**-126, 2.0**100
 
@@ -44,7 +44,8 @@ class Population:
 
     Raises:
         TypeError: an argument of the wrong type, theta not float32.
-        ValueError: an odd or empty population, sigma not above 0, NaN or infinity in theta, a number out of range.
+        ValueError: an odd or empty population, sigma not above 0, NaN or infinity in theta, a number out of range; tied
+            layers with a perturbation other than FullRank() and LowRank() of all layers.
     """
 
     def __init__(
@@ -65,11 +66,8 @@ class Population:
         self.theta = self._backend.finite("theta", theta, (net.parameters,))
         self.size = _checked_even("size", size)
         self.sigma = _checked_sigma(sigma)
-        self.perturbation = FullRank() if perturbation is None else perturbation
-        if isinstance(self.perturbation, type) or not isinstance(self.perturbation, Perturbation):
-            raise TypeError(
-                f"perturbation is {perturbation!r}, expected a FullRank, LowRank, NodePerturbation or OneUnit"
-            )
+        self.perturbation = FullRank() if perturbation is None else checked_perturbation(perturbation)
+        _check_tied(net, self.perturbation)
         self.seed = _checks.integer("seed", seed, 0, LARGEST_SEED)
         self.generation = _checks.integer("generation", generation, 0, LARGEST_WORD)
         self._members = self.perturbation.around(
@@ -373,6 +371,15 @@ class Population:
             raise TypeError(f"pairs is {pairs!r}, expected a tuple (begin, end)")
         begin = _checks.integer("pairs[0]", pairs[0], 0, whole[1] - 1)
         return begin, _checks.integer("pairs[1]", pairs[1], begin + 1, whole[1])
+
+
+def _check_tied(net: LinearNetwork, perturbation: Perturbation) -> None:
+    """Refuse tied layers where noise isn't on the weights of all layers at once."""
+    if net.tied and not perturbation.takes_tied_layers:
+        raise ValueError(
+            f"perturbation is {perturbation!r}, and net ties layers {', '.join(map(str, net.tied))}: expected "
+            "FullRank() or LowRank(rank), which perturb the weights of all layers at once"
+        )
 
 
 def _checked_chunk(chunk: int | None) -> int | None:

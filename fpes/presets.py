@@ -13,6 +13,7 @@ from fpes.network import LinearNetwork
 from fpes.optimisers import Adam, Optimiser
 from fpes.perturbations import FullRank, LowRank, NodePerturbation, OneLayer, OneUnit, Perturbation
 from fpes.schedules import Cosine, Schedule
+from fpes.training import TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Preset:
         sizes: of the network.
         perturbation, size, sigma, optimiser, learning_rate, weight_decay, shaping, averaging: as ES takes
             them.
-        batch, groups, augmentation, importance: as ES.fit() takes them.
+        training: minibatches and how they are drawn.
         steps: generations of the whole run.
         max_minutes: limit to the time of each run; None, as in every preset, for none.
         seeds: how many runs the command makes unless told.
@@ -42,14 +43,11 @@ class Preset:
     sigma: float | Schedule
     learning_rate: float | Schedule
     weight_decay: float | Schedule
-    batch: int
+    training: TrainingSettings
     steps: int
     optimiser: Optimiser = field(default_factory=Adam)
     shaping: str | None = None
     averaging: float = 0.0
-    groups: int = 1
-    augmentation: Augmentation | None = None
-    importance: ImportanceSampling | None = None
     max_minutes: float | None = None
     seeds: int = 1
     baseline_steps: int = 1_500
@@ -74,6 +72,8 @@ class Preset:
         )
 
 
+_DEFORMED = Augmentation(28, 28, shift=0.9, linear=0.12, points=2, fade=0.9)
+
 _DIGITS = Preset(
     name="digits",
     algorithm="ES on the weights: noise on every weight (full rank), centred ranks",
@@ -84,7 +84,7 @@ _DIGITS = Preset(
     sigma=0.03,
     learning_rate=Cosine(0.02),
     weight_decay=0.1,
-    batch=512,
+    training=TrainingSettings(batch=512),
     steps=400,
     seeds=3,
 )
@@ -100,8 +100,7 @@ _MNIST_NODE = Preset(
     sigma=0.1,
     learning_rate=Cosine(1e-3),
     weight_decay=2.0,
-    batch=512,
-    importance=ImportanceSampling(exponent=1.0, uniform=0.2),
+    training=TrainingSettings(batch=512, importance=ImportanceSampling(exponent=1.0, uniform=0.2)),
     steps=2_200,
     baseline_steps=500,
 )
@@ -112,7 +111,7 @@ _MNIST_NODE_AUGMENTED = replace(
     algorithm="node perturbation, on images that are shifted, turned and sheared at random, less and less. Not the "
     "algorithm of 2017, which is ES on the weights, on undeformed images",
     weight_decay=1.5,
-    augmentation=Augmentation(28, 28, shift=0.9, linear=0.12, points=2, fade=0.9),
+    training=_MNIST_NODE.training.changed(augmentation=_DEFORMED),
     steps=5_500,
 )
 
@@ -127,9 +126,7 @@ _MNIST_ES = Preset(
     sigma=0.15,
     learning_rate=Cosine(1.5e-3),
     weight_decay=1.5,
-    batch=8,
-    groups=128,
-    importance=ImportanceSampling(exponent=1.0, uniform=0.2),
+    training=TrainingSettings(batch=8, groups=128, importance=ImportanceSampling(exponent=1.0, uniform=0.2)),
     steps=1_300,
     baseline_steps=500,
 )
@@ -139,7 +136,7 @@ _MNIST_ES_AUGMENTED = replace(
     name="mnist-es-augmented",
     algorithm="as mnist-es, on images that are shifted, turned and sheared at random, less and less",
     weight_decay=1.1,
-    augmentation=Augmentation(28, 28, shift=0.9, linear=0.12, points=2, fade=0.9),
+    training=_MNIST_ES.training.changed(augmentation=_DEFORMED),
     steps=3_000,
 )
 
@@ -155,9 +152,7 @@ _MNIST_ES_14X14 = Preset(
     weight_decay=0.2,
     optimiser=Adam(epsilon=1e-12),  # gradients of low rank are small numbers
     shaping="none",
-    batch=32,
-    groups=64,
-    importance=ImportanceSampling(exponent=1.0, uniform=0.2),
+    training=TrainingSettings(batch=32, groups=64, importance=ImportanceSampling(exponent=1.0, uniform=0.2)),
     steps=3_000,
 )
 

@@ -11,6 +11,8 @@ from typing import Any
 from fpes import _checks, _config
 from fpes.files import written_whole
 
+_METRICS = ("loss", "train", "test", "valid")  # which may be no finite numbers
+
 
 @dataclass(frozen=True)
 class Record:
@@ -27,6 +29,7 @@ class Record:
         sigma: the standard deviation of the perturbation.
         active: for each layer the fraction of outputs that are not flushed to zero.
         norms: for each layer the root mean square of its weights, in multiples of that of initial weights.
+        valid: the metric on the validation part; None where the data set has none.
     """
 
     generation: int
@@ -39,10 +42,11 @@ class Record:
     sigma: float
     active: tuple[float, ...]
     norms: tuple[float, ...]
+    valid: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """As plain values."""
-        return asdict(self) | {name: _config.number_to_json(getattr(self, name)) for name in ("loss", "train", "test")}
+        return asdict(self) | {name: _config.number_to_json(getattr(self, name)) for name in _METRICS}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Record:
@@ -56,7 +60,8 @@ class Record:
         numbers = ("seconds", "learning_rate", "sigma")
         reals = {name: _checks.real(name, value[name]) for name in numbers}
         metrics = {name: _metric(name, value[name]) for name in ("train", "test")}
-        return cls(**{**value, **layers, **counts, **reals, **metrics, "loss": _config.number_from_json(value["loss"])})
+        optional = {name: _config.number_from_json(value.get(name)) for name in ("loss", "valid")}
+        return cls(**{**value, **layers, **counts, **reals, **metrics, **optional})
 
     def row(self) -> dict[str, float | int | None]:
         """As columns: those that have a number for each layer become active_1, active_2 ..."""

@@ -34,11 +34,12 @@ class CpuKernels:
     """
 
     CudaError, Execution = CudaError, Execution
-    Flush, Loss, NoiseKind, NoiseRole, Population, UnitPopulation = (
+    Flush, Loss, NoiseKind, NoiseRole, Program, Population, UnitPopulation = (
         _cpu.Flush,
         _cpu.Loss,
         _cpu.NoiseKind,
         _cpu.NoiseRole,
+        _cpu.Program,
         _cpu.Population,
         _cpu.UnitPopulation,
     )
@@ -70,7 +71,7 @@ class CpuKernels:
         assert execution.workspace == 0
         if function != "population_evaluate":
             return WORKSPACE
-        first, end = arguments[5:7]
+        first, end = arguments[4:6]
         return WORKSPACE + self.workspace_of_a_pair * (end - first)
 
 
@@ -78,10 +79,10 @@ def _as_the_cpu_takes_them(name, arguments):
     """Integer weights have 32 bits on a GPU, and 64 on the CPU."""
     if name != "population_gradient" or not arguments[3]:
         return arguments
-    sizes, population, address, integers, members, *rest = arguments
+    program, population, address, integers, members, *rest = arguments
     weights = np.ctypeslib.as_array((ctypes.c_int32 * members).from_address(address)).astype(np.int64)
     _as_the_cpu_takes_them.kept = weights
-    return sizes, population, weights.ctypes.data, integers, members, *rest
+    return program, population, weights.ctypes.data, integers, members, *rest
 
 
 def install(monkeypatch, modules):

@@ -116,6 +116,11 @@ def gemm(a: np.ndarray, b: np.ndarray, flush: str, offsets: tuple[int, int, int]
     return out.array
 
 
+def _program(build, net: fpes.LinearNetwork):
+    call = net._call(None)
+    return build.Program(sizes=call.sizes, tensors=call.tensors, scaling=call.scaling)
+
+
 class ShimPopulation:
     """What a fpes.Population computes, by the CUDA kernels on the shim.
 
@@ -135,7 +140,8 @@ class ShimPopulation:
     @property
     def _network(self) -> tuple:
         net = self._population.net
-        return module(self._flush).Flush.__members__[self._flush], net.sizes, net.scaling, self._theta.ctypes.data
+        build = module(self._flush)
+        return build.Flush.__members__[self._flush], _program(build, net), self._theta.ctypes.data
 
     def _see(self, x: np.ndarray) -> tuple:
         population, grouped = self._population, x.ndim == 3
@@ -211,7 +217,7 @@ class ShimPopulation:
             call(
                 self._flush,
                 "population_gradient",
-                population.net.sizes,
+                self._network[1],
                 self._native,
                 copy.ctypes.data,
                 integers,
@@ -241,7 +247,7 @@ class ShimPopulation:
         out = Guarded((population.net.parameters,), np.int64)
         copy = aligned(weights)
         where = (copy.ctypes.data, True, population.size, *pairs, out.address, 0)
-        call(self._flush, "population_gradient", population.net.sizes, self._native, *where)
+        call(self._flush, "population_gradient", self._network[1], self._native, *where)
         out.check()
         return out.array
 
@@ -249,16 +255,16 @@ class ShimPopulation:
         population = self._population
         out, copy = Guarded((population.net.parameters,)), aligned(sums)
         where = (population.size // 2, copy.ctypes.data, out.address)
-        call(self._flush, "scale_sums", population.net.sizes, self._native, *where)
+        call(self._flush, "scale_sums", self._network[1], self._native, *where)
         out.check()
         return out.array
 
     def plan(self, x: np.ndarray) -> str:
         build = module(self._flush)
         _, shape = self._see(x)
-        flush, sizes, scaling, _ = self._network
+        flush, program, _ = self._network
         pairs = self._population.size // 2
-        return build.population_plan(build.Execution(0, 0), flush, sizes, scaling, self._native, 0, pairs, shape)
+        return build.population_plan(build.Execution(0, 0), flush, program, self._native, 0, pairs, shape)
 
 
 def net_forward(net: fpes.LinearNetwork, theta: np.ndarray, x: np.ndarray, offset: int = 0) -> np.ndarray:
@@ -268,6 +274,6 @@ def net_forward(net: fpes.LinearNetwork, theta: np.ndarray, x: np.ndarray, offse
     out = Guarded((x.shape[0], net.sizes[-1]))
     flush = build.Flush.__members__[net.flush]
     address = (parameters.ctypes.data, inputs.ctypes.data)
-    call(net.flush, "forward", flush, net.sizes, net.scaling, *address, x.shape[0], out.address)
+    call(net.flush, "forward", flush, _program(build, net), *address, x.shape[0], out.address)
     out.check()
     return out.array

@@ -20,6 +20,7 @@ import fpes
 from fpes import checkpoint, files
 from fpes import es as es_module
 from fpes.datasets import Augmentation
+from fpes.training import TrainingSettings
 
 NET = fpes.LinearNetwork([5, 40, 3], scaling=2.0**124)
 SETTINGS = {
@@ -49,7 +50,7 @@ def trained(generations: int = 3, **changes) -> fpes.ES:
 @pytest.fixture
 def saved(tmp_path):
     es = trained()
-    es.run.augmentation = Augmentation(1, 5, shift=0.5)
+    es.run.settings = TrainingSettings(augmentation=Augmentation(1, 5, shift=0.5))
     path = tmp_path / "run.npz"
     es.save(path)
     return es, path
@@ -421,10 +422,7 @@ class TestCrafted:
             "run",
             "run.data",
             "run.since",
-            "run.batch",
-            "run.groups",
-            "run.augmentation",
-            "run.importance",
+            "run.settings",
             "run.seconds",
             "run.plan",
             "run.records",

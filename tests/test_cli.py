@@ -18,13 +18,14 @@ import numpy as np
 import pytest
 
 import fpes
-from fpes import cli, files, fitting, plots
+from fpes import cli, files, plots
 from fpes._signals import Terminated
 from fpes.baseline import train_by_backprop
 from fpes.cli import commands, train
 from fpes.cli.commands import cli as command
 from fpes.files import writable_folder
 from fpes.presets import PRESETS
+from fpes.training import curves
 
 QUICK = ["--seeds", "1", "--steps", "12", "--population", "32", "--batch", "64", "--quiet"]
 
@@ -122,14 +123,14 @@ def test_every_preset_says_what_it_is(name):
 class TestResume:
     def test_an_interrupted_run_goes_on_to_the_same_bits(self, tmp_path, monkeypatch):
         invoke("train", *QUICK, "--output", tmp_path / "whole")
-        advance = fpes.ES.advance
+        accept = fpes.ES.accept
 
         def interrupted(self, *arguments):
-            advance(self, *arguments)
+            accept(self, *arguments)
             if self.generation == 5:
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(fpes.ES, "advance", interrupted)
+        monkeypatch.setattr(fpes.ES, "accept", interrupted)
         options = [*QUICK[2:], "--seeds", "3", "--output", tmp_path / "parts"]
         result = invoke("train", *options)
         assert result.exit_code == 130, result.output
@@ -276,10 +277,10 @@ class TestWhatIsThere:
 class TestFullDisk:
     def fill(self, monkeypatch, es_generation, names):
         """From a generation on, files of these names can't be synced."""
-        advance, fsync, full = fpes.ES.advance, os.fsync, []
+        accept, fsync, full = fpes.ES.accept, os.fsync, []
 
         def advanced(self, *arguments):
-            advance(self, *arguments)
+            accept(self, *arguments)
             if self.generation == es_generation:
                 full.append(True)
 
@@ -288,7 +289,7 @@ class TestFullDisk:
                 raise OSError(28, "No space left on device")
             fsync(descriptor)
 
-        monkeypatch.setattr(fpes.ES, "advance", advanced)
+        monkeypatch.setattr(fpes.ES, "accept", advanced)
         monkeypatch.setattr(os, "fsync", synced)
 
     @pytest.mark.parametrize("name", ["log.csv", "checkpoint.npz", "result.json", "theta.npz", "curves.png"])
@@ -305,17 +306,17 @@ class TestFullDisk:
 
     def test_room_that_is_made_is_used(self, tmp_path, monkeypatch):
         monkeypatch.setattr(train, "_RETRY_SECONDS", 0.0)
-        monkeypatch.setattr(fitting, "_RECORDING", 1e9)  # a record a step
+        monkeypatch.setattr(curves, "RECORDING", 1e9)  # a record a step
         fsync = os.fsync
         self.fill(monkeypatch, 3, ["log.csv"])
-        advance = fpes.ES.advance
+        accept = fpes.ES.accept
 
         def make_room(self, *arguments):
-            advance(self, *arguments)
+            accept(self, *arguments)
             if self.generation == 6:
                 monkeypatch.setattr(os, "fsync", fsync)
 
-        monkeypatch.setattr(fpes.ES, "advance", make_room)
+        monkeypatch.setattr(fpes.ES, "accept", make_room)
         result = invoke("train", *QUICK, "--output", tmp_path)
         assert result.exit_code == 0, result.output
         assert "log.csv: No space left on device; training goes on" in " ".join(result.stderr.split())
@@ -325,7 +326,7 @@ class TestInterrupts:
     """As they come in the first second: the status says so, and the table has what is finished."""
 
     @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-    @pytest.mark.parametrize(("seed", "where"), [(0, "rehearse"), (0, "advance"), (1, "advance")])
+    @pytest.mark.parametrize(("seed", "where"), [(0, "proposed"), (0, "accept"), (1, "accept")])
     def test_before_anything_is_done(self, tmp_path, monkeypatch, number, status, seed, where):
         usual = getattr(fpes.ES, where)
 
@@ -335,7 +336,7 @@ class TestInterrupts:
             return usual(self, *arguments)
 
         monkeypatch.setattr(fpes.ES, where, interrupted)
-        limit = ["--max-minutes", "10"] if where == "rehearse" else []
+        limit = ["--max-minutes", "10"] if where == "proposed" else []
         result = invoke("train", *QUICK[2:], "--seeds", "2", *limit, "--output", tmp_path)
         assert result.exit_code == status, result.output
         output = " ".join(result.output.split())
@@ -633,7 +634,7 @@ class TestBench:
 
 def test_a_dead_run_ends_with_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        fpes.ES, "advance", lambda *_: (_ for _ in ()).throw(fpes.DivergedError("fitness is NaN: lower it"))
+        fpes.ES, "proposed", lambda *_: (_ for _ in ()).throw(fpes.DivergedError("fitness is NaN: lower it"))
     )
     result = invoke("train", *QUICK, "--output", tmp_path)
     assert result.exit_code == 2

@@ -552,7 +552,7 @@ def test_a_workspace_too_small():
     cpu, shim = populations((5, 4), (3,), "full")
     _, x, _ = setting((5, 4), (3,))
     weights = np.zeros(cpu.size, np.int32)
-    arguments = (cpu.net.sizes, shim._native, weights.ctypes.data, True, cpu.size, 0, cpu.size // 2, 0, 0)
+    arguments = (shim._network[1], shim._native, weights.ctypes.data, True, cpu.size, 0, cpu.size // 2, 0, 0)
     size = build.population_gradient_workspace(build.Execution(0, 0), *arguments)
     assert size > 0
     with pytest.raises(ValueError, match=f"at least {size}"):

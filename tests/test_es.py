@@ -294,8 +294,8 @@ class TestDivergence:
             fitness[5] = penalty
             with contextlib.suppress(fpes.DivergedError):  # where it overflows, which is for the optimiser to say
                 es.tell(fitness)
-            _, arrays = es.described()
-            assert all(np.isfinite(array).all() for array in arrays.values())
+            arrays = (es.theta, *es.state.memory.values())
+            assert all(np.isfinite(array).all() for array in arrays)
             es.tell(es.ask().evaluate(x, y))
 
     def test_nor_one_that_overflows_the_mean(self):
@@ -339,9 +339,9 @@ def test_an_interrupted_tell_leaves_the_old_state_or_makes_the_new_one(monkeypat
     oracle.assert_bitwise_equal(es.theta, undisturbed.theta)
 
 
-def test_rehearsing_changes_nothing():
+def test_a_proposal_changes_nothing():
     es, plain = make(), make()
-    es.rehearse(evaluated(es))
+    es.proposed(evaluated(es))
     assert es.generation == 0
     for each in (es, plain):
         each.tell(evaluated(each))

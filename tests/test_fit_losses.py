@@ -52,7 +52,7 @@ def test_it_learns_numbers_that_no_linear_network_gives():
     data = dataset("squared_error")
     es = beginning(data, size=256)
     es.fit(data, steps=250, batch=128)  # squared error suits the data
-    assert es.run.loss == "squared_error"
+    assert es.run.settings.loss == "squared_error"
     last = es.records[-1]
     assert last.test > linear_r2(data) + 0.2
     assert last.test == fpes.metric(es.net, es.solution, data.x_test, data.y_test, "squared_error")
@@ -81,7 +81,7 @@ def test_a_checkpoint_keeps_the_loss(tmp_path, loss, family):
     with pytest.raises(KeyboardInterrupt):
         parts.fit(data, steps=6, batch=32, loss=loss, checkpoint=path, after_step=interrupted)
     resumed = fpes.ES.load(path)
-    assert resumed.run.loss == loss
+    assert resumed.run.settings.loss == loss
     resumed.fit(data, checkpoint=path)
     oracle.assert_bitwise_equal(resumed.theta, whole.theta)
     assert (resumed.records[-1].loss, resumed.records[-1].test) == (whole.records[-1].loss, whole.records[-1].test)
@@ -116,13 +116,20 @@ def test_fitness_of_ones_own_gets_the_targets_as_they_are():
     assert es.records[-1].test == fpes.metric(es.net, es.solution, data.x_test, data.y_test, "squared_error")
 
 
-def test_older_checkpoints_know_no_loss():
-    run = fpes.ES(fpes.LinearNetwork([2, 2]), np.zeros(6, np.float32), size=2, sigma=0.1).run
+@pytest.mark.parametrize("loss", [None, "squared_error"])
+def test_older_checkpoints_have_their_settings_one_by_one(loss):
+    run = fpes.training.run.Run()
+    run.settings = fpes.training.TrainingSettings(
+        batch=7, groups=3, importance=fpes.datasets.ImportanceSampling(), loss=loss
+    )
     written = run.as_json()
-    assert written.pop("loss") is None
-    assert type(run).from_json(written) == run
+    settings = written.pop("settings")
+    assert settings.pop("type") == "TrainingSettings"
+    if loss is None:
+        del settings["loss"]  # the oldest know none
+    assert fpes.training.run.Run.from_json({**written, **settings}) == run
     with pytest.raises(ValueError, match="loss is 'mse', expected 'cross_entropy'"):
-        type(run).from_json({**written, "loss": "mse"})
+        fpes.training.run.Run.from_json({**written, **settings, "loss": "mse"})
 
 
 # --- What is told of it ----------------------------------------------------------------------------------------------
@@ -189,7 +196,7 @@ def test_options_that_do_not_fit_the_data(options, error, message):
     with pytest.raises(error, match=message):
         es.fit(data, steps=2, **options)
     assert es.generation == 0
-    assert es.run.loss is None
+    assert es.run.settings.loss is None
 
 
 def test_a_network_that_does_not_fit_the_data():

@@ -354,5 +354,5 @@ def test_what_an_optimiser_remembers_may_have_any_shape(tmp_path):
     for run in (es, back):
         run.fit(DATA, steps=5, batch=8)
     oracle.assert_bitwise_equal(back.theta, es.theta)
-    assert back._state.memory["scalar"] == 5
-    assert back._state.memory["none"].shape == (2, 0)
+    assert back.state.memory["scalar"] == 5
+    assert back.state.memory["none"].shape == (2, 0)

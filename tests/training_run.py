@@ -49,8 +49,9 @@ def beginning() -> fpes.ES:
 
 # The preset mnist-es, with fewer minibatches and generations.
 _MNIST_ES = PRESETS["mnist-es"]
+_TRAINING = _MNIST_ES.training
 MNIST_ES_STEPS = 24
-MNIST_ES_SETTINGS = {"batch": _MNIST_ES.batch, "groups": 2, "importance": _MNIST_ES.importance}
+MNIST_ES_SETTINGS = {"batch": _TRAINING.batch, "groups": 2, "importance": _TRAINING.importance}
 
 
 def images() -> fpes.datasets.Dataset:
@@ -62,7 +63,7 @@ def images() -> fpes.datasets.Dataset:
 
 
 def mnist_es() -> fpes.ES:
-    size = _MNIST_ES.size // _MNIST_ES.groups * MNIST_ES_SETTINGS["groups"]
+    size = _MNIST_ES.size // _TRAINING.groups * MNIST_ES_SETTINGS["groups"]
     return replace(_MNIST_ES, size=size, steps=MNIST_ES_STEPS).es(seed=0)
 
 

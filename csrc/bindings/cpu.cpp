@@ -30,11 +30,10 @@ struct Execution {
 // What a Python call describes, brought together with the engine that runs it.
 class NetworkCall {
    public:
-    NetworkCall(const Execution& execution, Flush flush, const std::vector<std::int64_t>& sizes, float scaling,
-                Address theta)
+    NetworkCall(const Execution& execution, Flush flush, const Program& program, Address theta)
         : threads(execution.threads),
           engine(kernels_for(execution.isa), flush),
-          network(engine, threads, make_layers(sizes, scaling), pointer<const float>(theta)) {}
+          network(engine, threads, program, pointer<const float>(theta)) {}
 
     int threads;
     Engine engine;
@@ -44,15 +43,15 @@ class NetworkCall {
 // A population of one-unit members on a batch, with the arrays that keep what the batch makes of it.
 class UnitCall {
    public:
-    UnitCall(const Execution& execution, Flush flush, const Sizes& sizes, float scaling, Address theta,
+    UnitCall(const Execution& execution, Flush flush, const Program& program, Address theta,
              const UnitPopulation& population, std::int64_t pairs, Batches batch, const std::array<Address, 4>& state)
-        : call_(execution, flush, sizes, scaling, theta),
+        : call_(execution, flush, program, theta),
           job{call_.engine,
               call_.threads,
               call_.network,
               pointer<const float>(theta),
               population,
-              UnitLayout(make_layers(sizes, scaling), population.draws),
+              UnitLayout(program.steps, population.draws),
               batch,
               pairs,
               {pointer<float>(state[0]), pointer<float>(state[1]), pointer<double>(state[2]),
@@ -174,58 +173,57 @@ PYBIND11_MODULE(_cpu, m) {
               });
           });
 
-    m.def("forward", [](const Execution& execution, Flush flush, const std::vector<std::int64_t>& sizes, float scaling,
-                        Address theta, Address x, std::int64_t batch, Address outputs) {
+    m.def("forward", [](const Execution& execution, Flush flush, const Program& program, Address theta, Address x,
+                        std::int64_t batch, Address outputs) {
         without_gil([&] {
-            NetworkCall call(execution, flush, sizes, scaling, theta);
+            NetworkCall call(execution, flush, program, theta);
             forward(call.engine, call.threads, call.network, pointer<const float>(x), batch, pointer<float>(outputs));
         });
     });
-    m.def("population_evaluate", [](const Execution& execution, Flush flush, const std::vector<std::int64_t>& sizes,
-                                    float scaling, Address theta, const Population& population, std::int64_t first_pair,
-                                    std::int64_t end_pair, Address x, const LossTargets& targets,
-                                    const std::array<std::int64_t, 3>& batch, Address sums, Address fitness,
-                                    Address losses) {
+    m.def("population_evaluate", [](const Execution& execution, Flush flush, const Program& program, Address theta,
+                                    const Population& population, std::int64_t first_pair, std::int64_t end_pair,
+                                    Address x, const LossTargets& targets, const std::array<std::int64_t, 3>& batch,
+                                    Address sums, Address fitness, Address losses) {
         without_gil([&] {
-            NetworkCall call(execution, flush, sizes, scaling, theta);
-            const Job job{
-                call.engine,         call.threads,           call.network,
-                population,          {first_pair, end_pair}, batches_at(x, targets_at(targets, sizes.back()), batch),
-                pointer<float>(sums)};
+            NetworkCall call(execution, flush, program, theta);
+            const Job job{call.engine,
+                          call.threads,
+                          call.network,
+                          population,
+                          {first_pair, end_pair},
+                          batches_at(x, targets_at(targets, outputs_of(program)), batch),
+                          pointer<float>(sums)};
             evaluate(job, pointer<float>(fitness), pointer<float>(losses));
         });
     });
-    m.def("population_forward",
-          [](const Execution& execution, Flush flush, const std::vector<std::int64_t>& sizes, float scaling,
-             Address theta, const Population& population, std::int64_t first_pair, std::int64_t end_pair, Address x,
-             const std::array<std::int64_t, 3>& batch, Address sums, Address out) {
-              without_gil([&] {
-                  NetworkCall call(execution, flush, sizes, scaling, theta);
-                  const Job job{call.engine,         call.threads,           call.network,
-                                population,          {first_pair, end_pair}, batches_at(x, {}, batch),
-                                pointer<float>(sums)};
-                  outputs(job, pointer<float>(out));
-              });
-          });
-    m.def("population_member",
-          [](const Execution& execution, Flush flush, const std::vector<std::int64_t>& sizes, float scaling,
-             Address theta, const Population& population, std::int64_t index, Address out) {
-              without_gil([&] {
-                  NetworkCall call(execution, flush, sizes, scaling, theta);
-                  member(call.engine, call.network, population, index, pointer<float>(out));
-              });
-          });
-    m.def("population_gradient", [](const Execution& execution, const std::vector<std::int64_t>& sizes,
-                                    const Population& population, Address weights, bool integers, std::int64_t members,
-                                    std::int64_t first_pair, std::int64_t end_pair, Address sums, Address out) {
+    m.def("population_forward", [](const Execution& execution, Flush flush, const Program& program, Address theta,
+                                   const Population& population, std::int64_t first_pair, std::int64_t end_pair,
+                                   Address x, const std::array<std::int64_t, 3>& batch, Address sums, Address out) {
+        without_gil([&] {
+            NetworkCall call(execution, flush, program, theta);
+            const Job job{call.engine,         call.threads,           call.network,
+                          population,          {first_pair, end_pair}, batches_at(x, {}, batch),
+                          pointer<float>(sums)};
+            outputs(job, pointer<float>(out));
+        });
+    });
+    m.def("population_member", [](const Execution& execution, Flush flush, const Program& program, Address theta,
+                                  const Population& population, std::int64_t index, Address out) {
+        without_gil([&] {
+            NetworkCall call(execution, flush, program, theta);
+            member(call.engine, call.network, population, index, pointer<float>(out));
+        });
+    });
+    m.def("population_gradient", [](const Execution& execution, const Program& program, const Population& population,
+                                    Address weights, bool integers, std::int64_t members, std::int64_t first_pair,
+                                    std::int64_t end_pair, Address sums, Address out) {
         without_gil([&] {
             const Engine engine(kernels_for(execution.isa), Flush::never);
             const PairWeights pairs = integers ? pair_weights(pointer<const std::int64_t>(weights), members)
                                                : pair_weights(pointer<const float>(weights), members);
-            const std::vector<Layer> layers = make_layers(sizes, 1.0f);
             gradient({engine,
                       execution.threads,
-                      layers,
+                      program.tensors,
                       population,
                       pairs,
                       {first_pair, end_pair},
@@ -233,55 +231,52 @@ PYBIND11_MODULE(_cpu, m) {
                       pointer<std::int64_t>(sums)});
         });
     });
-    m.def("scale_sums", [](const Execution&, const std::vector<std::int64_t>& sizes, const Population& population,
-                           std::int64_t pairs, Address sums, Address out) {
+    m.def("scale_sums", [](const Execution&, const Program& program, const Population& population, std::int64_t pairs,
+                           Address sums, Address out) {
         without_gil([&] {
-            scale_sums(make_layers(sizes, 1.0f), population, pairs, pointer<const std::int64_t>(sums),
-                       pointer<float>(out));
+            scale_sums(program.tensors, population, pairs, pointer<const std::int64_t>(sums), pointer<float>(out));
         });
     });
-    m.def("population_sample_gradient",
-          [](const Execution& execution, Flush flush, const std::vector<std::int64_t>& sizes, float scaling,
-             Address theta, const Population& population, std::int64_t pairs, std::int64_t first_pair,
-             std::int64_t end_pair, Address x, const std::array<std::int64_t, 3>& batch, Address weights,
-             bool per_sample, Address sums, Address out) {
-              without_gil([&] {
-                  NetworkCall call(execution, flush, sizes, scaling, theta);
-                  const Job job{call.engine,         call.threads,           call.network,
-                                population,          {first_pair, end_pair}, batches_at(x, {}, batch),
-                                pointer<float>(sums)};
-                  sample_gradient(job, sample_weights(weights, per_sample, first_pair, job.batch), pairs,
-                                  pointer<float>(out));
-              });
-          });
+    m.def(
+        "population_sample_gradient",
+        [](const Execution& execution, Flush flush, const Program& program, Address theta, const Population& population,
+           std::int64_t pairs, std::int64_t first_pair, std::int64_t end_pair, Address x,
+           const std::array<std::int64_t, 3>& batch, Address weights, bool per_sample, Address sums, Address out) {
+            without_gil([&] {
+                NetworkCall call(execution, flush, program, theta);
+                const Job job{call.engine,         call.threads,           call.network,
+                              population,          {first_pair, end_pair}, batches_at(x, {}, batch),
+                              pointer<float>(sums)};
+                sample_gradient(job, sample_weights(weights, per_sample, first_pair, job.batch), pairs,
+                                pointer<float>(out));
+            });
+        });
 
-    m.def("unit_prepare", [](const Execution& execution, Flush flush, const Sizes& sizes, float scaling, Address theta,
+    m.def("unit_prepare", [](const Execution& execution, Flush flush, const Program& program, Address theta,
                              const UnitPopulation& population, std::int64_t pairs, Address x, const BatchShape& batch,
                              const std::array<Address, 4>& state) {
         without_gil([&] {
-            const UnitCall call(execution, flush, sizes, scaling, theta, population, pairs, batches_at(x, {}, batch),
-                                state);
+            const UnitCall call(execution, flush, program, theta, population, pairs, batches_at(x, {}, batch), state);
             unit_prepare(call.job);
         });
     });
-    m.def("unit_evaluate", [](const Execution& execution, Flush flush, const Sizes& sizes, float scaling, Address theta,
+    m.def("unit_evaluate", [](const Execution& execution, Flush flush, const Program& program, Address theta,
                               const UnitPopulation& population, std::int64_t pairs, Address x, const BatchShape& batch,
                               const std::array<Address, 4>& state, std::int64_t first_pair, std::int64_t end_pair,
                               const LossTargets& targets, const std::array<Address, 5>& results) {
         without_gil([&] {
-            const UnitCall call(execution, flush, sizes, scaling, theta, population, pairs,
-                                batches_at(x, targets_at(targets, sizes.back()), batch), state);
+            const UnitCall call(execution, flush, program, theta, population, pairs,
+                                batches_at(x, targets_at(targets, outputs_of(program)), batch), state);
             unit_evaluate(call.job, {first_pair, end_pair},
                           {pointer<const float>(results[0]), pointer<float>(results[1]), pointer<float>(results[2]),
                            pointer<float>(results[3]), pointer<float>(results[4])});
         });
     });
-    m.def("unit_gradient", [](const Execution& execution, Flush flush, const Sizes& sizes, float scaling, Address theta,
+    m.def("unit_gradient", [](const Execution& execution, Flush flush, const Program& program, Address theta,
                               const UnitPopulation& population, std::int64_t pairs, Address x, const BatchShape& batch,
                               const std::array<Address, 4>& state, Address weights, bool integers, Address out) {
         without_gil([&] {
-            const UnitCall call(execution, flush, sizes, scaling, theta, population, pairs, batches_at(x, {}, batch),
-                                state);
+            const UnitCall call(execution, flush, program, theta, population, pairs, batches_at(x, {}, batch), state);
             if (integers) {
                 unit_gradient(call.job, pointer<const std::int64_t>(weights), pointer<float>(out));
             } else {
@@ -289,12 +284,11 @@ PYBIND11_MODULE(_cpu, m) {
             }
         });
     });
-    m.def("unit_member", [](const Execution& execution, Flush flush, const Sizes& sizes, float scaling, Address theta,
+    m.def("unit_member", [](const Execution& execution, Flush flush, const Program& program, Address theta,
                             const UnitPopulation& population, std::int64_t pairs, Address x, const BatchShape& batch,
                             const std::array<Address, 4>& state, std::int64_t index, Address out) {
         without_gil([&] {
-            const UnitCall call(execution, flush, sizes, scaling, theta, population, pairs, batches_at(x, {}, batch),
-                                state);
+            const UnitCall call(execution, flush, program, theta, population, pairs, batches_at(x, {}, batch), state);
             unit_member(call.job, index, pointer<float>(out));
         });
     });

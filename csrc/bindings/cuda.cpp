@@ -26,8 +26,8 @@ struct Execution {
     std::size_t workspace_bytes;
 };
 
-Network network_at(Flush flush, const Sizes& sizes, float scaling, Address theta) {
-    return {flush, make_layers(sizes, scaling), pointer<const float>(theta)};
+Network network_at(Flush flush, const Program& program, Address theta) {
+    return {flush, program, pointer<const float>(theta)};
 }
 
 // Runs body(context) without the GIL. What lies between the kernels computes too (scales): in IEEE mode, whatever the
@@ -148,76 +148,75 @@ void define_primitives(py::module_& m) {
 
 void define_populations(py::module_& m) {
     define(m, "forward",
-           [](Context& context, Flush flush, const Sizes& sizes, float scaling, Address theta, Address x,
-              std::int64_t batch, Address outputs) {
-               forward(context, network_at(flush, sizes, scaling, theta), pointer<const float>(x), batch,
+           [](Context& context, Flush flush, const Program& program, Address theta, Address x, std::int64_t batch,
+              Address outputs) {
+               forward(context, network_at(flush, program, theta), pointer<const float>(x), batch,
                        pointer<float>(outputs));
            });
     define(m, "population_evaluate",
-           [](Context& context, Flush flush, const Sizes& sizes, float scaling, Address theta,
-              const Population& population, std::int64_t first_pair, std::int64_t end_pair, Address x,
-              const LossTargets& targets, const BatchShape& batch, Address sums, Address fitness, Address losses) {
-               evaluate(context, network_at(flush, sizes, scaling, theta), population, {first_pair, end_pair},
-                        batches_at(x, targets_at(targets, sizes.back()), batch), pointer<float>(sums),
+           [](Context& context, Flush flush, const Program& program, Address theta, const Population& population,
+              std::int64_t first_pair, std::int64_t end_pair, Address x, const LossTargets& targets,
+              const BatchShape& batch, Address sums, Address fitness, Address losses) {
+               evaluate(context, network_at(flush, program, theta), population, {first_pair, end_pair},
+                        batches_at(x, targets_at(targets, outputs_of(program)), batch), pointer<float>(sums),
                         pointer<float>(fitness), pointer<float>(losses));
            });
     define(m, "population_forward",
-           [](Context& context, Flush flush, const Sizes& sizes, float scaling, Address theta,
-              const Population& population, std::int64_t first_pair, std::int64_t end_pair, Address x,
-              const BatchShape& batch, Address sums, Address out) {
-               outputs(context, network_at(flush, sizes, scaling, theta), population, {first_pair, end_pair},
+           [](Context& context, Flush flush, const Program& program, Address theta, const Population& population,
+              std::int64_t first_pair, std::int64_t end_pair, Address x, const BatchShape& batch, Address sums,
+              Address out) {
+               outputs(context, network_at(flush, program, theta), population, {first_pair, end_pair},
                        batches_at(x, {}, batch), pointer<float>(sums), pointer<float>(out));
            });
     m.def("population_plan",
-          [](const Execution& execution, Flush flush, const Sizes& sizes, float scaling, const Population& population,
+          [](const Execution& execution, Flush flush, const Program& program, const Population& population,
              std::int64_t first_pair, std::int64_t end_pair, const BatchShape& batch) {
-              return plan(device_properties(execution.device), network_at(flush, sizes, scaling, 0), population,
+              return plan(device_properties(execution.device), network_at(flush, program, 0), population,
                           {first_pair, end_pair}, batches_at(0, {}, batch));
           });
     define(m, "population_member",
-           [](Context& context, Flush flush, const Sizes& sizes, float scaling, Address theta,
-              const Population& population, std::int64_t index, Address out) {
-               member(context, network_at(flush, sizes, scaling, theta), population, index, pointer<float>(out));
+           [](Context& context, Flush flush, const Program& program, Address theta, const Population& population,
+              std::int64_t index, Address out) {
+               member(context, network_at(flush, program, theta), population, index, pointer<float>(out));
            });
 }
 
 void define_gradients(py::module_& m) {
     define(m, "population_gradient",
-           [](Context& context, const Sizes& sizes, const Population& population, Address weights, bool integers,
+           [](Context& context, const Program& program, const Population& population, Address weights, bool integers,
               std::int64_t members, std::int64_t first_pair, std::int64_t end_pair, Address sums, Address out) {
-               const std::vector<Layer> layers = make_layers(sizes, 1.0f);
                const GradientPart part{{first_pair, end_pair}, pointer<float>(out), pointer<std::int64_t>(sums)};
                if (integers) {
-                   gradient(context, layers, population, pointer<const std::int32_t>(weights), members, part);
+                   gradient(context, program.tensors, population, pointer<const std::int32_t>(weights), members, part);
                } else {
-                   gradient(context, layers, population, pointer<const float>(weights), members, part);
+                   gradient(context, program.tensors, population, pointer<const float>(weights), members, part);
                }
            });
     define(m, "scale_sums",
-           [](Context& context, const Sizes& sizes, const Population& population, std::int64_t pairs, Address sums,
+           [](Context& context, const Program& program, const Population& population, std::int64_t pairs, Address sums,
               Address out) {
-               scale_sums(context, make_layers(sizes, 1.0f), population, pairs, pointer<const std::int64_t>(sums),
+               scale_sums(context, program.tensors, population, pairs, pointer<const std::int64_t>(sums),
                           pointer<float>(out));
            });
     define(m, "population_sample_gradient",
-           [](Context& context, Flush flush, const Sizes& sizes, float scaling, Address theta,
-              const Population& population, std::int64_t pairs, std::int64_t first_pair, std::int64_t end_pair,
-              Address x, const BatchShape& batch, Address weights, bool per_sample, Address sums, Address out) {
+           [](Context& context, Flush flush, const Program& program, Address theta, const Population& population,
+              std::int64_t pairs, std::int64_t first_pair, std::int64_t end_pair, Address x, const BatchShape& batch,
+              Address weights, bool per_sample, Address sums, Address out) {
                const Batches batches = batches_at(x, {}, batch);
-               sample_gradient(context, network_at(flush, sizes, scaling, theta), population, {first_pair, end_pair},
-                               pairs, batches, sample_weights(weights, per_sample, first_pair, batches),
+               sample_gradient(context, network_at(flush, program, theta), population, {first_pair, end_pair}, pairs,
+                               batches, sample_weights(weights, per_sample, first_pair, batches),
                                pointer<const float>(sums), pointer<float>(out));
            });
 }
 
 using StateAddresses = std::array<Address, 4>;
 
-UnitJob unit_job(Flush flush, const Sizes& sizes, float scaling, Address theta, const UnitPopulation& population,
+UnitJob unit_job(Flush flush, const Program& program, Address theta, const UnitPopulation& population,
                  std::int64_t pairs, const Batches& batch, const StateAddresses& state) {
-    const Network network = network_at(flush, sizes, scaling, theta);
+    const Network network = network_at(flush, program, theta);
     return {network,
             population,
-            UnitLayout(network.layers, population.draws),
+            UnitLayout(network.steps(), population.draws),
             pairs,
             batch,
             {pointer<float>(state[0]), pointer<float>(state[1]), pointer<double>(state[2]), pointer<double>(state[3])}};
@@ -225,30 +224,28 @@ UnitJob unit_job(Flush flush, const Sizes& sizes, float scaling, Address theta, 
 
 void define_units(py::module_& m) {
     define(m, "unit_prepare",
-           [](Context& context, Flush flush, const Sizes& sizes, float scaling, Address theta,
-              const UnitPopulation& population, std::int64_t pairs, Address x, const BatchShape& batch,
-              const StateAddresses& state) {
+           [](Context& context, Flush flush, const Program& program, Address theta, const UnitPopulation& population,
+              std::int64_t pairs, Address x, const BatchShape& batch, const StateAddresses& state) {
                unit_prepare(context,
-                            unit_job(flush, sizes, scaling, theta, population, pairs, batches_at(x, {}, batch), state));
+                            unit_job(flush, program, theta, population, pairs, batches_at(x, {}, batch), state));
            });
-    define(m, "unit_evaluate",
-           [](Context& context, Flush flush, const Sizes& sizes, float scaling, Address theta,
-              const UnitPopulation& population, std::int64_t pairs, Address x, const BatchShape& batch,
-              const StateAddresses& state, std::int64_t first_pair, std::int64_t end_pair, const LossTargets& targets,
-              const std::array<Address, 5>& results) {
-               unit_evaluate(context,
-                             unit_job(flush, sizes, scaling, theta, population, pairs,
-                                      batches_at(x, targets_at(targets, sizes.back()), batch), state),
-                             {first_pair, end_pair},
-                             {pointer<const float>(results[0]), pointer<float>(results[1]), pointer<float>(results[2]),
-                              pointer<float>(results[3]), pointer<float>(results[4])});
-           });
+    define(
+        m, "unit_evaluate",
+        [](Context& context, Flush flush, const Program& program, Address theta, const UnitPopulation& population,
+           std::int64_t pairs, Address x, const BatchShape& batch, const StateAddresses& state, std::int64_t first_pair,
+           std::int64_t end_pair, const LossTargets& targets, const std::array<Address, 5>& results) {
+            unit_evaluate(context,
+                          unit_job(flush, program, theta, population, pairs,
+                                   batches_at(x, targets_at(targets, outputs_of(program)), batch), state),
+                          {first_pair, end_pair},
+                          {pointer<const float>(results[0]), pointer<float>(results[1]), pointer<float>(results[2]),
+                           pointer<float>(results[3]), pointer<float>(results[4])});
+        });
     define(m, "unit_gradient",
-           [](Context& context, Flush flush, const Sizes& sizes, float scaling, Address theta,
-              const UnitPopulation& population, std::int64_t pairs, Address x, const BatchShape& batch,
-              const StateAddresses& state, Address weights, bool integers, Address out) {
-               const UnitJob job =
-                   unit_job(flush, sizes, scaling, theta, population, pairs, batches_at(x, {}, batch), state);
+           [](Context& context, Flush flush, const Program& program, Address theta, const UnitPopulation& population,
+              std::int64_t pairs, Address x, const BatchShape& batch, const StateAddresses& state, Address weights,
+              bool integers, Address out) {
+               const UnitJob job = unit_job(flush, program, theta, population, pairs, batches_at(x, {}, batch), state);
                if (integers) {
                    unit_gradient(context, job, pointer<const std::int32_t>(weights), pointer<float>(out));
                } else {
@@ -256,11 +253,10 @@ void define_units(py::module_& m) {
                }
            });
     define(m, "unit_member",
-           [](Context& context, Flush flush, const Sizes& sizes, float scaling, Address theta,
-              const UnitPopulation& population, std::int64_t pairs, Address x, const BatchShape& batch,
-              const StateAddresses& state, std::int64_t index, Address out) {
-               unit_member(context,
-                           unit_job(flush, sizes, scaling, theta, population, pairs, batches_at(x, {}, batch), state),
+           [](Context& context, Flush flush, const Program& program, Address theta, const UnitPopulation& population,
+              std::int64_t pairs, Address x, const BatchShape& batch, const StateAddresses& state, std::int64_t index,
+              Address out) {
+               unit_member(context, unit_job(flush, program, theta, population, pairs, batches_at(x, {}, batch), state),
                            index, pointer<float>(out));
            });
 }

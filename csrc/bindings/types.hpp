@@ -16,7 +16,6 @@
 namespace fpes {
 
 using Address = std::uintptr_t;
-using Sizes = std::vector<std::int64_t>;
 using LossTargets = std::pair<Loss, Address>;
 using BatchShape = std::array<std::int64_t, 3>;  // samples of a batch, batches, pairs that share one
 
@@ -24,6 +23,8 @@ template <class T>
 T* pointer(Address address) {
     return reinterpret_cast<T*>(address);
 }
+
+inline std::int64_t outputs_of(const Program& program) { return program.steps.back().tensor.fan_out; }
 
 inline Targets targets_at(const LossTargets& targets, std::int64_t outputs) {
     return targets_at(targets.first, pointer<const void>(targets.second), outputs);
@@ -68,6 +69,8 @@ inline void define_population_types(pybind11::module_& m) {
 #define FPES_LOSS(name, Type) losses.value(#name, Loss::name);
     FPES_LOSSES(FPES_LOSS)
 #undef FPES_LOSS
+    py::class_<Program>(m, "Program", local)
+        .def(py::init(&make_program), py::kw_only(), py::arg("sizes"), py::arg("tensors"), py::arg("scaling"));
     py::class_<Population>(m, "Population", local)
         .def(py::init([](const std::string& family, const Parameters& parameters, std::vector<int> units,
                          std::vector<int> pairs, NoiseKind noise, std::uint64_t seed, std::uint32_t generation,

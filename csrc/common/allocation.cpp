@@ -25,13 +25,13 @@ std::vector<std::int64_t> Allocation::pairs_of(int layer, PairRange range) const
     return found;
 }
 
-std::int64_t Allocation::perturbed_units(const Layer& layer) const {
-    const int few = few_units(layer.index);
-    return few ? few : layer.fan_out;
+std::int64_t Allocation::perturbed_units(const Tensor& tensor) const {
+    const int few = few_units(tensor.index);
+    return few ? few : tensor.fan_out;
 }
 
-double Allocation::makes_up(const Layer& layer) const {
-    return static_cast<double>(layer.fan_out) / static_cast<double>(perturbed_units(layer));
+double Allocation::makes_up(const Tensor& tensor) const {
+    return static_cast<double>(tensor.fan_out) / static_cast<double>(perturbed_units(tensor));
 }
 
 }  // namespace fpes

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "network.hpp"
+#include "program.hpp"
 
 namespace fpes {
 
@@ -45,7 +45,8 @@ namespace fpes {
 
 struct Allocation {
     // Where each pair perturbs one layer, else empty: for each layer how many units carry noise (0: all of them), and
-    // how many pairs in a row, of the sum of all layers, perturb it.
+    // how many pairs in a row, of the sum of all layers, perturb it. No weights are tied there, so a layer is a step
+    // and a tensor of the same number.
     std::vector<int> units;
     std::vector<int> pairs;
 
@@ -56,9 +57,9 @@ struct Allocation {
     std::vector<std::int64_t> pairs_of(int layer, PairRange range) const;
     // Perturbed units of a layer, if they are few; else 0.
     int few_units(int layer) const { return one_layer() ? units[layer] : 0; }
-    std::int64_t perturbed_units(const Layer& layer) const;
+    std::int64_t perturbed_units(const Tensor& tensor) const;
     // A unit is perturbed in k of n pairs only, which the factor n / k of an estimate makes up for.
-    double makes_up(const Layer& layer) const;
+    double makes_up(const Tensor& tensor) const;
 };
 
 }  // namespace fpes

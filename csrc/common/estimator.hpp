@@ -2,23 +2,23 @@
 #pragma once
 
 #include "flush.hpp"
-#include "network.hpp"
+#include "program.hpp"
 
 namespace fpes {
 
 // Integers up to this magnitude add up exactly in a float.
 constexpr int exact_in_float = 1 << 24;
 
-// Back from the scaled domain, where activations lie from layer 2 on, to the network's own scale; and half of that, of
+// Back from the scaled domain, where activations lie from step 2 on, to the network's own scale; and half of that, of
 // which the sum of two is their mean. Exact: factors are powers of two.
-inline float to_own_scale(const Layer& layer) { return 1.0f / layer.bias_factor; }
-inline float half_to_own_scale(const Layer& layer) {
-    return static_cast<float>(0.5 / static_cast<double>(layer.bias_factor));
+inline float to_own_scale(const Step& step) { return 1.0f / step.bias_factor; }
+inline float half_to_own_scale(const Step& step) {
+    return static_cast<float>(0.5 / static_cast<double>(step.bias_factor));
 }
 
 // A bias that the boundary flushes to zero has no influence, and its gradient is zero. Whether there may be any.
-inline bool may_have_dead_biases(const Layer& layer, Flush flush) {
-    return layer.index > 0 && elementwise_flushes(flush);
+inline bool may_have_dead_biases(const Step& step, Flush flush) {
+    return !step.reads_input() && elementwise_flushes(flush);
 }
 
 }  // namespace fpes

@@ -14,7 +14,7 @@ enum class NoiseKind : int {
     gaussian = 2,    // Box-Muller, float32: the reference
 };
 
-// What a tensor of noise belongs to. Eight ids a layer; all tensors are row-major.
+// What a tensor of noise is for. Eight ids for each owner; all tensors are row-major.
 enum class NoiseRole : std::uint32_t {
     weight = 0,     // [fan_in, fan_out]
     bias = 1,       // [fan_out]
@@ -50,8 +50,9 @@ FPES_INLINE constexpr int elements_per_block(NoiseKind kind) {
 // The largest |z|, which bounds exact integer sums.
 FPES_INLINE constexpr int largest_integer(NoiseKind kind) { return kind == NoiseKind::binomial ? 8 : 1; }
 
-FPES_INLINE constexpr std::uint32_t noise_tensor(int layer, NoiseRole role) {
-    return 8u * static_cast<std::uint32_t>(layer) + static_cast<std::uint32_t>(role);
+// owner: the index of a tensor of parameters, or the position of a step where noise is on its nodes.
+FPES_INLINE constexpr std::uint32_t noise_tensor(int owner, NoiseRole role) {
+    return 8u * static_cast<std::uint32_t>(owner) + static_cast<std::uint32_t>(role);
 }
 
 FPES_INLINE PhiloxCounters counters_of(const NoiseStream& stream) {

@@ -8,9 +8,9 @@
 #include "allocation.hpp"
 #include "losses/list.hpp"
 #include "mean.hpp"
-#include "network.hpp"
 #include "noise.hpp"
 #include "perturbations/perturbations.hpp"
+#include "program.hpp"
 
 namespace fpes {
 
@@ -21,26 +21,30 @@ struct Population {
 
     // What the family says (perturbations/family.hpp).
     Correction correction() const;
-    float scale(const Layer& layer) const;
+    // What a tensor's draws are multiplied by, those of a correction at a step, and those of biases: rounded once.
+    float scale(const Tensor& tensor) const;
+    float scale(const Step& step) const;
+    float bias_scale() const { return static_cast<float>(noise.scale()); }
     double largest_term() const;
     // Whether biases have noise of their own. Where a pair perturbs one layer they don't.
     bool perturbs_biases() const;
 
-    // What a layer's sum of weighted noise is multiplied by, to be the gradient of a population of so many pairs, of
+    // What a tensor's sum of weighted noise is multiplied by, to be the gradient of a population of so many pairs, of
     // which each member has a weight for each of so many samples; and likewise those of the biases.
-    double gradient_scale(const Layer& layer, std::int64_t pairs, std::int64_t samples = 1) const;
+    double gradient_scale(const Tensor& tensor, std::int64_t pairs, std::int64_t samples = 1) const;
     double bias_gradient_scale(std::int64_t pairs) const;
 };
 
-// A tensor's place among the parameters, and what its sums are multiplied by. A scale of zero: the gradient is zero.
-struct TensorScale {
+// The place of some weights or biases in theta, and what their sums are multiplied by. A scale of zero: the gradient is
+// zero.
+struct PartScale {
     std::size_t offset;
     std::int64_t count;
     double scale;
 };
 // Those of the gradient of a population whose weights are perturbed, tensor by tensor.
-std::vector<TensorScale> gradient_scales(const std::vector<Layer>& layers, const Population& population,
-                                         std::int64_t pairs);
+std::vector<PartScale> gradient_scales(const std::vector<Tensor>& tensors, const Population& population,
+                                       std::int64_t pairs);
 
 // What the members see: one batch for all, or one batch for each group of pairs. x[batches, size, features], row-major,
 // and a target for each of its rows.

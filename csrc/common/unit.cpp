@@ -3,12 +3,12 @@
 #include <cmath>
 
 namespace fpes {
-UnitLayout::UnitLayout(const std::vector<Layer>& layers, const std::vector<int>& draws)
+UnitLayout::UnitLayout(const std::vector<Step>& layers, const std::vector<int>& draws)
     : draws_(draws), first_draw_{0}, first_pair_{0} {
-    for (const Layer& layer : layers) {
-        units_.push_back(layer.fan_out);
-        first_draw_.push_back(first_draw_.back() + draws[layer.index]);
-        first_pair_.push_back(first_pair_.back() + draws[layer.index] * layer.fan_out);
+    for (const Step& layer : layers) {
+        units_.push_back(layer.tensor.fan_out);
+        first_draw_.push_back(first_draw_.back() + draws[layer.position]);
+        first_pair_.push_back(first_pair_.back() + draws[layer.position] * layer.tensor.fan_out);
     }
 }
 

@@ -12,8 +12,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "network.hpp"
 #include "noise.hpp"
+#include "program.hpp"
 
 namespace fpes {
 
@@ -34,7 +34,7 @@ struct UnitPlace {
 
 class UnitLayout {
    public:
-    UnitLayout(const std::vector<Layer>& layers, const std::vector<int>& draws);
+    UnitLayout(const std::vector<Step>& layers, const std::vector<int>& draws);
 
     int depth() const { return static_cast<int>(draws_.size()); }
     int draws(int layer) const { return draws_[layer]; }

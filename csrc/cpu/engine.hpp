@@ -7,7 +7,7 @@
 
 #include "../common/flush.hpp"
 #include "../common/fp_mode.hpp"
-#include "../common/network.hpp"
+#include "../common/program.hpp"
 #include "buffer.hpp"
 #include "interruption.hpp"
 #include "kernels.hpp"

@@ -39,7 +39,7 @@ class FullRankWorker {
           network_(job.network),
           input_(engine_.matrix(tile, network_.features())),
           hidden_{{hidden(tile), hidden(tile)}, {hidden(tile), hidden(tile)}},
-          skipping_(job.population.noise.scale() < harmless && tile * network_.widest() < most_listed),
+          skipping_(job.population.bias_scale() < harmless && tile * network_.widest() < most_listed),
           lists_{NonzeroLists(engine_, tile, network_.widest()), NonzeroLists(engine_, tile, network_.widest_output())},
           weights_{block(), block()},
           biases_{bias(), bias()},
@@ -52,10 +52,11 @@ class FullRankWorker {
                                static_cast<int>(features), input_.view());
         Panels in[2] = {input_.view(), input_.view()};
         for (int l = 0; l < network_.depth(); ++l) {
+            const Step& step = network_.step(l);
             const Panels out[2] = {hidden_[0][l % 2].view(), hidden_[1][l % 2].view()};
-            list_nonzeros(l, rows, in);
-            multiply(l, pair, rows, in, out);
-            cross(l, pair, rows, out);
+            list_nonzeros(static_cast<int>(step.tensor.fan_in), rows, in);
+            multiply(step.tensor, pair, rows, in, out);
+            cross(step, pair, rows, out);
             in[0] = out[0];
             in[1] = out[1];
         }
@@ -68,29 +69,28 @@ class FullRankWorker {
     // Room for the largest block: rows are plentiful where a layer is narrow, and few where it is wide.
     Buffer<float> block() const {
         std::int64_t largest = 0;
-        for (int l = 0; l < network_.depth(); ++l) {
-            largest = std::max(largest, block_rows(network_.layer(l)) * padded(columns_of_block(network_.layer(l))));
+        for (const Tensor& tensor : network_.tensors()) {
+            largest = std::max(largest, block_rows(tensor) * padded(columns_of_block(tensor)));
         }
         return Buffer<float>(static_cast<std::size_t>(largest));
     }
     std::int64_t padded(std::int64_t n) const { return (n + engine_.width() - 1) / engine_.width() * engine_.width(); }
     // Noise is drawn in groups, a row of a block at a time: so whole groups, or whole rows of the layer.
-    std::int64_t columns_of_block(const Layer& layer) const {
+    std::int64_t columns_of_block(const Tensor& tensor) const {
         const int group = engine_.kernels().lanes * elements_per_block(job_.population.noise.kind);
         const std::int64_t columns = std::max<std::int64_t>(block_columns, group);
-        return layer.fan_out % columns == 0 ? columns : layer.fan_out;
+        return tensor.fan_out % columns == 0 ? columns : tensor.fan_out;
     }
     // Rows of weights in a block: a multiple of the panel's width and of a run of nonzeros, for the activations are cut
     // there too.
-    std::int64_t block_rows(const Layer& layer) const {
+    std::int64_t block_rows(const Tensor& tensor) const {
         const std::int64_t run = engine_.kernels().nonzero_run;
-        const std::int64_t most = block_weights / padded(columns_of_block(layer)) / run * run;
-        return std::clamp(most, run, (layer.fan_in + run - 1) / run * run);
+        const std::int64_t most = block_weights / padded(columns_of_block(tensor)) / run * run;
+        return std::clamp(most, run, (tensor.fan_in + run - 1) / run * run);
     }
 
     // Decides for each member how its activations are multiplied: by all terms, or by those that aren't zero.
-    void list_nonzeros(int l, int rows, const Panels in[2]) {
-        const int k = static_cast<int>(network_.layer(l).fan_in);
+    void list_nonzeros(int k, int rows, const Panels in[2]) {
         for (int sign = 0; sign < 2; ++sign) {
             if (sign && in[1].data == in[0].data) {
                 terms_[1] = terms_[0];
@@ -102,19 +102,18 @@ class FullRankWorker {
         }
     }
 
-    void multiply(int l, std::int64_t pair, int rows, const Panels in[2], const Panels out[2]) {
-        const Layer& layer = network_.layer(l);
-        const std::int64_t step = block_rows(layer), columns = columns_of_block(layer);
-        for (std::int64_t j = 0; j < layer.fan_out; j += columns) {
-            for (std::int64_t k = 0; k < layer.fan_in; k += step) {
-                const Block block = {k, j, static_cast<int>(std::min(step, layer.fan_in - k)),
+    void multiply(const Tensor& tensor, std::int64_t pair, int rows, const Panels in[2], const Panels out[2]) {
+        const std::int64_t depth = block_rows(tensor), columns = columns_of_block(tensor);
+        for (std::int64_t j = 0; j < tensor.fan_out; j += columns) {
+            for (std::int64_t k = 0; k < tensor.fan_in; k += depth) {
+                const Block block = {k, j, static_cast<int>(std::min(depth, tensor.fan_in - k)),
                                      static_cast<int>(columns)};
-                multiply_block(layer, block, pair, rows, in, out);
+                multiply_block(tensor, block, pair, rows, in, out);
             }
         }
     }
 
-    // Rows k ... of a layer's weights, columns j ...
+    // Rows k ... of a tensor's weights, columns j ...
     struct Block {
         std::int64_t k;
         std::int64_t j;
@@ -122,15 +121,15 @@ class FullRankWorker {
         int columns;
     };
 
-    void multiply_block(const Layer& layer, const Block& block, std::int64_t pair, int rows, const Panels in[2],
+    void multiply_block(const Tensor& tensor, const Block& block, std::int64_t pair, int rows, const Panels in[2],
                         const Panels out[2]) {
-        const std::size_t stride = static_cast<std::size_t>(block_rows(layer) * engine_.width());
+        const std::size_t stride = static_cast<std::size_t>(block_rows(tensor) * engine_.width());
         const Panels drawn[2] = {{weights_[0].data(), stride}, {weights_[1].data(), stride}};
-        const Panels weight = engine_.at_row(engine_.at_column(network_.weight(layer.index), block.j), block.k);
-        engine_.in_product(&ModeKernels::perturb, job_.population.noise.stream(layer.index, NoiseRole::weight, pair),
-                           static_cast<std::uint64_t>(block.k * layer.fan_out + block.j), layer.fan_out,
-                           job_.population.noise.scale(), block.depth, block.columns, weight, weight, drawn[0],
-                           drawn[1], scratch_.data());
+        const Panels weight = engine_.at_row(engine_.at_column(network_.weight(tensor), block.j), block.k);
+        engine_.in_product(&ModeKernels::perturb, job_.population.noise.stream(tensor.index, NoiseRole::weight, pair),
+                           static_cast<std::uint64_t>(block.k * tensor.fan_out + block.j), tensor.fan_out,
+                           job_.population.bias_scale(), block.depth, block.columns, weight, weight, drawn[0], drawn[1],
+                           scratch_.data());
         for (int sign = 0; sign < 2; ++sign) {
             const Panels result = engine_.at_column(out[sign], block.j);
             const Panels left = engine_.at_column(in[sign], block.k), init = block.k ? result : Panels{};
@@ -145,15 +144,15 @@ class FullRankWorker {
         }
     }
 
-    void cross(int l, std::int64_t pair, int rows, const Panels out[2]) {
-        const Layer& layer = network_.layer(l);
-        const Panels bias = network_.bias(l);
-        engine_.in_product(&ModeKernels::perturb, job_.population.noise.stream(l, NoiseRole::bias, pair),
-                           std::uint64_t{0}, layer.fan_out, job_.population.noise.scale(), 1,
-                           static_cast<int>(layer.fan_out), bias, bias, biases_[0].view(), biases_[1].view(),
+    void cross(const Step& step, std::int64_t pair, int rows, const Panels out[2]) {
+        const int n = static_cast<int>(step.tensor.fan_out);
+        const Panels bias = network_.bias(step.tensor);
+        engine_.in_product(&ModeKernels::perturb,
+                           job_.population.noise.stream(step.tensor.index, NoiseRole::bias, pair), std::uint64_t{0}, n,
+                           job_.population.bias_scale(), 1, n, bias, bias, biases_[0].view(), biases_[1].view(),
                            scratch_.data());
         for (int sign = 0; sign < 2; ++sign) {
-            cross_boundary(engine_, layer, out[sign], rows, biases_[sign].view(), scaled_bias_.view(), out[sign]);
+            cross_boundary(engine_, step, out[sign], rows, biases_[sign].view(), scaled_bias_.view(), out[sign]);
         }
     }
 

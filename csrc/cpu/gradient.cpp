@@ -23,9 +23,9 @@ class NoiseSums {
     }
 
     // A tensor of noise, `size` elements, where its gradient goes, and what the sum is multiplied by.
-    void add(int layer, NoiseRole role, std::size_t offset, std::int64_t size, double scale) {
+    void add(int tensor, NoiseRole role, std::size_t offset, std::int64_t size, double scale) {
         for (std::int64_t first = 0; first < size; first += strip) {
-            strips_.push_back({layer, role, first, std::min(strip, size - first), offset + first, scale});
+            strips_.push_back({tensor, role, first, std::min(strip, size - first), offset + first, scale});
         }
     }
 
@@ -39,7 +39,7 @@ class NoiseSums {
 
    private:
     struct Strip {
-        int layer;
+        int tensor;
         NoiseRole role;
         std::int64_t first;
         std::int64_t count;
@@ -85,7 +85,7 @@ class NoiseSums {
                    float* sum, float* scratch) {
         std::fill_n(sum, part.count, 0.0f);
         for (std::int64_t pair = begin; pair < end; ++pair) {
-            engine_.outside(&ModeKernels::accumulate_noise, noise_.stream(part.layer, part.role, pair),
+            engine_.outside(&ModeKernels::accumulate_noise, noise_.stream(part.tensor, part.role, pair),
                             static_cast<std::uint64_t>(part.first), difference[pair], static_cast<int>(part.count), sum,
                             scratch);
         }
@@ -186,12 +186,12 @@ void GradientJob::clear(std::size_t offset, std::int64_t count) const {
 void sum_noise(const GradientJob& job, NoiseRole role) {
     NoiseSums sums(job);
     const std::int64_t pairs = job.pairs_of_population();
-    for (const Layer& layer : job.layers) {
+    for (const Tensor& tensor : job.tensors) {
         if (role == NoiseRole::weight) {
-            sums.add(layer.index, role, layer.weight_offset, layer.fan_in * layer.fan_out,
-                     job.population.gradient_scale(layer, pairs));
+            sums.add(tensor.index, role, tensor.weight_offset, tensor.fan_in * tensor.fan_out,
+                     job.population.gradient_scale(tensor, pairs));
         } else {
-            sums.add(layer.index, role, layer.bias_offset, layer.fan_out, job.population.bias_gradient_scale(pairs));
+            sums.add(tensor.index, role, tensor.bias_offset, tensor.fan_out, job.population.bias_gradient_scale(pairs));
         }
     }
     sums.run();
@@ -203,7 +203,7 @@ void gradient(const GradientJob& job) {
     if (job.population.perturbs_biases()) {
         sum_noise(job, NoiseRole::bias);
     } else {
-        for (const Layer& layer : job.layers) job.clear(layer.bias_offset, layer.fan_out);
+        for (const Tensor& tensor : job.tensors) job.clear(tensor.bias_offset, tensor.fan_out);
     }
 }
 
@@ -211,12 +211,12 @@ void sample_gradient(const Job& job, const SampleWeights& weights, std::int64_t 
     on_cpu(job.population, [&](auto family) { family.sample_gradient(job, weights, pairs, gradient); });
 }
 
-void scale_sums(const std::vector<Layer>& layers, const Population& population, std::int64_t pairs,
+void scale_sums(const std::vector<Tensor>& tensors, const Population& population, std::int64_t pairs,
                 const std::int64_t* sums, float* gradient) {
-    for (const TensorScale& tensor : gradient_scales(layers, population, pairs)) {
-        for (std::int64_t i = 0; i < tensor.count; ++i) {
-            const auto sum = static_cast<double>(sums[tensor.offset + i]);
-            gradient[tensor.offset + i] = static_cast<float>(sum * tensor.scale);
+    for (const PartScale& part : gradient_scales(tensors, population, pairs)) {
+        for (std::int64_t i = 0; i < part.count; ++i) {
+            const auto sum = static_cast<double>(sums[part.offset + i]);
+            gradient[part.offset + i] = static_cast<float>(sum * part.scale);
         }
     }
 }

@@ -39,12 +39,12 @@ std::int64_t exact_run(const std::vector<float>& difference, std::int64_t begin,
 constexpr double exact_in_int32 = 0x7fffffff;
 
 // What the pairs of a range add to gradient[parameters] = 1 / (n sigma) * sum over members of weight * perturbation,
-// where weights are perturbed. Exact up to the one rounding at the end where weights and noise are integers; otherwise
-// pairs are added in order, in float32.
+// where weights are perturbed, tensor by tensor: a tensor counts once, however many steps take it. Exact up to the one
+// rounding at the end where weights and noise are integers; otherwise pairs are added in order, in float32.
 struct GradientJob {
     const Engine& engine;
     int threads;
-    const std::vector<Layer>& layers;
+    const std::vector<Tensor>& tensors;
     const Population& population;
     const PairWeights& weights;  // of all its pairs
     PairRange pairs;
@@ -61,7 +61,7 @@ void gradient(const GradientJob& job);
 void sum_noise(const GradientJob& job, NoiseRole role);
 void sum_outer_products(const GradientJob& job);
 // gradient[parameters] from the exact sums over all pairs.
-void scale_sums(const std::vector<Layer>& layers, const Population& population, std::int64_t pairs,
+void scale_sums(const std::vector<Tensor>& tensors, const Population& population, std::int64_t pairs,
                 const std::int64_t* sums, float* gradient);
 
 // Weight of the + member minus weight of the - member.
@@ -93,7 +93,7 @@ void sum_rows(const Engine& engine, Panels rows, int count, int n, Panels init, 
 // Ends of the last two: out[rows, n] = sum * scale, rounded once; and the bias of a layer, whose gradient is zero where
 // the boundary flushes the bias to zero, for it has no influence there.
 void write_rows(const Engine& engine, Panels sum, std::int64_t rows, std::int64_t n, double scale, float* out);
-void write_bias(const Engine& engine, PackedNetwork& network, const Layer& layer, Panels sum, double scale,
+void write_bias(const Engine& engine, PackedNetwork& network, const Step& layer, Panels sum, double scale,
                 float* gradient);
 
 }  // namespace fpes

@@ -87,7 +87,7 @@ class IncrementalWorker {
           changes_(most_rows_ * LayerNoise::most_units(job.population)),
           begin_(most_rows_ + 1) {
         for (int l = 0; l < network_.depth(); ++l) {
-            const std::int64_t n = network_.layer(l).fan_out;
+            const std::int64_t n = network_.step(l).tensor.fan_out;
             sums_.push_back(engine_.matrix(tile, n));
             activations_.push_back(engine_.matrix(tile, n));
             scaled_bias_.push_back(engine_.matrix(1, n));
@@ -104,10 +104,10 @@ class IncrementalWorker {
                                input_.view());
         Panels in = input_.view();
         for (int l = 0; l < network_.depth(); ++l) {
-            const Layer& layer = network_.layer(l);
-            engine_.in_product(&ModeKernels::product, in, network_.weight(l), Panels{}, sums_[l].view(), rows,
-                               static_cast<int>(layer.fan_out), static_cast<int>(layer.fan_in));
-            cross_boundary(engine_, layer, sums_[l].view(), rows, network_.bias(l), scaled_bias_[l].view(),
+            const Step& layer = network_.step(l);
+            engine_.in_product(&ModeKernels::product, in, network_.weight(layer.tensor), Panels{}, sums_[l].view(),
+                               rows, static_cast<int>(layer.tensor.fan_out), static_cast<int>(layer.tensor.fan_in));
+            cross_boundary(engine_, layer, sums_[l].view(), rows, network_.bias(layer.tensor), scaled_bias_[l].view(),
                            activations_[l].view());
             in = activations_[l].view();
         }
@@ -117,14 +117,15 @@ class IncrementalWorker {
     void keep_sums() {
         float* out = job_.sums;
         for (int l = 0; l < network_.depth(); ++l) {
-            const int n = static_cast<int>(network_.layer(l).fan_out);
+            const int n = static_cast<int>(network_.step(l).tensor.fan_out);
             engine_.kernels().unpack(sums_[l].view(), rows_, n, out + row_ * n, n);
             out += job_.batch.count * job_.batch.size * n;
         }
     }
 
     void run(const Group& group) {
-        noise_.prepare(network_.layer(group.layer), group.pairs, inputs_of(group.layer), rows_);
+        const Step& layer = network_.step(group.layer);
+        noise_.prepare(layer, group.pairs, inputs_of(layer), rows_);
         const int rows = static_cast<int>(2 * group.pairs.size()) * rows_;
         Panels logits;
         if (job_.population.allocation.units[group.layer] == 0) {
@@ -150,16 +151,18 @@ class IncrementalWorker {
         return engine_.at_row(stack, (2 * static_cast<std::int64_t>(place) + sign) * rows_);
     }
 
-    void cross(const Layer& layer, Panels v, std::int64_t j, int rows, int n, Panels out) {
-        engine_.elementwise(&ModeKernels::boundary, v, rows, n, engine_.at_column(scaled_bias_[layer.index].view(), j),
-                            layer.enter, layer.leave, out);
+    void cross(const Step& layer, Panels v, std::int64_t j, int rows, int n, Panels out) {
+        engine_.elementwise(&ModeKernels::boundary, v, rows, n,
+                            engine_.at_column(scaled_bias_[layer.position].view(), j), layer.enter, layer.leave, out);
     }
 
-    Panels inputs_of(int l) { return l == 0 ? input_.view() : activations_[l - 1].view(); }
+    Panels inputs_of(const Step& layer) {
+        return layer.reads_input() ? input_.view() : activations_[layer.reads].view();
+    }
 
     // Activations of a layer of which all units are perturbed.
     Panels perturb_all(const Group& group) {
-        const Layer& layer = network_.layer(group.layer);
+        const Step& layer = network_.step(group.layer);
         const Panels stack = stack_[group.layer % 2].view();
         for (std::size_t place = 0; place < group.pairs.size(); ++place) {
             noise_.perturb_all(layer, group.pairs[place], place, sample_, rows_, sums_[group.layer].view(),
@@ -172,11 +175,11 @@ class IncrementalWorker {
     // From layer l, whose inputs are `in`, to the logits.
     Panels through(int l, Panels in, int rows) {
         for (; l < network_.depth(); ++l) {
-            const Layer& layer = network_.layer(l);
-            const int n = static_cast<int>(layer.fan_out);
+            const Step& layer = network_.step(l);
+            const int n = static_cast<int>(layer.tensor.fan_out);
             const Panels out = stack_[l % 2].view();
-            engine_.in_product(&ModeKernels::product, in, network_.weight(l), Panels{}, out, rows, n,
-                               static_cast<int>(layer.fan_in));
+            engine_.in_product(&ModeKernels::product, in, network_.weight(layer.tensor), Panels{}, out, rows, n,
+                               static_cast<int>(layer.tensor.fan_in));
             cross(layer, out, 0, rows, n, out);
             in = out;
         }
@@ -185,7 +188,7 @@ class IncrementalWorker {
 
     // The activations of the perturbed units of a layer, of one pair.
     void perturb_some(int l, std::int64_t pair, std::size_t place) {
-        noise_.perturb_some(network_.layer(l), pair, place, sample_, rows_, sums_[l].view(), scaled_bias_[l].view());
+        noise_.perturb_some(network_.step(l), pair, place, sample_, rows_, sums_[l].view(), scaled_bias_[l].view());
     }
 
     // What the pairs' noise changes in the activations of a layer, as lists, a row (member, sample) each.
@@ -213,24 +216,25 @@ class IncrementalWorker {
 
     // From the changes of layer l's inputs to the logits.
     Panels through_changes(int l, int rows) {
-        const Layer& layer = network_.layer(l);
+        const Step& layer = network_.step(l);
         const bool last = l + 1 == network_.depth();
         const Panels result = stack_[(last ? l : l + 1) % 2].view();
         const std::int64_t step = columns_at_a_time();
-        for (std::int64_t j = 0; j < layer.fan_out; j += step) {
-            const int n = static_cast<int>(std::min(step, layer.fan_out - j));
+        for (std::int64_t j = 0; j < layer.tensor.fan_out; j += step) {
+            const int n = static_cast<int>(std::min(step, layer.tensor.fan_out - j));
             const Panels columns = last ? engine_.at_column(result, j) : columns_.view();
             engine_.in_product(&ModeKernels::add_changes, RowChanges{changes_.data(), begin_.data()},
-                               engine_.at_column(sums_[l].view(), j), rows_, engine_.at_column(network_.weight(l), j),
-                               columns, rows, n);
+                               engine_.at_column(sums_[l].view(), j), rows_,
+                               engine_.at_column(network_.weight(layer.tensor), j), columns, rows, n);
             cross(layer, columns, j, rows, n, columns);
             if (last) continue;
-            engine_.in_product(&ModeKernels::product, columns, engine_.at_row(network_.weight(l + 1), j),
-                               j ? result : Panels{}, result, rows, static_cast<int>(network_.layer(l + 1).fan_out), n);
+            const Tensor& above = network_.step(l + 1).tensor;
+            engine_.in_product(&ModeKernels::product, columns, engine_.at_row(network_.weight(above), j),
+                               j ? result : Panels{}, result, rows, static_cast<int>(above.fan_out), n);
         }
         if (last) return result;
-        const Layer& next = network_.layer(l + 1);
-        cross(next, result, 0, rows, static_cast<int>(next.fan_out), result);
+        const Step& next = network_.step(l + 1);
+        cross(next, result, 0, rows, static_cast<int>(next.tensor.fan_out), result);
         return through(l + 2, result, rows);
     }
 

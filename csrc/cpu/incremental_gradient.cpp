@@ -55,10 +55,10 @@ class IncrementalGradient {
           pairs_of_population_(pairs) {
         const float* sums = job.sums;
         for (int l = 0; l < network_.depth(); ++l) {
-            noise_.push_back(engine_.matrix(samples_, network_.layer(l).fan_out));
-            activations_.push_back(engine_.matrix(samples_, network_.layer(l).fan_out));
+            noise_.push_back(engine_.matrix(samples_, network_.step(l).tensor.fan_out));
+            activations_.push_back(engine_.matrix(samples_, network_.step(l).tensor.fan_out));
             sums_.push_back(sums);
-            sums += samples_ * network_.layer(l).fan_out;
+            sums += samples_ * network_.step(l).tensor.fan_out;
             pairs_.push_back(job.population.allocation.pairs_of(l, job.pairs));
         }
     }
@@ -86,8 +86,8 @@ class IncrementalGradient {
     // noise_[l] and activations_[l] of some samples of a batch: the pairs that see it in order, each added by a fused
     // multiply-add.
     void sum_noise_of(int l, std::int64_t batch, std::int64_t sample, int rows, TileMemory& memory) {
-        const Layer& layer = network_.layer(l);
-        const int n = static_cast<int>(layer.fan_out);
+        const Step& layer = network_.step(l);
+        const int n = static_cast<int>(layer.tensor.fan_out);
         const std::int64_t row = batch * job_.batch.size + sample;
         const Panels noise = noise_[l].from_row(row), sums = memory.sums.view();
         engine_.kernels().pack(sums_[l] + row * n, n, rows, n, sums);
@@ -106,19 +106,20 @@ class IncrementalGradient {
     }
 
     // In units of the network's own scale: the inputs of the next layer.
-    void keep_activations(const Layer& layer, Panels sums, int rows, Panels scaled_bias, Panels out) {
-        cross_boundary(engine_, layer, sums, rows, network_.bias(layer.index), scaled_bias, out);
-        if (layer.index + 1 == network_.depth()) return;
-        const float factor = to_own_scale(network_.layer(layer.index + 1));
-        engine_.outside(&ModeKernels::scale, out, rows, static_cast<int>(layer.fan_out), factor, out);
+    void keep_activations(const Step& layer, Panels sums, int rows, Panels scaled_bias, Panels out) {
+        cross_boundary(engine_, layer, sums, rows, network_.bias(layer.tensor), scaled_bias, out);
+        if (layer.position + 1 == network_.depth()) return;
+        const float factor = to_own_scale(network_.step(layer.position + 1));
+        engine_.outside(&ModeKernels::scale, out, rows, static_cast<int>(layer.tensor.fan_out), factor, out);
     }
 
-    void add_noise(const Layer& layer, std::int64_t pair, std::int64_t sample, int rows, const float* difference,
+    void add_noise(const Step& layer, std::int64_t pair, std::int64_t sample, int rows, const float* difference,
                    Panels noise, TileMemory& memory) {
-        const NoiseStream stream = job_.population.noise.stream(layer.index, job_.population.correction().right, pair);
+        const NoiseStream stream =
+            job_.population.noise.stream(layer.position, job_.population.correction().right, pair);
         const auto first = static_cast<std::uint64_t>(sample);
         const Panels sums = memory.sums.view(), bias = memory.scaled_bias.view();
-        if (const int k = job_.population.allocation.units[layer.index]) {
+        if (const int k = job_.population.allocation.units[layer.position]) {
             memory.noise.perturb_some(layer, pair, 0, sample, rows, sums, bias);
             engine_.outside(&ModeKernels::accumulate_units, stream, first, difference, memory.noise.units(), rows, k,
                             static_cast<const float*>(memory.noise.changed(0)),
@@ -127,7 +128,7 @@ class IncrementalGradient {
             const Panels plus = memory.plus.view(), minus = memory.minus.view();
             memory.noise.perturb_all(layer, pair, 0, sample, rows, sums, bias, plus, minus);
             engine_.outside(&ModeKernels::accumulate_rows, stream, first, difference, rows,
-                            static_cast<int>(layer.fan_out), plus, minus, noise, memory.scratch.data());
+                            static_cast<int>(layer.tensor.fan_out), plus, minus, noise, memory.scratch.data());
         }
     }
 
@@ -137,36 +138,36 @@ class IncrementalGradient {
             PanelMatrix input = engine_.matrix(samples_, block_rows);
             PanelMatrix sum = engine_.matrix(block_rows, network_.widest_output());
             for (std::int64_t item; queue.take(item);) {
-                const Layer& layer = network_.layer(blocks[item].layer);
+                const Step& layer = network_.step(blocks[item].layer);
                 multiply_block(layer, blocks[item].row, input, sum, gradient);
                 if (blocks[item].row == 0) sum_bias(layer, sum, gradient);
             }
         });
     }
 
-    void multiply_block(const Layer& layer, std::int64_t row, PanelMatrix& input, PanelMatrix& sum, float* gradient) {
-        const int rows = static_cast<int>(std::min(block_rows, layer.fan_in - row));
+    void multiply_block(const Step& layer, std::int64_t row, PanelMatrix& input, PanelMatrix& sum, float* gradient) {
+        const int rows = static_cast<int>(std::min(block_rows, layer.tensor.fan_in - row));
         const int samples = static_cast<int>(samples_);
         Panels left = input.view();
-        if (layer.index == 0) {
-            engine_.kernels().pack(job_.batch.x + row, layer.fan_in, samples, rows, left);
+        if (layer.reads_input()) {
+            engine_.kernels().pack(job_.batch.x + row, layer.tensor.fan_in, samples, rows, left);
         } else {
-            left = engine_.at_column(activations_[layer.index - 1].view(), row);
+            left = engine_.at_column(activations_[layer.reads].view(), row);
         }
-        engine_.outside(&ModeKernels::product_transposed, left, noise_[layer.index].view(), Panels{}, sum.view(), rows,
-                        static_cast<int>(layer.fan_out), samples);
-        write_rows(engine_, sum.view(), rows, layer.fan_out, scale(layer),
-                   gradient + layer.weight_offset + row * layer.fan_out);
+        engine_.outside(&ModeKernels::product_transposed, left, noise_[layer.position].view(), Panels{}, sum.view(),
+                        rows, static_cast<int>(layer.tensor.fan_out), samples);
+        write_rows(engine_, sum.view(), rows, layer.tensor.fan_out, scale(layer),
+                   gradient + layer.tensor.weight_offset + row * layer.tensor.fan_out);
     }
 
-    void sum_bias(const Layer& layer, PanelMatrix& sum, float* gradient) {
-        sum_rows(engine_, noise_[layer.index].view(), static_cast<int>(samples_), static_cast<int>(layer.fan_out),
-                 Panels{}, sum.view());
+    void sum_bias(const Step& layer, PanelMatrix& sum, float* gradient) {
+        sum_rows(engine_, noise_[layer.position].view(), static_cast<int>(samples_),
+                 static_cast<int>(layer.tensor.fan_out), Panels{}, sum.view());
         write_bias(engine_, network_, layer, sum.view(), scale(layer), gradient);
     }
 
-    double scale(const Layer& layer) const {
-        return job_.population.gradient_scale(layer, pairs_of_population_, weights_.samples);
+    double scale(const Step& layer) const {
+        return job_.population.gradient_scale(layer.tensor, pairs_of_population_, weights_.samples);
     }
 
     const Job& job_;

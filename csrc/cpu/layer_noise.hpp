@@ -33,9 +33,9 @@ class LayerNoise {
           some_(engine_.matrix(tile, most_units(job.population))) {}
 
     // Before the pairs of a group are asked for by their places in it. inputs: of the layer, `rows` samples.
-    void prepare(const Layer& layer, const std::vector<std::int64_t>& pairs, Panels inputs, int rows) {
+    void prepare(const Step& layer, const std::vector<std::int64_t>& pairs, Panels inputs, int rows) {
         if (!correction_.of_inputs) return;
-        const int count = static_cast<int>(pairs.size()), k = static_cast<int>(layer.fan_in);
+        const int count = static_cast<int>(pairs.size()), k = static_cast<int>(layer.tensor.fan_in);
         for (int place = 0; place < count; ++place) {
             engine_.kernels().noise_panels(stream(layer, correction_.left, pairs[place]), 0, 1, k,
                                            factor_rows_.from_row(place), scratch_.data());
@@ -46,9 +46,9 @@ class LayerNoise {
 
     // A layer of which all units are perturbed: activations of the + member and the - member. sums: the unperturbed
     // accumulators of `rows` samples, the first of which is `sample`.
-    void perturb_all(const Layer& layer, std::int64_t pair, std::size_t place, std::int64_t sample, int rows,
+    void perturb_all(const Step& layer, std::int64_t pair, std::size_t place, std::int64_t sample, int rows,
                      Panels sums, Panels scaled_bias, Panels plus, Panels minus) {
-        const int n = static_cast<int>(layer.fan_out);
+        const int n = static_cast<int>(layer.tensor.fan_out);
         if (correction_.of_inputs) {
             draw_right_factor(layer, pair, n);
             add_rank_one(layer, place, false, rows, n, sums, plus);
@@ -63,9 +63,9 @@ class LayerNoise {
     }
 
     // A layer of which k units are perturbed: their activations, for changed(), and which they are, for units().
-    void perturb_some(const Layer& layer, std::int64_t pair, std::size_t place, std::int64_t sample, int rows,
+    void perturb_some(const Step& layer, std::int64_t pair, std::size_t place, std::int64_t sample, int rows,
                       Panels sums, Panels scaled_bias) {
-        const int k = job_.population.allocation.units[layer.index];
+        const int k = job_.population.allocation.units[layer.position];
         if (correction_.of_inputs) {
             rank_one_of_some(layer, pair, place, rows, k, sums, scaled_bias);
         } else {
@@ -87,19 +87,19 @@ class LayerNoise {
    private:
     std::int64_t padded(std::int64_t count) const { return count + engine_.width(); }
     Panels flat(Buffer<float>& buffer) const { return fpes::flat(buffer.data(), engine_.width()); }
-    NoiseStream stream(const Layer& layer, NoiseRole role, std::int64_t pair) const {
-        return job_.population.noise.stream(layer.index, role, pair);
+    NoiseStream stream(const Step& layer, NoiseRole role, std::int64_t pair) const {
+        return job_.population.noise.stream(layer.position, role, pair);
     }
-    void cross(const Layer& layer, Panels v, int rows, int n, Panels scaled_bias) {
+    void cross(const Step& layer, Panels v, int rows, int n, Panels scaled_bias) {
         engine_.elementwise(&ModeKernels::boundary, v, rows, n, scaled_bias, layer.enter, layer.leave, v);
     }
 
-    void node_of_some(const Layer& layer, std::int64_t pair, std::int64_t sample, int rows, int k, Panels sums,
+    void node_of_some(const Step& layer, std::int64_t pair, std::int64_t sample, int rows, int k, Panels sums,
                       Panels scaled_bias) {
         const Kernels& kernels = engine_.kernels();
         const int count = rows * k;
         kernels.unit_positions(stream(layer, NoiseRole::positions, pair), static_cast<std::uint64_t>(sample), rows,
-                               static_cast<int>(layer.fan_out), k, units_.data(), scratch_.data());
+                               static_cast<int>(layer.tensor.fan_out), k, units_.data(), scratch_.data());
         kernels.gather_units(sums, false, units_.data(), rows, k, gathered_sums_.data());
         kernels.gather_units(scaled_bias, true, units_.data(), rows, k, gathered_bias_.data());
         engine_.in_product(&ModeKernels::perturb, stream(layer, correction_.right, pair),
@@ -110,11 +110,11 @@ class LayerNoise {
     }
 
     // The chosen units of all samples side by side, as a layer of k units.
-    void rank_one_of_some(const Layer& layer, std::int64_t pair, std::size_t place, int rows, int k, Panels sums,
+    void rank_one_of_some(const Step& layer, std::int64_t pair, std::size_t place, int rows, int k, Panels sums,
                           Panels scaled_bias) {
         const Kernels& kernels = engine_.kernels();
-        kernels.unit_positions(stream(layer, NoiseRole::positions, pair), 0, 1, static_cast<int>(layer.fan_out), k,
-                               units_.data(), scratch_.data());
+        kernels.unit_positions(stream(layer, NoiseRole::positions, pair), 0, 1, static_cast<int>(layer.tensor.fan_out),
+                               k, units_.data(), scratch_.data());
         for (int i = k; i < rows * k; ++i) units_[i] = units_[i - k];
         kernels.gather_units(sums, false, units_.data(), rows, k, gathered_sums_.data());
         kernels.gather_units(scaled_bias, true, units_.data(), 1, k, gathered_bias_.data());
@@ -128,13 +128,13 @@ class LayerNoise {
         }
     }
 
-    void draw_right_factor(const Layer& layer, std::int64_t pair, int n) {
+    void draw_right_factor(const Step& layer, std::int64_t pair, int n) {
         engine_.kernels().noise_panels(stream(layer, correction_.right, pair), 0, 1, n, factor_rows_.view(),
                                        scratch_.data());
     }
 
     // out = sums + q b^T, where b is what draw_right_factor() has drawn.
-    void add_rank_one(const Layer& layer, std::size_t place, bool minus, int rows, int n, Panels sums, Panels out) {
+    void add_rank_one(const Step& layer, std::size_t place, bool minus, int rows, int n, Panels sums, Panels out) {
         const float scale = job_.population.scale(layer);
         const auto column = static_cast<std::int64_t>(place);
         Panels products = engine_.at_column(products_.view(), column);

@@ -1,4 +1,4 @@
-// One member of a population, written out, tensor by tensor: what a family of perturbations makes its layers of.
+// One member of a population, written out, tensor by tensor: what a family of perturbations makes its tensors of.
 #pragma once
 
 #include "population.hpp"
@@ -11,21 +11,21 @@ class MemberWriter {
     MemberWriter(const Engine& engine, PackedNetwork& network, const Population& population, std::int64_t member,
                  float* theta);
 
-    // A layer as it stands in the network; or its bias alone.
-    void copy(const Layer& layer);
-    void copy_bias(const Layer& layer);
+    // A tensor as it stands in the network; or its bias alone.
+    void copy(const Tensor& tensor);
+    void copy_bias(const Tensor& tensor);
     // Weights, or biases, with noise of their own.
-    void perturb_weights(const Layer& layer);
-    void perturb_bias(const Layer& layer);
+    void perturb_weights(const Tensor& tensor);
+    void perturb_bias(const Tensor& tensor);
     // w + (+-scale left^T) right, term by term: what a correction of inputs applies without ever writing it down.
-    void add_outer_products(const Layer& layer);
+    void add_outer_products(const Tensor& tensor);
 
    private:
-    void perturb(const Layer& layer, NoiseRole role, std::int64_t first, Panels from, std::int64_t rows,
+    void perturb(const Tensor& tensor, NoiseRole role, std::int64_t first, Panels from, std::int64_t rows,
                  std::size_t offset);
-    void add_outer_products(const Layer& layer, Panels weight, std::int64_t row, std::int64_t rows);
+    void add_outer_products(const Tensor& tensor, Panels weight, std::int64_t row, std::int64_t rows);
     template <class Body>
-    void for_each_block(const Layer& layer, Body body);
+    void for_each_block(const Tensor& tensor, Body body);
 
     const Engine& engine_;
     PackedNetwork& network_;

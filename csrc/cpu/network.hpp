@@ -1,4 +1,4 @@
-// A network as the engine sees it: its layers, and its parameters packed once for all who will read them.
+// A network as the engine sees it: its steps, and its parameters packed once for all who will read them.
 #pragma once
 
 #include <vector>
@@ -7,30 +7,31 @@
 
 namespace fpes {
 
-// The parameters of a network, in panels: weights [fan_in, fan_out], biases [1, fan_out].
+// The program of a network, and the parameters of each tensor in panels: weights [fan_in, fan_out], bias [1, fan_out].
 class PackedNetwork {
    public:
-    PackedNetwork(const Engine& engine, int threads, std::vector<Layer> layers, const float* theta);
+    PackedNetwork(const Engine& engine, int threads, Program program, const float* theta);
 
-    int depth() const { return static_cast<int>(layers_.size()); }
-    const Layer& layer(int l) const { return layers_[l]; }
-    Panels weight(int l) { return weights_[l].view(); }
-    Panels bias(int l) { return biases_[l].view(); }
-    std::int64_t features() const { return layers_.front().fan_in; }
-    std::int64_t classes() const { return layers_.back().fan_out; }
-    // The widest layer, counting only outputs, and counting inputs too.
+    int depth() const { return static_cast<int>(program_.steps.size()); }
+    const Step& step(int l) const { return program_.steps[l]; }
+    const std::vector<Tensor>& tensors() const { return program_.tensors; }
+    Panels weight(const Tensor& tensor) { return weights_[tensor.index].view(); }
+    Panels bias(const Tensor& tensor) { return biases_[tensor.index].view(); }
+    std::int64_t features() const { return program_.steps.front().tensor.fan_in; }
+    std::int64_t classes() const { return program_.steps.back().tensor.fan_out; }
+    // The widest tensor, counting only outputs, and counting inputs too.
     std::int64_t widest_output() const;
     std::int64_t widest() const;
 
    private:
-    std::vector<Layer> layers_;
-    std::vector<PanelMatrix> weights_;
+    Program program_;
+    std::vector<PanelMatrix> weights_;  // of each tensor
     std::vector<PanelMatrix> biases_;
 };
 
-// The boundary after a layer, from rows of accumulators v to activations out, which may be v. bias: [1, fan_out], as it
+// The boundary after a step, from rows of accumulators v to activations out, which may be v. bias: [1, fan_out], as it
 // stands in theta or perturbed. scaled_bias: somewhere to put it after its own factor.
-void cross_boundary(const Engine& engine, const Layer& layer, Panels v, std::int64_t rows, Panels bias,
+void cross_boundary(const Engine& engine, const Step& step, Panels v, std::int64_t rows, Panels bias,
                     Panels scaled_bias, Panels out);
 
 // outputs[batch, classes] of the unperturbed network for x[batch, features], both row-major.

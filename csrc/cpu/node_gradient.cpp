@@ -54,10 +54,11 @@ class NodeGradient {
           skipping_(weights_are_harmless()),
           most_terms_(std::min(kept_terms, job.pairs.count() * job.batch.size)) {
         for (int l = 0; l < network_.depth(); ++l) {
-            const Layer& layer = network_.layer(l);
-            terms_.push_back({engine_.matrix(most_terms_, layer.fan_in), engine_.matrix(most_terms_, layer.fan_out)});
-            sums_.push_back(engine_.matrix(layer.fan_in, layer.fan_out));
-            bias_sums_.push_back(engine_.matrix(1, layer.fan_out));
+            const Step& layer = network_.step(l);
+            terms_.push_back(
+                {engine_.matrix(most_terms_, layer.tensor.fan_in), engine_.matrix(most_terms_, layer.tensor.fan_out)});
+            sums_.push_back(engine_.matrix(layer.tensor.fan_in, layer.tensor.fan_out));
+            bias_sums_.push_back(engine_.matrix(1, layer.tensor.fan_out));
         }
     }
 
@@ -93,13 +94,13 @@ class NodeGradient {
 
     // What the gradient needs of one pair, before the stack goes through layer l.
     void keep(int l, const Kept& kept, SharedWeights& walk, const Stack& stack, std::int64_t place) {
-        const Layer& layer = network_.layer(l);
+        const Step& layer = network_.step(l);
         const std::int64_t pair = stack.first_pair + place, term = kept.term(pair, stack.sample);
-        const int rows = stack.rows, n = static_cast<int>(layer.fan_out);
-        const Panels inputs = walk.inputs(l);
-        const Panels plus = l ? walk.member_rows(inputs, place, 0) : inputs;
-        const Panels minus = l ? walk.member_rows(inputs, place, 1) : inputs;
-        engine_.outside(&ModeKernels::add_and_scale, plus, minus, rows, static_cast<int>(layer.fan_in),
+        const int rows = stack.rows, n = static_cast<int>(layer.tensor.fan_out);
+        const Panels inputs = walk.inputs(layer);
+        const Panels plus = layer.reads_input() ? inputs : walk.member_rows(inputs, place, 0);
+        const Panels minus = layer.reads_input() ? inputs : walk.member_rows(inputs, place, 1);
+        engine_.outside(&ModeKernels::add_and_scale, plus, minus, rows, static_cast<int>(layer.tensor.fan_in),
                         half_to_own_scale(layer), terms_[l].inputs.from_row(term));
         const Panels noise = terms_[l].noise.from_row(term);
         engine_.kernels().noise_panels(job_.population.noise.stream(l, job_.population.correction().right, pair),
@@ -123,18 +124,18 @@ class NodeGradient {
         parallel(job_.threads, static_cast<std::int64_t>(blocks.size()), [&](WorkQueue& queue) {
             BlockMemory memory(engine_, most_terms_);
             for (std::int64_t item; queue.take(item);) {
-                const Layer& layer = network_.layer(blocks[item].layer);
+                const Step& layer = network_.step(blocks[item].layer);
                 add_block(layer, blocks[item].row, static_cast<int>(terms), memory);
                 if (blocks[item].row == 0) add_bias(layer, static_cast<int>(terms));
             }
         });
     }
 
-    void add_block(const Layer& layer, std::int64_t row, int terms, BlockMemory& memory) {
-        const int rows = static_cast<int>(std::min(block_rows, layer.fan_in - row));
-        const int n = static_cast<int>(layer.fan_out);
-        const Panels inputs = engine_.at_column(terms_[layer.index].inputs.view(), row);
-        const Panels noise = terms_[layer.index].noise.view(), sum = sums_[layer.index].from_row(row);
+    void add_block(const Step& layer, std::int64_t row, int terms, BlockMemory& memory) {
+        const int rows = static_cast<int>(std::min(block_rows, layer.tensor.fan_in - row));
+        const int n = static_cast<int>(layer.tensor.fan_out);
+        const Panels inputs = engine_.at_column(terms_[layer.position].inputs.view(), row);
+        const Panels noise = terms_[layer.position].noise.view(), sum = sums_[layer.position].from_row(row);
         const Panels init = started_ ? sum : Panels{};
         if (skipping_ && list_nonzeros(inputs, rows, terms, memory)) {
             engine_.outside(&ModeKernels::product_nonzeros, memory.lists.view(), 0, memory.inputs.view(), noise, init,
@@ -154,17 +155,18 @@ class NodeGradient {
         return terms <= first ? listed(terms) : listed(first) && listed(terms);
     }
 
-    void add_bias(const Layer& layer, int terms) {
-        const Panels sum = bias_sums_[layer.index].view();
-        sum_rows(engine_, terms_[layer.index].noise.view(), terms, static_cast<int>(layer.fan_out),
+    void add_bias(const Step& layer, int terms) {
+        const Panels sum = bias_sums_[layer.position].view();
+        sum_rows(engine_, terms_[layer.position].noise.view(), terms, static_cast<int>(layer.tensor.fan_out),
                  started_ ? sum : Panels{}, sum);
     }
 
     void finish(std::int64_t pairs, float* gradient) {
         for (int l = 0; l < network_.depth(); ++l) {
-            const Layer& layer = network_.layer(l);
-            const double scale = job_.population.gradient_scale(layer, pairs, weights_.samples);
-            write_rows(engine_, sums_[l].view(), layer.fan_in, layer.fan_out, scale, gradient + layer.weight_offset);
+            const Step& layer = network_.step(l);
+            const double scale = job_.population.gradient_scale(layer.tensor, pairs, weights_.samples);
+            write_rows(engine_, sums_[l].view(), layer.tensor.fan_in, layer.tensor.fan_out, scale,
+                       gradient + layer.tensor.weight_offset);
             write_bias(engine_, network_, layer, bias_sums_[l].view(), scale, gradient);
         }
     }
@@ -186,7 +188,7 @@ class NodeGradient {
 std::vector<RowBlock> row_blocks(const PackedNetwork& network, std::int64_t rows) {
     std::vector<RowBlock> blocks;
     for (int l = 0; l < network.depth(); ++l) {
-        for (std::int64_t row = 0; row < network.layer(l).fan_in; row += rows) blocks.push_back({l, row});
+        for (std::int64_t row = 0; row < network.step(l).tensor.fan_in; row += rows) blocks.push_back({l, row});
     }
     return blocks;
 }
@@ -204,14 +206,14 @@ void write_rows(const Engine& engine, Panels sum, std::int64_t rows, std::int64_
     for (std::int64_t i = 0; i < rows * n; ++i) out[i] = static_cast<float>(out[i] * scale);
 }
 
-void write_bias(const Engine& engine, PackedNetwork& network, const Layer& layer, Panels sum, double scale,
+void write_bias(const Engine& engine, PackedNetwork& network, const Step& layer, Panels sum, double scale,
                 float* gradient) {
-    const int n = static_cast<int>(layer.fan_out);
-    float* out = gradient + layer.bias_offset;
+    const int n = static_cast<int>(layer.tensor.fan_out);
+    float* out = gradient + layer.tensor.bias_offset;
     write_rows(engine, sum, 1, n, scale, out);
     if (!may_have_dead_biases(layer, engine.flush())) return;
     PanelMatrix scaled = engine.matrix(1, n);
-    engine.elementwise(&ModeKernels::scale, network.bias(layer.index), 1, n, layer.bias_factor, scaled.view());
+    engine.elementwise(&ModeKernels::scale, network.bias(layer.tensor), 1, n, layer.bias_factor, scaled.view());
     std::vector<float> bias(n);
     engine.kernels().unpack(scaled.view(), 1, n, bias.data(), n);
     for (int j = 0; j < n; ++j) {

@@ -1,8 +1,8 @@
-// The gradient of weights that a correction of inputs changes: for each layer, the sum over pairs p and terms t of
+// The gradient of weights that a correction of inputs changes: for each tensor, the sum over pairs p and terms t of
 // d_p a_pt (x) b_pt, for the factors a (left) and b (right).
 //
 // That is a matrix product whose inner dimension runs over the terms (p, t), in that order. Its operands are noise,
-// drawn again, some hundred terms of every layer at a time:
+// drawn again, some hundred terms of every tensor at a time:
 //
 //                     terms                            fan_out
 //            +----------------------+            +------------------+
@@ -27,7 +27,7 @@ namespace fpes {
 namespace {
 
 // Rows of the operands that are drawn at a time, so many that sums are rarely read and written again, and so few that
-// those of a layer stay in the last-level cache. And terms of them that one thread draws at a time, an even number.
+// those of a tensor stay in the last-level cache. And terms of them that one thread draws at a time, an even number.
 constexpr std::int64_t drawn_rows = 512;
 constexpr std::int64_t item_terms = 32;
 
@@ -38,8 +38,8 @@ constexpr std::int64_t block_rows = 64;
 constexpr std::int64_t largest_int16 = 0x7fff;
 constexpr std::int64_t digit_base = 4096;
 
-// Terms begin ... end - 1 of a layer, drawn and multiplied together.
-struct Step {
+// Terms begin ... end - 1 of a tensor, drawn and multiplied together.
+struct Portion {
     std::size_t digit;
     std::int64_t begin;
     std::int64_t end;
@@ -47,26 +47,26 @@ struct Step {
     bool last;   // of a run, after which they are taken away
 };
 
-class LayerGradient {
+class TensorGradient {
    public:
-    LayerGradient(const GradientJob& job, std::vector<std::int64_t> pairs, const Layer& layer)
+    TensorGradient(const GradientJob& job, std::vector<std::int64_t> pairs, const Tensor& tensor)
         : engine_(job.engine),
           population_(job.population),
           correction_(population_.correction()),
-          layer_(layer),
-          gradient_(job.gradient ? job.gradient + layer.weight_offset : nullptr),
-          integers_(job.sums ? job.sums + layer.weight_offset : nullptr),
-          scale_(population_.gradient_scale(layer, job.pairs_of_population())),
+          tensor_(tensor),
+          gradient_(job.gradient ? job.gradient + tensor.weight_offset : nullptr),
+          integers_(job.sums ? job.sums + tensor.weight_offset : nullptr),
+          scale_(population_.gradient_scale(tensor, job.pairs_of_population())),
           pairs_(std::move(pairs)),
           sums_(exact(population_, job.weights) ? SumType::int32 : SumType::float32),
           digits_(weights_of(population_, job.weights, pairs_)),
           steps_(plan()),
-          left_(engine_.matrix(std::min(drawn_rows, rows_of(terms())), layer.fan_in)),
-          right_(engine_.matrix(std::min(drawn_rows, rows_of(terms())), layer.fan_out)) {
-        const auto runs = std::count_if(steps_.begin(), steps_.end(), [](const Step& step) { return step.last; });
-        if (steps_.size() > 1) kept_ = std::make_unique<PanelMatrix>(engine_.matrix(layer.fan_in, layer.fan_out));
+          left_(engine_.matrix(std::min(drawn_rows, rows_of(terms())), tensor.fan_in)),
+          right_(engine_.matrix(std::min(drawn_rows, rows_of(terms())), tensor.fan_out)) {
+        const auto runs = std::count_if(steps_.begin(), steps_.end(), [](const Portion& step) { return step.last; });
+        if (steps_.size() > 1) kept_ = std::make_unique<PanelMatrix>(engine_.matrix(tensor.fan_in, tensor.fan_out));
         if (runs < 2 && !integers_) return;
-        const auto count = static_cast<std::size_t>(layer.fan_in * layer.fan_out);
+        const auto count = static_cast<std::size_t>(tensor.fan_in * tensor.fan_out);
         if (sum_fits_int64(digits_, population_.largest_term())) {
             totals_.resize(count);
         } else {
@@ -78,24 +78,25 @@ class LayerGradient {
     std::int64_t items_to_draw(std::size_t step) const {
         return (steps_[step].end - steps_[step].begin + item_terms - 1) / item_terms;
     }
-    std::int64_t blocks() const { return (layer_.fan_in + block_rows - 1) / block_rows; }
+    std::int64_t blocks() const { return (tensor_.fan_in + block_rows - 1) / block_rows; }
 
     // One item of a step's operands. rows: [item_terms, widest].
     void draw(std::size_t step, std::int64_t item, PanelMatrix& rows, float* scratch) {
         const std::int64_t first = item * item_terms, begin = steps_[step].begin + first;
         const std::int64_t end = std::min(begin + item_terms, steps_[step].end);
         const std::vector<float>& difference = digits_[steps_[step].digit].difference;
-        draw_rows(begin, end, first, left_, layer_.fan_in, rows,
+        draw_rows(begin, end, first, left_, tensor_.fan_in, rows,
                   [&](std::int64_t term, Panels row) { draw_left(term, difference, row, scratch); });
-        draw_rows(begin, end, first, right_, layer_.fan_out, rows,
+        draw_rows(begin, end, first, right_, tensor_.fan_out, rows,
                   [&](std::int64_t term, Panels row) { draw_right(term, row, scratch); });
     }
 
     // One block of a step's product. sum: [block_rows, widest].
     void multiply(std::size_t number, std::int64_t block, PanelMatrix& sum) {
-        const Step& step = steps_[number];
+        const Portion& step = steps_[number];
         const std::int64_t row = block * block_rows;
-        const int m = static_cast<int>(std::min(block_rows, layer_.fan_in - row)), n = static_cast<int>(layer_.fan_out);
+        const int m = static_cast<int>(std::min(block_rows, tensor_.fan_in - row)),
+                  n = static_cast<int>(tensor_.fan_out);
         const Panels out = kept_ ? kept_->from_row(row) : sum.view(), init = step.first ? Panels{} : out;
         const Panels left = engine_.at_column(left_.view(), row);
         const int depth = static_cast<int>(rows_of(step.end - step.begin));
@@ -158,12 +159,12 @@ class LayerGradient {
     std::int64_t terms_in_row() const { return sums_ == SumType::int32 ? 2 : 1; }
     std::int64_t rows_of(std::int64_t terms) const { return (terms + terms_in_row() - 1) / terms_in_row(); }
 
-    std::vector<Step> plan() const {
-        std::vector<Step> steps;
+    std::vector<Portion> plan() const {
+        std::vector<Portion> steps;
         for (std::size_t digit = 0; digit < digits_.size(); ++digit) add_steps(digit, steps);
         return steps;
     }
-    void add_steps(std::size_t digit, std::vector<Step>& steps) const {
+    void add_steps(std::size_t digit, std::vector<Portion>& steps) const {
         const double largest = std::pow(largest_integer(population_.noise.kind), 2);
         const std::int64_t most = drawn_rows * terms_in_row();
         for (std::int64_t begin = 0, end = 0; begin < terms(); begin = end) {
@@ -192,28 +193,28 @@ class LayerGradient {
 
     void draw_left(std::int64_t term, const std::vector<float>& difference, Panels row, float* scratch) const {
         const std::int64_t place = term / correction_.terms, t = term % correction_.terms;
-        const int n = static_cast<int>(layer_.fan_in);
-        engine_.kernels().noise_panels(population_.noise.stream(layer_.index, correction_.left, pairs_[place]),
+        const int n = static_cast<int>(tensor_.fan_in);
+        engine_.kernels().noise_panels(population_.noise.stream(tensor_.index, correction_.left, pairs_[place]),
                                        static_cast<std::uint64_t>(t * n), 1, n, row, scratch);
         engine_.outside(&ModeKernels::scale, row, 1, n, difference[place], row);
     }
 
     void draw_right(std::int64_t term, Panels row, float* scratch) const {
-        draw_right_factor(engine_, population_, layer_, pairs_[term / correction_.terms],
+        draw_right_factor(engine_, population_, tensor_, pairs_[term / correction_.terms],
                           static_cast<int>(term % correction_.terms), 1, row, scratch);
     }
 
     const Engine& engine_;
     const Population& population_;
     Correction correction_;
-    const Layer& layer_;
+    const Tensor& tensor_;
     float* gradient_;
     std::int64_t* integers_;  // where sums go instead, unless it is null
     double scale_;
-    std::vector<std::int64_t> pairs_;  // that perturb the layer
+    std::vector<std::int64_t> pairs_;  // that perturb the tensor
     SumType sums_;
     std::vector<Digit> digits_;  // of their weights
-    std::vector<Step> steps_;
+    std::vector<Portion> steps_;
     PanelMatrix left_;                   // the operands of a step: [terms, fan_in]
     PanelMatrix right_;                  // and [terms, fan_out]
     std::unique_ptr<PanelMatrix> kept_;  // sums from one step to the next, where there are several
@@ -221,17 +222,17 @@ class LayerGradient {
     std::vector<Integer> wide_totals_;   // instead, where they may pass 64 bits
 };
 
-// Items of all layers in one list, so that all threads are busy until the last.
+// Items of all tensors in one list, so that all threads are busy until the last.
 struct Item {
-    std::size_t layer;
+    std::size_t tensor;
     std::int64_t number;
 };
 template <class Count>
-std::vector<Item> items_of(std::vector<LayerGradient>& layers, std::size_t step, Count count) {
+std::vector<Item> items_of(std::vector<TensorGradient>& tensors, std::size_t step, Count count) {
     std::vector<Item> items;
-    for (std::size_t l = 0; l < layers.size(); ++l) {
-        if (step >= layers[l].steps()) continue;
-        for (std::int64_t i = 0; i < count(layers[l]); ++i) items.push_back({l, i});
+    for (std::size_t t = 0; t < tensors.size(); ++t) {
+        if (step >= tensors[t].steps()) continue;
+        for (std::int64_t i = 0; i < count(tensors[t]); ++i) items.push_back({t, i});
     }
     return items;
 }
@@ -241,33 +242,34 @@ std::vector<Item> items_of(std::vector<LayerGradient>& layers, std::size_t step,
 void sum_outer_products(const GradientJob& job) {
     const Engine& engine = job.engine;
     std::int64_t widest = 0;
-    std::vector<LayerGradient> parts;
-    parts.reserve(job.layers.size());
+    std::vector<TensorGradient> parts;
+    parts.reserve(job.tensors.size());
     std::size_t steps = 0;
-    for (const Layer& layer : job.layers) {
-        widest = std::max({widest, layer.fan_in, layer.fan_out});
-        std::vector<std::int64_t> pairs = job.population.allocation.pairs_of(layer.index, job.pairs);
+    for (const Tensor& tensor : job.tensors) {
+        widest = std::max({widest, tensor.fan_in, tensor.fan_out});
+        std::vector<std::int64_t> pairs = job.population.allocation.pairs_of(tensor.index, job.pairs);
         if (pairs.empty()) {  // none of the range perturbs it
-            job.clear(layer.weight_offset, layer.fan_in * layer.fan_out);
+            job.clear(tensor.weight_offset, tensor.fan_in * tensor.fan_out);
             continue;
         }
-        parts.emplace_back(job, std::move(pairs), layer);
+        parts.emplace_back(job, std::move(pairs), tensor);
         steps = std::max(steps, parts.back().steps());
     }
     for (std::size_t step = 0; step < steps; ++step) {
         const std::vector<Item> draws =
-            items_of(parts, step, [&](const LayerGradient& part) { return part.items_to_draw(step); });
+            items_of(parts, step, [&](const TensorGradient& part) { return part.items_to_draw(step); });
         parallel(job.threads, static_cast<std::int64_t>(draws.size()), [&](WorkQueue& queue) {
             PanelMatrix rows = engine.matrix(item_terms, widest);
             Buffer<float> scratch(noise_scratch_size(widest));
             for (std::int64_t i; queue.take(i);) {
-                parts[draws[i].layer].draw(step, draws[i].number, rows, scratch.data());
+                parts[draws[i].tensor].draw(step, draws[i].number, rows, scratch.data());
             }
         });
-        const std::vector<Item> blocks = items_of(parts, step, [](const LayerGradient& part) { return part.blocks(); });
+        const std::vector<Item> blocks =
+            items_of(parts, step, [](const TensorGradient& part) { return part.blocks(); });
         parallel(job.threads, static_cast<std::int64_t>(blocks.size()), [&](WorkQueue& queue) {
             PanelMatrix sum = engine.matrix(block_rows, widest);
-            for (std::int64_t i; queue.take(i);) parts[blocks[i].layer].multiply(step, blocks[i].number, sum);
+            for (std::int64_t i; queue.take(i);) parts[blocks[i].tensor].multiply(step, blocks[i].number, sum);
         });
     }
 }

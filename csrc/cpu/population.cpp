@@ -65,21 +65,21 @@ void run(const Job& job, Sink& sink) {
 
 }  // namespace
 
-void draw_right_factor(const Engine& engine, const Population& population, const Layer& layer, std::int64_t pair,
+void draw_right_factor(const Engine& engine, const Population& population, const Tensor& tensor, std::int64_t pair,
                        int first, int rows, Panels out, float* scratch) {
-    const NoiseStream stream = population.noise.stream(layer.index, population.correction().right, pair);
-    const int k = population.allocation.few_units(layer.index), width = engine.width();
-    const int n = static_cast<int>(layer.fan_out);
+    const NoiseStream stream = population.noise.stream(tensor.index, population.correction().right, pair);
+    const int k = population.allocation.few_units(tensor.index), width = engine.width();
+    const int n = static_cast<int>(tensor.fan_out);
     if (k == 0) {
         engine.kernels().noise_panels(stream, static_cast<std::uint64_t>(first) * n, rows, n, out, scratch);
         return;
     }
     std::vector<std::int32_t> units(k);
     std::vector<float> b(k + width);
-    engine.kernels().unit_positions(population.noise.stream(layer.index, NoiseRole::positions, pair), 0, 1, n, k,
+    engine.kernels().unit_positions(population.noise.stream(tensor.index, NoiseRole::positions, pair), 0, 1, n, k,
                                     units.data(), scratch);
     engine.kernels().noise(stream, 0, k, b.data(), scratch);
-    for (std::int64_t j = 0; j < layer.fan_out; j += width) std::fill_n(engine.at_column(out, j).data, width, 0.0f);
+    for (std::int64_t j = 0; j < tensor.fan_out; j += width) std::fill_n(engine.at_column(out, j).data, width, 0.0f);
     for (int i = 0; i < k; ++i) engine.at_column(out, units[i]).data[units[i] % width] = b[i];
 }
 

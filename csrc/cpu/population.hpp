@@ -50,8 +50,8 @@ void member(const Engine& engine, PackedNetwork& network, const Population& popu
             float* theta);
 
 // Rows first, first + 1, ... of a pair's right factor (Correction), [rows, fan_out]. Where the pair perturbs few units
-// of the layer, there is one row, and it is zero in the others.
-void draw_right_factor(const Engine& engine, const Population& population, const Layer& layer, std::int64_t pair,
+// of the tensor, there is one row, and it is zero in the others.
+void draw_right_factor(const Engine& engine, const Population& population, const Tensor& tensor, std::int64_t pair,
                        int first, int rows, Panels out, float* scratch);
 
 // out[count] = noise elements first, first + 1, ... of a stream.

@@ -45,7 +45,7 @@ class SharedWeights {
           correction_(job.population.correction()),
           joint_(correction_.terms * most_pairs <= joint_columns ? most_pairs : 1),
           input_(engine_.matrix(tile, network_.features())),
-          first_product_(engine_.matrix(tile, network_.layer(0).fan_out)),
+          first_product_(engine_.matrix(tile, network_.step(0).tensor.fan_out)),
           hidden_{engine_.matrix(2 * tile * most_pairs, network_.widest_output()),
                   engine_.matrix(2 * tile * most_pairs, network_.widest_output())},
           biases_{bias(), bias()},
@@ -60,36 +60,37 @@ class SharedWeights {
     // Goes on to samples sample ... sample + rows - 1 of the batch that this pair sees.
     void start(std::int64_t pair, std::int64_t sample, int rows) {
         const std::int64_t features = network_.features();
-        const Layer& first = network_.layer(0);
+        const Step& first = network_.step(0);
         sample_ = sample;
         rows_ = rows;
         engine_.kernels().pack(job_.batch.x + job_.batch.row(pair, sample) * features, features, rows,
                                static_cast<int>(features), input_.view());
-        engine_.in_product(&ModeKernels::product, input_.view(), network_.weight(0), Panels{}, first_product_.view(),
-                           rows, static_cast<int>(first.fan_out), static_cast<int>(first.fan_in));
+        engine_.in_product(&ModeKernels::product, input_.view(), network_.weight(first.tensor), Panels{},
+                           first_product_.view(), rows, static_cast<int>(first.tensor.fan_out),
+                           static_cast<int>(first.tensor.fan_in));
     }
 
-    // One layer of a stack, from its inputs to what comes out. Layers in order, and all of them for one stack before
+    // One step of a stack, from its inputs to what comes out. Steps in order, and all of them for one stack before
     // the next.
     void advance(int l, const Stack& stack) {
-        const Layer& layer = network_.layer(l);
-        const Panels in = inputs(l), out = outputs(l);
-        if (l > 0) {
-            engine_.in_product(&ModeKernels::product_skipping, in, network_.weight(l), out, rows_,
-                               static_cast<int>(2 * stack.pairs), static_cast<int>(layer.fan_out),
-                               static_cast<int>(layer.fan_in), nonzeros_.data());
+        const Step& step = network_.step(l);
+        const Panels in = inputs(step), out = outputs(l);
+        if (!step.reads_input()) {
+            engine_.in_product(&ModeKernels::product_skipping, in, network_.weight(step.tensor), out, rows_,
+                               static_cast<int>(2 * stack.pairs), static_cast<int>(step.tensor.fan_out),
+                               static_cast<int>(step.tensor.fan_in), nonzeros_.data());
         }
         if (correction_.of_inputs) {
-            correct_by_inputs(layer, stack.first_pair, stack.pairs, in, out);
+            correct_by_inputs(step, stack.first_pair, stack.pairs, in, out);
             return;
         }
         for (std::int64_t place = 0; place < stack.pairs; ++place) {
-            correct_by_sample(layer, stack.first_pair + place, member_rows(out, place, 0));
+            correct_by_sample(step, stack.first_pair + place, member_rows(out, place, 0));
         }
     }
 
-    // What goes into a layer: of the first, the samples; of the others, stacks of members' rows.
-    Panels inputs(int l) { return l == 0 ? input_.view() : outputs(l - 1); }
+    // What goes into a step: the samples, or stacks of members' rows.
+    Panels inputs(const Step& step) { return step.reads_input() ? input_.view() : outputs(step.reads); }
     Panels outputs(int l) { return hidden_[l % 2].view(); }
     // Enough for the noise of a tile of any layer; nothing is kept there.
     float* scratch() { return scratch_.data(); }
@@ -103,27 +104,27 @@ class SharedWeights {
 
     // Corrects the sums of pairs first_pair ... in a stack. in: the layer's inputs; those of the first layer, and its
     // sums, all members share.
-    void correct_by_inputs(const Layer& layer, std::int64_t first_pair, std::int64_t pairs, Panels in, Panels out) {
+    void correct_by_inputs(const Step& step, std::int64_t first_pair, std::int64_t pairs, Panels in, Panels out) {
         for (std::int64_t place = 0; place < pairs; place += joint_) {
             const std::int64_t together = std::min(joint_, pairs - place);
-            const Panels inputs = layer.index == 0 ? in : member_rows(in, place, 0);
-            multiply_by_factors(layer, first_pair + place, together, inputs);
+            const Panels inputs = step.reads_input() ? in : member_rows(in, place, 0);
+            multiply_by_factors(step, first_pair + place, together, inputs);
             for (std::int64_t i = 0; i < together; ++i) {
-                correct(layer, first_pair + place + i, i, member_rows(out, place + i, 0));
+                correct(step, first_pair + place + i, i, member_rows(out, place + i, 0));
             }
         }
     }
 
     // products_ = inputs A, for the A of `pairs` pairs.
-    void multiply_by_factors(const Layer& layer, std::int64_t first_pair, std::int64_t pairs, Panels inputs) {
-        const int k = static_cast<int>(layer.fan_in);
+    void multiply_by_factors(const Step& step, std::int64_t first_pair, std::int64_t pairs, Panels inputs) {
+        const int k = static_cast<int>(step.tensor.fan_in);
         const int columns = static_cast<int>(column_of(pairs - 1)) + correction_.terms;
         for (std::int64_t i = 0; i < pairs; ++i) {
-            draw_factor(layer.index, correction_.left, first_pair + i, k, factor_rows_.from_row(column_of(i)));
+            draw_factor(step.tensor, correction_.left, first_pair + i, k, factor_rows_.from_row(column_of(i)));
         }
         engine_.kernels().transpose(factor_rows_.view(), k, columns, factor_.view());
-        if (layer.index == 0 || joint_ == 1) {
-            const int rows = static_cast<int>(layer.index == 0 ? rows_ : 2 * pairs * rows_);
+        if (step.reads_input() || joint_ == 1) {
+            const int rows = static_cast<int>(step.reads_input() ? rows_ : 2 * pairs * rows_);
             engine_.in_product(&ModeKernels::product, inputs, factor_.view(), Panels{}, products_.view(), rows, columns,
                                k);
         } else {
@@ -133,36 +134,37 @@ class SharedWeights {
     }
 
     // Both members of a pair, whose A is the i-th of those in products_: sums, biases, boundary.
-    void correct(const Layer& layer, std::int64_t pair, std::int64_t i, Panels out) {
-        const int rank = correction_.terms, n = static_cast<int>(layer.fan_out);
-        const float scale = job_.population.scale(layer);
-        draw_factor(layer.index, correction_.right, pair, n, factor_rows_.view());
+    void correct(const Step& step, std::int64_t pair, std::int64_t i, Panels out) {
+        const int rank = correction_.terms, n = static_cast<int>(step.tensor.fan_out);
+        const float scale = job_.population.scale(step);
+        draw_factor(step.tensor, correction_.right, pair, n, factor_rows_.view());
         for (int sign = 0; sign < 2; ++sign) {
             const Panels result = engine_.at_row(out, sign * rows_);
-            Panels products = layer.index == 0 ? products_.view() : products_.from_row((2 * i + sign) * rows_);
+            Panels products = step.reads_input() ? products_.view() : products_.from_row((2 * i + sign) * rows_);
             products = engine_.at_column(products, column_of(i));
             products.data += column_of(i) % engine_.width();
             engine_.in_product(&ModeKernels::scale, products, rows_, rank, sign ? -scale : scale, coefficients_.view());
             engine_.in_product(&ModeKernels::product, coefficients_.view(), factor_rows_.view(),
-                               layer.index == 0 ? first_product_.view() : result, result, rows_, n, rank);
+                               step.reads_input() ? first_product_.view() : result, result, rows_, n, rank);
         }
-        cross(layer, pair, out);
+        cross(step, pair, out);
     }
 
     // The boundary after a layer, of both members of a pair.
-    void cross(const Layer& layer, std::int64_t pair, Panels out) {
-        const Panels bias = network_.bias(layer.index);
+    void cross(const Step& step, std::int64_t pair, Panels out) {
+        const Panels bias = network_.bias(step.tensor);
         if (!job_.population.perturbs_biases()) {
-            cross_boundary(engine_, layer, out, 2 * rows_, bias, scaled_bias_.view(), out);
+            cross_boundary(engine_, step, out, 2 * rows_, bias, scaled_bias_.view(), out);
             return;
         }
         const Noise& noise = job_.population.noise;
-        const int n = static_cast<int>(layer.fan_out);
-        engine_.in_product(&ModeKernels::perturb, noise.stream(layer.index, NoiseRole::bias, pair), std::uint64_t{0}, n,
-                           noise.scale(), 1, n, bias, bias, biases_[0].view(), biases_[1].view(), scratch_.data());
+        const int n = static_cast<int>(step.tensor.fan_out);
+        engine_.in_product(&ModeKernels::perturb, noise.stream(step.tensor.index, NoiseRole::bias, pair),
+                           std::uint64_t{0}, n, job_.population.bias_scale(), 1, n, bias, bias, biases_[0].view(),
+                           biases_[1].view(), scratch_.data());
         for (int sign = 0; sign < 2; ++sign) {
             const Panels rows = engine_.at_row(out, sign * rows_);
-            cross_boundary(engine_, layer, rows, rows_, biases_[sign].view(), scaled_bias_.view(), rows);
+            cross_boundary(engine_, step, rows, rows_, biases_[sign].view(), scaled_bias_.view(), rows);
         }
     }
 
@@ -174,20 +176,20 @@ class SharedWeights {
     }
 
     // A factor of the perturbation, [terms, n].
-    void draw_factor(int l, NoiseRole role, std::int64_t pair, int n, Panels out) {
-        engine_.kernels().noise_panels(job_.population.noise.stream(l, role, pair), 0, correction_.terms, n, out,
-                                       scratch_.data());
+    void draw_factor(const Tensor& tensor, NoiseRole role, std::int64_t pair, int n, Panels out) {
+        engine_.kernels().noise_panels(job_.population.noise.stream(tensor.index, role, pair), 0, correction_.terms, n,
+                                       out, scratch_.data());
     }
 
-    void correct_by_sample(const Layer& layer, std::int64_t pair, Panels out) {
-        const int n = static_cast<int>(layer.fan_out);
+    void correct_by_sample(const Step& step, std::int64_t pair, Panels out) {
+        const int n = static_cast<int>(step.tensor.fan_out);
         const Panels results[2] = {out, engine_.at_row(out, rows_)};
         const Panels first = first_product_.view();
-        engine_.in_product(&ModeKernels::perturb, job_.population.noise.stream(layer.index, correction_.right, pair),
-                           static_cast<std::uint64_t>(sample_) * n, n, job_.population.scale(layer), rows_, n,
-                           layer.index ? results[0] : first, layer.index ? results[1] : first, results[0], results[1],
-                           scratch_.data());
-        cross(layer, pair, out);
+        engine_.in_product(&ModeKernels::perturb, job_.population.noise.stream(step.position, correction_.right, pair),
+                           static_cast<std::uint64_t>(sample_) * n, n, job_.population.scale(step), rows_, n,
+                           step.reads_input() ? first : results[0], step.reads_input() ? first : results[1], results[0],
+                           results[1], scratch_.data());
+        cross(step, pair, out);
     }
 
     const Job& job_;

@@ -116,10 +116,11 @@ class UnitWorker {
     }
 
     void run(const Item& item) {
-        const Layer& layer = network_.layer(item.layer);
+        const Step& layer = network_.step(item.layer);
         start(item.block);
-        const std::int64_t end = std::min(item.unit + units_, layer.fan_out);
-        unit_transpose(job_.sums(item.layer, row_) + item.unit, layer.fan_out, samples_, end - item.unit, sums_.data());
+        const std::int64_t end = std::min(item.unit + units_, layer.tensor.fan_out);
+        unit_transpose(job_.sums(item.layer, row_) + item.unit, layer.tensor.fan_out, samples_, end - item.unit,
+                       sums_.data());
         std::copy_n(sums_.data(), (end - item.unit) * stride_, activations_.data());
         cross(layer, item.unit, end - item.unit, activations_.data());
         for (int draw = 0; draw < job_.layout.draws(item.layer); ++draw) {
@@ -175,14 +176,14 @@ class UnitWorker {
         return {job_.batch.targets.loss, job_.batch.targets.share, numbers, samples};
     }
 
-    void cross(const Layer& layer, std::int64_t unit, std::int64_t units, float* v) {
-        engine_.elementwise(&ModeKernels::unit_boundary, v, biases_[layer.index].data() + unit, layer.enter,
+    void cross(const Step& layer, std::int64_t unit, std::int64_t units, float* v) {
+        engine_.elementwise(&ModeKernels::unit_boundary, v, biases_[layer.position].data() + unit, layer.enter,
                             layer.leave, static_cast<int>(units), stride_);
     }
 
     // Units unit ... end - 1 under one draw; first_pair is that of `unit`.
     void run_draw(const Item& item, int draw, std::int64_t unit, std::int64_t end, std::int64_t first_pair) {
-        const Layer& layer = network_.layer(item.layer);
+        const Step& layer = network_.step(item.layer);
         const std::int64_t skip = (unit - item.unit) * stride_;
         const auto units = static_cast<int>(end - unit);
         const float* change = job_.state.changes + job_.draw_index(item.block, item.layer, draw) * samples_;
@@ -228,8 +229,8 @@ class UnitWorker {
     }
     // The weights that lead on from a member's unit.
     const float* weights_of(int member) {
-        const Layer& above = network_.layer(layer_ + 1);
-        return job_.theta + above.weight_offset + (unit_ + member / 2) * above.fan_out;
+        const Step& above = network_.step(layer_ + 1);
+        return job_.theta + above.tensor.weight_offset + (unit_ + member / 2) * above.tensor.fan_out;
     }
 
     // --- the three cases ---
@@ -322,25 +323,26 @@ class UnitWorker {
             row += height;
         }
         while (l < last_) {
-            const Layer &layer = network_.layer(l), &above = network_.layer(++l);
-            cross_boundary(engine_, layer, out, count, network_.bias(layer.index), scaled_bias_.view(), out);
+            const Step &layer = network_.step(l), &above = network_.step(++l);
+            cross_boundary(engine_, layer, out, count, network_.bias(layer.tensor), scaled_bias_.view(), out);
             const Panels in = out;
             out = stack_[l % 2].view();
-            engine_.in_product(&ModeKernels::product, in, network_.weight(l), Panels{}, out, count,
-                               static_cast<int>(above.fan_out), static_cast<int>(above.fan_in));
+            engine_.in_product(&ModeKernels::product, in, network_.weight(above.tensor), Panels{}, out, count,
+                               static_cast<int>(above.tensor.fan_out), static_cast<int>(above.tensor.fan_in));
         }
         take_rows(sample, first, count, out);
     }
 
     void multiply_tile(int sample, int first, int height, Panels out) {
-        const Layer &next = network_.layer(layer_ + 1), &above = network_.layer(layer_ + 2);
-        const int n = static_cast<int>(next.fan_out);
+        const Step &next = network_.step(layer_ + 1), &above = network_.step(layer_ + 2);
+        const int n = static_cast<int>(next.tensor.fan_out);
         int found = 0;
         engine_.in_product(&ModeKernels::unit_activations, rows_[sample].rows(first), height,
-                           job_.sums(next.index, row_ + sample), biases_[next.index].data(),
+                           job_.sums(next.position, row_ + sample), biases_[next.position].data(),
                            elementwise_flushes(engine_.flush()), n, next_.data(), next_stride_, terms_.data(), &found);
         engine_.in_product(&ModeKernels::unit_product, next_.data(), next_stride_, height, terms_.data(), found,
-                           every_.data(), n, network_.weight(above.index), static_cast<int>(above.fan_out), out);
+                           every_.data(), n, network_.weight(above.tensor), static_cast<int>(above.tensor.fan_out),
+                           out);
     }
 
     // Sums of the last layer of some rows, on one sample, as vectors of logits: a lane is a row.
@@ -360,7 +362,7 @@ class UnitWorker {
 
     void lose_rows(int sample, int first, int part) {
         const UnitEntry entry = {nullptr, nullptr, 0, unused_.data()};
-        const Layer& layer = network_.layer(last_);
+        const Step& layer = network_.step(last_);
         engine_.elementwise(&ModeKernels::unit_losses, &entry, 1, logits_.data(), classes_, biases_[last_].data(),
                             layer.enter, layer.leave, targets(one_target_.data(), lanes_));
         for (int i = 0; i < part; ++i) {
@@ -390,7 +392,7 @@ class UnitWorker {
     // The losses, and if wanted the logits, of the vectors that have been added.
     void finish_outputs() {
         if (entries_.empty()) return;
-        const Layer& layer = network_.layer(last_);
+        const Step& layer = network_.step(last_);
         engine_.elementwise(&ModeKernels::unit_losses, entries_.data(), static_cast<int>(entries_.size()),
                             logits_.data(), classes_, biases_[last_].data(), layer.enter, layer.leave,
                             targets(targets_.data(), stride_));
@@ -417,7 +419,7 @@ class UnitWorker {
     // The unperturbed network's logits for all members.
     void fill_outputs(int units) {
         std::vector<float> logits(output_sums_.data(), output_sums_.data() + classes_ * stride_);
-        const Layer& layer = network_.layer(last_);
+        const Step& layer = network_.step(last_);
         engine_.elementwise(&ModeKernels::unit_boundary, logits.data(), biases_[last_].data(), layer.enter, layer.leave,
                             classes_, stride_);
         for (int m = 0; m < 2 * units; ++m) {
@@ -510,7 +512,7 @@ void unit_evaluate(const UnitJob& job, PairRange pairs, const UnitResults& resul
     const std::int64_t step = units_at_a_time(job.batch.size);
     for (std::int64_t block = first; block < end; ++block) {
         for (int layer = 0; layer < job.layout.depth(); ++layer) {
-            for (std::int64_t unit = 0; unit < job.network.layer(layer).fan_out; unit += step) {
+            for (std::int64_t unit = 0; unit < job.network.step(layer).tensor.fan_out; unit += step) {
                 items.push_back({block, layer, unit});
             }
         }

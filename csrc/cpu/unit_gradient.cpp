@@ -30,7 +30,7 @@ class UnitGradient {
     UnitGradient(const UnitJob& job, const Weight* weights)
         : job_(job), engine_(job.engine), network_(job.network), weights_(weights) {
         for (int l = 0; l < network_.depth(); ++l)
-            right_.push_back(engine_.matrix(terms(l), network_.layer(l).fan_out));
+            right_.push_back(engine_.matrix(terms(l), network_.step(l).tensor.fan_out));
     }
 
     void run(float* gradient) {
@@ -88,7 +88,7 @@ class UnitGradient {
     }
 
     void fill_right(int layer, std::int64_t batch) {
-        const std::int64_t n = network_.layer(layer).fan_out, size = job_.batch.size;
+        const std::int64_t n = network_.step(layer).tensor.fan_out, size = job_.batch.size;
         const std::int64_t each = job_.batch.pairs_each / job_.layout.pairs();
         const double share = this->share(layer, batch);
         std::vector<double> differences(n), sums(job_.population.span ? size * n : n);
@@ -114,15 +114,15 @@ class UnitGradient {
     }
 
     void round_right(int layer, std::int64_t row, const double* sums) {
-        const auto n = static_cast<int>(network_.layer(layer).fan_out);
+        const auto n = static_cast<int>(network_.step(layer).tensor.fan_out);
         std::vector<float> rounded(sums, sums + n);
         engine_.kernels().pack(rounded.data(), n, 1, n, right_[layer].from_row(row));
     }
 
     void multiply(const RowBlock& block, Memory& memory, float* gradient) {
-        const Layer& layer = network_.layer(block.layer);
-        const auto rows = static_cast<int>(std::min(block_rows, layer.fan_in - block.row));
-        const auto n = static_cast<int>(layer.fan_out), count = static_cast<int>(terms(block.layer));
+        const Step& layer = network_.step(block.layer);
+        const auto rows = static_cast<int>(std::min(block_rows, layer.tensor.fan_in - block.row));
+        const auto n = static_cast<int>(layer.tensor.fan_out), count = static_cast<int>(terms(block.layer));
         fill_left(block, rows, memory);
         engine_.kernels().transpose(memory.left.view(), rows, count, memory.transposed.view());
         if (memory.lists.fill(memory.transposed.view(), rows, count)) {
@@ -132,14 +132,14 @@ class UnitGradient {
             engine_.outside(&ModeKernels::product_transposed, memory.left.view(), right_[block.layer].view(), Panels{},
                             memory.sum.view(), rows, n, count);
         }
-        engine_.kernels().unpack(memory.sum.view(), rows, n, gradient + layer.weight_offset + block.row * n, n);
-        if (block.row == 0) std::fill_n(gradient + layer.bias_offset, n, 0.0f);
+        engine_.kernels().unpack(memory.sum.view(), rows, n, gradient + layer.tensor.weight_offset + block.row * n, n);
+        if (block.row == 0) std::fill_n(gradient + layer.tensor.bias_offset, n, 0.0f);
     }
 
     // Columns of the left operand: [terms, rows].
     void fill_left(const RowBlock& block, int rows, Memory& memory) {
-        const Layer& layer = network_.layer(block.layer);
-        const std::int64_t fan_in = layer.fan_in;
+        const Step& layer = network_.step(block.layer);
+        const std::int64_t fan_in = layer.tensor.fan_in;
         const auto count = static_cast<int>(terms(block.layer));
         const Panels left = memory.left.view();
         if (!job_.population.span) {
@@ -151,9 +151,9 @@ class UnitGradient {
         } else if (block.layer == 0) {
             engine_.kernels().pack(job_.batch.x + block.row, fan_in, count, rows, left);
         } else {
-            const Layer& below = network_.layer(block.layer - 1);
-            engine_.kernels().pack(job_.sums(below.index, 0) + block.row, fan_in, count, rows, left);
-            engine_.elementwise(&ModeKernels::scale, network_.bias(below.index), 1, static_cast<int>(fan_in),
+            const Step& below = network_.step(block.layer - 1);
+            engine_.kernels().pack(job_.sums(below.position, 0) + block.row, fan_in, count, rows, left);
+            engine_.elementwise(&ModeKernels::scale, network_.bias(below.tensor), 1, static_cast<int>(fan_in),
                                 below.bias_factor, memory.scaled_bias.view());
             engine_.elementwise(&ModeKernels::boundary, left, count, rows,
                                 engine_.at_column(memory.scaled_bias.view(), block.row), below.enter, below.leave,
@@ -179,29 +179,29 @@ template void unit_gradient(const UnitJob&, const float*, float*);
 template void unit_gradient(const UnitJob&, const std::int64_t*, float*);
 
 void unit_member(const UnitJob& job, std::int64_t member, float* theta) {
-    const Layer& last = job.network.layer(job.network.depth() - 1);
-    std::copy_n(job.theta, last.bias_offset + last.fan_out, theta);
+    const Step& last = job.network.step(job.network.depth() - 1);
+    std::copy_n(job.theta, last.tensor.bias_offset + last.tensor.fan_out, theta);
     const std::int64_t pair = member / 2, block = pair / job.layout.pairs(), batch = job.batch_of_block(block);
     const UnitPlace place = job.layout.place(pair);
-    const Layer& layer = job.network.layer(place.layer);
+    const Step& layer = job.network.step(place.layer);
     const double factor = job.state.factors[batch * job.layout.depth() + place.layer];
-    std::vector<double> direction(layer.fan_in);
+    std::vector<double> direction(layer.tensor.fan_in);
     if (job.population.span) {
-        Buffer<float> inputs(layer.fan_in * unit_stride(job.batch.size));
+        Buffer<float> inputs(layer.tensor.fan_in * unit_stride(job.batch.size));
         unit_inputs(job, place.layer, batch, inputs.data());
         const double* solution = job.state.solutions + job.draw_index(block, place.layer, place.draw) * job.batch.size;
-        for (std::int64_t k = 0; k < layer.fan_in; ++k) {
+        for (std::int64_t k = 0; k < layer.tensor.fan_in; ++k) {
             const float* input = inputs.data() + k * unit_stride(job.batch.size);
             for (std::int64_t b = 0; b < job.batch.size; ++b) direction[k] += input[b] * solution[b];
         }
     } else {
-        std::vector<float> signs(layer.fan_in), scratch(noise_scratch_size(layer.fan_in));
+        std::vector<float> signs(layer.tensor.fan_in), scratch(noise_scratch_size(layer.tensor.fan_in));
         job.engine.kernels().noise(job.stream(place.layer, block * job.layout.draws(place.layer) + place.draw), 0,
-                                   static_cast<int>(layer.fan_in), signs.data(), scratch.data());
+                                   static_cast<int>(layer.tensor.fan_in), signs.data(), scratch.data());
         std::copy(signs.begin(), signs.end(), direction.begin());
     }
-    float* weight = theta + layer.weight_offset + place.unit;
-    for (std::int64_t k = 0; k < layer.fan_in; ++k, weight += layer.fan_out) {
+    float* weight = theta + layer.tensor.weight_offset + place.unit;
+    for (std::int64_t k = 0; k < layer.tensor.fan_in; ++k, weight += layer.tensor.fan_out) {
         const auto change = static_cast<float>(factor * direction[k]);
         *weight = member % 2 ? *weight - change : *weight + change;
     }

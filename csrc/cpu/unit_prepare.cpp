@@ -33,26 +33,26 @@ class Pass {
         Panels in = input_.view();
         float* out = job_.state.sums;
         for (int l = 0; l < network_.depth(); ++l) {
-            const Layer& layer = network_.layer(l);
-            const int n = static_cast<int>(layer.fan_out);
-            multiply(in, l, rows);
+            const Step& layer = network_.step(l);
+            const int n = static_cast<int>(layer.tensor.fan_out);
+            multiply(in, layer.tensor, rows);
             engine_.kernels().unpack(sums_.view(), rows, n, out + row * n, n);
             out += job_.rows() * n;
             if (l + 1 == network_.depth()) break;
-            cross_boundary(engine_, layer, sums_.view(), rows, network_.bias(l), scaled_bias_.view(),
+            cross_boundary(engine_, layer, sums_.view(), rows, network_.bias(layer.tensor), scaled_bias_.view(),
                            activations_.view());
             in = activations_.view();
         }
     }
 
    private:
-    void multiply(Panels in, int l, int rows) {
-        const int n = static_cast<int>(network_.layer(l).fan_out), k = static_cast<int>(network_.layer(l).fan_in);
+    void multiply(Panels in, const Tensor& tensor, int rows) {
+        const int n = static_cast<int>(tensor.fan_out), k = static_cast<int>(tensor.fan_in);
         if (lists_.fill(in, rows, k)) {
-            engine_.in_product(&ModeKernels::product_nonzeros, lists_.view(), 0, in, network_.weight(l), Panels{},
+            engine_.in_product(&ModeKernels::product_nonzeros, lists_.view(), 0, in, network_.weight(tensor), Panels{},
                                sums_.view(), rows, n, k);
         } else {
-            engine_.in_product(&ModeKernels::product, in, network_.weight(l), Panels{}, sums_.view(), rows, n, k);
+            engine_.in_product(&ModeKernels::product, in, network_.weight(tensor), Panels{}, sums_.view(), rows, n, k);
         }
     }
 
@@ -84,7 +84,7 @@ class Directions {
           scratch_(noise_scratch_size(std::max(job.network.widest(), job.batch.size))) {}
 
     void run(int layer, std::int64_t batch) {
-        fan_in_ = job_.network.layer(layer).fan_in;
+        fan_in_ = job_.network.step(layer).tensor.fan_in;
         unit_inputs(job_, layer, batch, inputs_.data());
         std::copy_n(inputs_.data(), fan_in_ * stride_, wide_.data());
         const UnitScale scale = job_.population.span ? factorise() : measure();
@@ -169,8 +169,8 @@ class Directions {
 
 const float* UnitJob::sums(int layer, std::int64_t row) const {
     const float* at = state.sums;
-    for (int l = 0; l < layer; ++l) at += rows() * network.layer(l).fan_out;
-    return at + row * network.layer(layer).fan_out;
+    for (int l = 0; l < layer; ++l) at += rows() * network.step(l).tensor.fan_out;
+    return at + row * network.step(layer).tensor.fan_out;
 }
 
 void unit_transpose(const float* rows, std::int64_t ld, std::int64_t samples, std::int64_t n, float* out) {
@@ -182,10 +182,10 @@ void unit_transpose(const float* rows, std::int64_t ld, std::int64_t samples, st
 }
 
 std::vector<float> unit_biases(const UnitJob& job, int layer) {
-    const int n = static_cast<int>(job.network.layer(layer).fan_out);
+    const Step& step = job.network.step(layer);
+    const int n = static_cast<int>(step.tensor.fan_out);
     PanelMatrix scaled = job.engine.matrix(1, n);
-    job.engine.elementwise(&ModeKernels::scale, job.network.bias(layer), 1, n, job.network.layer(layer).bias_factor,
-                           scaled.view());
+    job.engine.elementwise(&ModeKernels::scale, job.network.bias(step.tensor), 1, n, step.bias_factor, scaled.view());
     std::vector<float> biases(n);
     job.engine.kernels().unpack(scaled.view(), 1, n, biases.data(), n);
     return biases;
@@ -193,15 +193,15 @@ std::vector<float> unit_biases(const UnitJob& job, int layer) {
 
 void unit_inputs(const UnitJob& job, int layer, std::int64_t batch, float* out) {
     const std::int64_t size = job.batch.size, row = batch * size, stride = unit_stride(size);
-    const std::int64_t n = job.network.layer(layer).fan_in;
+    const std::int64_t n = job.network.step(layer).tensor.fan_in;
     if (layer == 0) return unit_transpose(job.batch.x + row * n, n, size, n, out);
-    const Layer& below = job.network.layer(layer - 1);
+    const Step& below = job.network.step(layer - 1);
     unit_transpose(job.sums(layer - 1, row), n, size, n, out);
     const std::vector<float> bias = unit_biases(job, layer - 1);
     job.engine.elementwise(&ModeKernels::unit_boundary, out, bias.data(), below.enter, below.leave, static_cast<int>(n),
                            static_cast<int>(stride));
     // Back from the scaled domain, exactly.
-    const float factor = 1.0f / job.network.layer(layer).bias_factor;
+    const float factor = 1.0f / job.network.step(layer).bias_factor;
     for (std::int64_t k = 0; k < n; ++k) {
         for (std::int64_t b = 0; b < size; ++b) out[k * stride + b] *= factor;
         std::fill(out + k * stride + size, out + (k + 1) * stride, 0.0f);

@@ -1,9 +1,9 @@
 // The CUDA backend: what csrc/bindings/cuda.cpp calls.
 //
-// Every pointer is to memory of the context's device, but those in `layers` and `population`, which describe the job
-// and are read before a function returns. All work is put on the context's stream and nothing waits for it. A function
-// first takes its scratch memory from the context's arena; with a measuring arena it returns after that. What can be
-// wrong with a call shows as an exception before any launch, or as a CudaError.
+// Every pointer is to memory of the context's device, but those in the network and the population, which describe the
+// job and are read before a function returns. All work is put on the context's stream and nothing waits for it. A
+// function first takes its scratch memory from the context's arena; with a measuring arena it returns after that. What
+// can be wrong with a call shows as an exception before any launch, or as a CudaError.
 //
 // The sources are compiled twice, with -ftz=true and -ftz=false (FPES_TARGET: cuda_ftz, cuda_ieee). The ftz build
 // computes the flush modes boundary and always, the other one never; a mode that isn't the build's is refused.
@@ -23,8 +23,10 @@ FPES_NAMESPACE_BEGIN
 // The network of a call: its parameters are on the device.
 struct Network {
     Flush flush;
-    std::vector<Layer> layers;
+    Program program;
     const float* theta;
+
+    const std::vector<Step>& steps() const { return program.steps; }
 };
 
 // The devices there are; 0 where there is no driver, whatever the reason.
@@ -84,12 +86,12 @@ struct GradientPart {
     float* gradient;     // [parameters], scaled
     std::int64_t* sums;  // [parameters], unless it is null: instead, exact sums as they are, which add up over ranges
 };
-void gradient(Context& context, const std::vector<Layer>& layers, const Population& population, const float* weights,
+void gradient(Context& context, const std::vector<Tensor>& tensors, const Population& population, const float* weights,
               std::int64_t members, const GradientPart& part);
-void gradient(Context& context, const std::vector<Layer>& layers, const Population& population,
+void gradient(Context& context, const std::vector<Tensor>& tensors, const Population& population,
               const std::int32_t* weights, std::int64_t members, const GradientPart& part);
 // gradient[parameters] from the exact sums over all pairs.
-void scale_sums(Context& context, const std::vector<Layer>& layers, const Population& population, std::int64_t pairs,
+void scale_sums(Context& context, const std::vector<Tensor>& tensors, const Population& population, std::int64_t pairs,
                 const std::int64_t* sums, float* gradient);
 // The same where noise is of samples: what a range adds to the gradient of a population of so many pairs, with the
 // weights of the range. sums: what evaluate() kept of the same batch, where it kept any.

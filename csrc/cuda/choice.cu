@@ -19,7 +19,8 @@ namespace {
 
 std::int64_t widest_output(const Network& network, int begin) {
     std::int64_t widest = 0;
-    for (std::size_t l = begin; l < network.layers.size(); ++l) widest = std::max(widest, network.layers[l].fan_out);
+    for (std::size_t l = begin; l < network.steps().size(); ++l)
+        widest = std::max(widest, network.steps()[l].tensor.fan_out);
     return widest;
 }
 
@@ -43,7 +44,7 @@ template <class CandidateOf>
 Choice choose(const Device& device, const Network& network, int begin, int cost_of_column, CandidateOf candidate) {
     Choice best = layer_at_a_time;
     double best_time = std::numeric_limits<double>::infinity();
-    if (network.layers.size() - static_cast<std::size_t>(begin) > static_cast<std::size_t>(most_layers)) return best;
+    if (network.steps().size() - static_cast<std::size_t>(begin) > static_cast<std::size_t>(most_layers)) return best;
     const std::int64_t widest = widest_output(network, begin);
     for (const TileName name : all_tiles) {
         const Candidate it = with_tile(name, candidate);

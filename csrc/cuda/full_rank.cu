@@ -17,14 +17,14 @@ class FullRankRun {
              const LossSink& sink) const {
         FullRankJob job{};
         job.noise = noise_source(population.noise);
-        job.scale = population.noise.scale();
+        job.scale = population.bias_scale();
         job.small_scale = small_scale(population.noise.kind, job.scale);
         job.first_pair = pairs.begin;
         job.batch = batch.size;
         job.pairs_each = batch.pairs_each;
         job.inputs = batch.x;
         if (choice_.fused) {
-            job.layers = device_layers(network_, &population, 0, static_cast<int>(network_.layers.size()));
+            job.layers = device_layers(network_, &population, 0, static_cast<int>(network_.steps().size()));
             job.outputs = outputs;
             job.sink = sink;
             launch_one(context, population, pairs.count(), job);
@@ -36,7 +36,7 @@ class FullRankRun {
    private:
     void run_layers(Context& context, const Population& population, PairRange pairs, const Batches& batch,
                     FullRankJob job, float* outputs, const LossSink& sink) const {
-        const int depth = static_cast<int>(network_.layers.size());
+        const int depth = static_cast<int>(network_.steps().size());
         for (std::int64_t begin = pairs.begin; begin < pairs.end; begin += buffers_.places_at_a_time()) {
             const PairRange some{begin, std::min(pairs.end, begin + buffers_.places_at_a_time())};
             job.first_pair = some.begin;
@@ -51,7 +51,8 @@ class FullRankRun {
             }
             Rows rows = rows_of(some, batch);
             rows.begin = pairs.begin;  // outputs are counted from the first pair of the call
-            finish_rows(context, rows, job.outputs, static_cast<int>(network_.layers.back().fan_out), outputs, sink);
+            finish_rows(context, rows, job.outputs, static_cast<int>(network_.steps().back().tensor.fan_out), outputs,
+                        sink);
         }
     }
 

@@ -211,7 +211,7 @@ class FullRankBlock {
         FPES_DEVICE Operands(const FullRankBlock& block, const DeviceLayer& layer, int first_column)
             : block_(block),
               fan_out_(layer.fan_out),
-              counters_(block.job_.noise.counters(noise_tensor(layer.index, NoiseRole::weight), block.pair_)),
+              counters_(block.job_.noise.counters(noise_tensor(layer.tensor, NoiseRole::weight), block.pair_)),
               inputs_(staged ? block.inputs_of(layer) : InputCopy()) {
             const int row = thread_index() / groups, column = first_column + thread_index() % groups * 8;
             columns_ = row < depth && column < layer.fan_out ? layer.fan_out - column : 0;
@@ -363,7 +363,7 @@ class FullRankBlock {
 
     // Both members' biases, after their own factor: bias_[sign][column].
     FPES_DEVICE void perturb_bias(const DeviceLayer& layer, int first_column) const {
-        const Counters counters = job_.noise.counters(noise_tensor(layer.index, NoiseRole::bias), pair_);
+        const Counters counters = job_.noise.counters(noise_tensor(layer.tensor, NoiseRole::bias), pair_);
         const int columns = smaller(T::columns, layer.fan_out - first_column);
         for (int first = 8 * thread_index(); first < columns; first += 8 * T::threads) {
             float z[8];
@@ -380,7 +380,7 @@ class FullRankBlock {
 
     FPES_DEVICE void narrow_layer(const DeviceLayer& layer) const {
         const int n = layer.fan_out, stride = narrow_padded(n), weights = layer.fan_in * n;
-        const Counters counters = job_.noise.counters(noise_tensor(layer.index, NoiseRole::weight), pair_);
+        const Counters counters = job_.noise.counters(noise_tensor(layer.tensor, NoiseRole::weight), pair_);
         float* const plus = weights_;
         float* const minus = weights_ + layer.fan_in * stride;
         for (int first = 8 * thread_index(); first < weights; first += 8 * T::threads) {

@@ -120,17 +120,17 @@ constexpr int digits = 3, digit_bits = 12;
 constexpr int exact_terms = 1024;
 static_assert(exact_terms * (1 << (digit_bits - 1)) * 8 <= exact_in_float, "sums that a float holds");
 
-// Terms (pair, t) of a layer's gradient, and where their factors go: left [digits, terms, fan_in], without
+// Terms (pair, t) of a tensor's gradient, and where their factors go: left [digits, terms, fan_in], without
 // digits where sums are floats, and right [terms, fan_out].
 template <class Weight>
 struct FactorsJob {
     NoiseSource noise;
     const Weight* weights;
     Correction correction;
-    int layer;
+    int tensor;
     int fan_in;
     int fan_out;
-    Turn turn;           // the pairs, which may be those that perturb this layer
+    Turn turn;           // the pairs, which may be those that perturb this tensor
     int units;           // that the right factor reaches, or 0 for all
     std::int64_t begin;  // the first term
     std::int64_t terms;
@@ -143,7 +143,7 @@ template <class Weight>
 FPES_DEVICE void draw_factor(const FactorsJob<Weight>& job, std::int64_t t, NoiseRole role, int n, int place,
                              float* z) {
     const Counters counters =
-        job.noise.counters(noise_tensor(job.layer, role), job.turn.pair(t / job.correction.terms));
+        job.noise.counters(noise_tensor(job.tensor, role), job.turn.pair(t / job.correction.terms));
     draw<4>(job.noise.kind, counters, static_cast<std::uint64_t>(t % job.correction.terms * n + place), z);
 }
 
@@ -197,7 +197,7 @@ __global__ __launch_bounds__(elementwise_threads) void factors_kernel(const FPES
         } else {
             FPES_UNROLL
             for (int c = 0; c < 4; ++c) {
-                z[c] = j + c < job.fan_out ? scattered_factor(job.noise, job.correction.right, job.layer,
+                z[c] = j + c < job.fan_out ? scattered_factor(job.noise, job.correction.right, job.tensor,
                                                               job.turn.pair(t), j + c, job.units, job.fan_out)
                                            : 0.0f;
             }
@@ -300,10 +300,10 @@ __global__ __launch_bounds__(FloatTile::threads) void float_product_kernel(const
 template <class Weight>
 class GradientRun {
    public:
-    GradientRun(Context& context, const std::vector<Layer>& layers, const Population& population, const Weight* weights,
-                std::int64_t members, const GradientPart& part)
+    GradientRun(Context& context, const std::vector<Tensor>& tensors, const Population& population,
+                const Weight* weights, std::int64_t members, const GradientPart& part)
         : context_(context),
-          layers_(layers),
+          tensors_(tensors),
           population_(population),
           correction_(population.correction()),
           weights_(weights),
@@ -315,62 +315,62 @@ class GradientRun {
         // Of the largest tensor and layer; all of them use the same memory in turn.
         if (correction_.of_inputs) {
             std::int64_t floats = 0;
-            for (const Layer& layer : layers)
-                floats = std::max(floats, terms_at_a_time(layer) * floats_of_a_term(layer));
+            for (const Tensor& tensor : tensors)
+                floats = std::max(floats, terms_at_a_time(tensor) * floats_of_a_term(tensor));
             factors_ = context.arena.take<float>(floats);
             used_ = context.arena.take<unsigned>(digits);
         }
         if (!exact_ || sums_) return;
         std::int64_t most_sums = 0;
-        for (const Layer& layer : layers)
-            most_sums = std::max({most_sums, layer.fan_in * layer.fan_out, layer.fan_out});
+        for (const Tensor& tensor : tensors)
+            most_sums = std::max({most_sums, tensor.fan_in * tensor.fan_out, tensor.fan_out});
         totals_ = context.arena.take<std::int64_t>(most_sums);
     }
 
     void run() {
-        for (const Layer& layer : layers_) {
-            on_cuda(population_, [&](auto family) { family.weight_gradient(*this, layer); });
+        for (const Tensor& tensor : tensors_) {
+            on_cuda(population_, [&](auto family) { family.weight_gradient(*this, tensor); });
             if (population_.perturbs_biases()) {
-                sum_noise(noise_tensor(layer.index, NoiseRole::bias), layer.fan_out, layer.bias_offset,
+                sum_noise(noise_tensor(tensor.index, NoiseRole::bias), tensor.fan_out, tensor.bias_offset,
                           population_.bias_gradient_scale(pairs_of_population_));
                 continue;
             }
-            if (sums_) clear(sums_ + layer.bias_offset, layer.fan_out);
-            if (gradient_) clear(gradient_ + layer.bias_offset, layer.fan_out);
+            if (sums_) clear(sums_ + tensor.bias_offset, tensor.fan_out);
+            if (gradient_) clear(gradient_ + tensor.bias_offset, tensor.fan_out);
         }
     }
 
     // Weights with noise of their own.
-    void sum_weight_noise(const Layer& layer) {
-        sum_noise(noise_tensor(layer.index, NoiseRole::weight), layer.fan_in * layer.fan_out, layer.weight_offset,
-                  population_.gradient_scale(layer, pairs_of_population_));
+    void sum_weight_noise(const Tensor& tensor) {
+        sum_noise(noise_tensor(tensor.index, NoiseRole::weight), tensor.fan_in * tensor.fan_out, tensor.weight_offset,
+                  population_.gradient_scale(tensor, pairs_of_population_));
     }
     // Weights that a correction of inputs changes.
-    void sum_outer_products(const Layer& layer) {
-        const double scale = population_.gradient_scale(layer, pairs_of_population_);
-        // Terms are counted over the pairs that perturb the layer, from the population's first one on.
+    void sum_outer_products(const Tensor& tensor) {
+        const double scale = population_.gradient_scale(tensor, pairs_of_population_);
+        // Terms are counted over the pairs that perturb the tensor, from the population's first one on.
         const Allocation& allocation = population_.allocation;
-        const std::int64_t first = allocation.count(layer.index, {0, pairs_.begin}) * correction_.terms;
-        const std::int64_t count = allocation.count(layer.index, {pairs_.begin, pairs_.end}) * correction_.terms;
-        const std::int64_t size = layer.fan_in * layer.fan_out, at_a_time = terms_at_a_time(layer);
-        if (!exact_ && count == 0) return clear(gradient_ + layer.weight_offset, size);  // no pair perturbs it
-        std::int64_t* const totals = exact_ ? cleared_totals(size, layer.weight_offset) : nullptr;
+        const std::int64_t first = allocation.count(tensor.index, {0, pairs_.begin}) * correction_.terms;
+        const std::int64_t count = allocation.count(tensor.index, {pairs_.begin, pairs_.end}) * correction_.terms;
+        const std::int64_t size = tensor.fan_in * tensor.fan_out, at_a_time = terms_at_a_time(tensor);
+        if (!exact_ && count == 0) return clear(gradient_ + tensor.weight_offset, size);  // no pair perturbs it
+        std::int64_t* const totals = exact_ ? cleared_totals(size, tensor.weight_offset) : nullptr;
         for (std::int64_t done = 0; done < count; done += at_a_time) {
             const std::int64_t terms = std::min(at_a_time, count - done);
-            const ProductJob job = make_factors(layer, first + done, terms);
+            const ProductJob job = make_factors(tensor, first + done, terms);
             if (exact_) {
-                const std::int64_t tiles = tiles_of<IntegerTile>(layer);
+                const std::int64_t tiles = tiles_of<IntegerTile>(tensor);
                 // A share is a whole number of the loop's turns.
                 const std::int64_t each = parts(parts(terms, shares_at_once(tiles, terms)), terms_depth) * terms_depth;
                 launch(integer_product_kernel, Grid{tiles, parts(terms, each)}, IntegerTile::threads,
                        TermsOperands<IntegerTile>::shared_bytes, context_, job, each, used_, totals);
             } else {
-                launch(float_product_kernel, Grid{tiles_of<FloatTile>(layer)}, FloatTile::threads,
+                launch(float_product_kernel, Grid{tiles_of<FloatTile>(tensor)}, FloatTile::threads,
                        TermsOperands<FloatTile>::shared_bytes, context_, job, done > 0, done + terms == count, scale,
-                       gradient_ + layer.weight_offset);
+                       gradient_ + tensor.weight_offset);
             }
         }
-        if (exact_) scale_totals(size, scale, layer.weight_offset);
+        if (exact_) scale_totals(size, scale, tensor.weight_offset);
     }
 
    private:
@@ -406,30 +406,30 @@ class GradientRun {
     }
 
     template <class T>
-    static std::int64_t tiles_of(const Layer& layer) {
-        return parts(layer.fan_in, T::rows) * parts(layer.fan_out, T::columns);
+    static std::int64_t tiles_of(const Tensor& tensor) {
+        return parts(tensor.fan_in, T::rows) * parts(tensor.fan_out, T::columns);
     }
-    std::int64_t floats_of_a_term(const Layer& layer) const {
-        return (exact_ ? digits : 1) * factor_stride(layer.fan_in) + factor_stride(layer.fan_out);
+    std::int64_t floats_of_a_term(const Tensor& tensor) const {
+        return (exact_ ? digits : 1) * factor_stride(tensor.fan_in) + factor_stride(tensor.fan_out);
     }
-    std::int64_t terms_at_a_time(const Layer& layer) const {
-        const std::int64_t most = context_.device.floats_at_a_time / floats_of_a_term(layer);
+    std::int64_t terms_at_a_time(const Tensor& tensor) const {
+        const std::int64_t most = context_.device.floats_at_a_time / floats_of_a_term(tensor);
         return std::clamp<std::int64_t>(most, 1,
                                         std::max<std::int64_t>(1, (pairs_.end - pairs_.begin) * correction_.terms));
     }
 
-    ProductJob make_factors(const Layer& layer, std::int64_t begin, std::int64_t terms) const {
+    ProductJob make_factors(const Tensor& tensor, std::int64_t begin, std::int64_t terms) const {
         float* const left = factors_;
-        float* const right = left + (exact_ ? digits : 1) * terms * factor_stride(layer.fan_in);
+        float* const right = left + (exact_ ? digits : 1) * terms * factor_stride(tensor.fan_in);
         if (exact_) fill_with_zeros(used_, digits * sizeof(unsigned), context_);
         const FactorsJob<Weight> job{noise_source(population_.noise),
                                      weights_,
                                      correction_,
-                                     layer.index,
-                                     static_cast<int>(layer.fan_in),
-                                     static_cast<int>(layer.fan_out),
-                                     population_.allocation.turn(layer.index),
-                                     population_.allocation.few_units(layer.index),
+                                     tensor.index,
+                                     static_cast<int>(tensor.fan_in),
+                                     static_cast<int>(tensor.fan_out),
+                                     population_.allocation.turn(tensor.index),
+                                     population_.allocation.few_units(tensor.index),
                                      begin,
                                      terms,
                                      left,
@@ -456,7 +456,7 @@ class GradientRun {
     }
 
     Context& context_;
-    const std::vector<Layer>& layers_;
+    const std::vector<Tensor>& tensors_;
     const Population& population_;
     Correction correction_;
     const Weight* weights_;
@@ -471,30 +471,30 @@ class GradientRun {
 };
 
 template <class Weight>
-void run_gradient(Context& context, const std::vector<Layer>& layers, const Population& population,
+void run_gradient(Context& context, const std::vector<Tensor>& tensors, const Population& population,
                   const Weight* weights, std::int64_t members, const GradientPart& part) {
-    GradientRun<Weight> run(context, layers, population, weights, members, part);
+    GradientRun<Weight> run(context, tensors, population, weights, members, part);
     if (!context.arena.measuring()) run.run();
 }
 
 }  // namespace
 
-void gradient(Context& context, const std::vector<Layer>& layers, const Population& population, const float* weights,
+void gradient(Context& context, const std::vector<Tensor>& tensors, const Population& population, const float* weights,
               std::int64_t members, const GradientPart& part) {
-    run_gradient(context, layers, population, weights, members, part);
+    run_gradient(context, tensors, population, weights, members, part);
 }
 
-void gradient(Context& context, const std::vector<Layer>& layers, const Population& population,
+void gradient(Context& context, const std::vector<Tensor>& tensors, const Population& population,
               const std::int32_t* weights, std::int64_t members, const GradientPart& part) {
-    run_gradient(context, layers, population, weights, members, part);
+    run_gradient(context, tensors, population, weights, members, part);
 }
 
-void scale_sums(Context& context, const std::vector<Layer>& layers, const Population& population, std::int64_t pairs,
+void scale_sums(Context& context, const std::vector<Tensor>& tensors, const Population& population, std::int64_t pairs,
                 const std::int64_t* sums, float* gradient) {
     if (context.arena.measuring()) return;
-    for (const TensorScale& tensor : gradient_scales(layers, population, pairs)) {
-        launch(scale_kernel, Grid{parts(tensor.count, elementwise_threads)}, elementwise_threads, 0, context,
-               sums + tensor.offset, tensor.count, tensor.scale, gradient + tensor.offset);
+    for (const PartScale& part : gradient_scales(tensors, population, pairs)) {
+        launch(scale_kernel, Grid{parts(part.count, elementwise_threads)}, elementwise_threads, 0, context,
+               sums + part.offset, part.count, part.scale, gradient + part.offset);
     }
 }
 

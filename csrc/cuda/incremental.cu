@@ -64,7 +64,7 @@ static_assert(factor_chunk % 8 == 0, "it is drawn eight at a time");
 template <class Mode>
 FPES_DEVICE float left_product(const ChangesJob& job, const Row& row, float* factor) {
     const DeviceLayer& layer = job.layer;
-    const Counters counters = job.noise.counters(noise_tensor(layer.index, job.correction.left), row.pair);
+    const Counters counters = job.noise.counters(noise_tensor(layer.position, job.correction.left), row.pair);
     const float* h = job.inputs + row.input * layer.fan_in;
     float* const product = factor + factor_chunk;
     if (thread_index() == 0) *product = 0.0f;
@@ -88,7 +88,7 @@ FPES_DEVICE float left_product(const ChangesJob& job, const Row& row, float* fac
 template <class Mode>
 FPES_DEVICE Change changed_sum(const ChangesJob& job, const Row& row, int j, float product) {
     const DeviceLayer& layer = job.layer;
-    const auto of = [&](NoiseRole role) { return job.noise.counters(noise_tensor(layer.index, role), row.pair); };
+    const auto of = [&](NoiseRole role) { return job.noise.counters(noise_tensor(layer.position, role), row.pair); };
     Change change;
     const int drawn_for = job.correction.of_inputs ? 0 : row.sample;
     change.unit = perturbed_unit(of(NoiseRole::positions), drawn_for, j, job.units, layer.fan_out);
@@ -164,12 +164,12 @@ class IncrementalRun {
           batch_(batch),
           first_sample_(batch.batch_of(pairs.begin) * batch.size),
           samples_((batch.batch_of(pairs.end - 1) + 1) * batch.size - first_sample_) {
-        for (const Layer& layer : network.layers) {
+        for (const Step& layer : network.steps()) {
             // Where the gradient wants them, if it does.
-            sums_.push_back(kept ? kept + first_sample_ * layer.fan_out
-                                 : context.arena.take<float>(samples_ * layer.fan_out));
-            if (kept) kept += batch.count * batch.size * layer.fan_out;
-            activations_.push_back(context.arena.take<float>(samples_ * layer.fan_out));
+            sums_.push_back(kept ? kept + first_sample_ * layer.tensor.fan_out
+                                 : context.arena.take<float>(samples_ * layer.tensor.fan_out));
+            if (kept) kept += batch.count * batch.size * layer.tensor.fan_out;
+            activations_.push_back(context.arena.take<float>(samples_ * layer.tensor.fan_out));
         }
         // Layers are perturbed one after another, and may use the same memory.
         const Arena before = context.arena;
@@ -197,7 +197,7 @@ class IncrementalRun {
         SharedWeightsRun run;
     };
 
-    int depth() const { return static_cast<int>(network_.layers.size()); }
+    int depth() const { return static_cast<int>(network_.steps().size()); }
 
     LayerPlan plan_layer(Context& context, int l) const {
         const Turn turn = population_.allocation.turn(l);
@@ -218,7 +218,7 @@ class IncrementalRun {
         std::int64_t places = all_places;
         float* changed = nullptr;
         if (sparse || population_.correction().of_inputs) {
-            const std::int64_t floats = 2 * batch_.size * network_.layers[begin].fan_out;
+            const std::int64_t floats = 2 * batch_.size * network_.steps()[begin].tensor.fan_out;
             places = std::clamp<std::int64_t>(context.device.floats_at_a_time / floats, 1, all_places);
             changed = context.arena.take<float>(places * floats);
         }
@@ -229,11 +229,11 @@ class IncrementalRun {
 
     // The unperturbed network, on the samples that the pairs see.
     void forward(Context& context) const {
-        const float* in = batch_.x + first_sample_ * network_.layers[0].fan_in;
+        const float* in = batch_.x + first_sample_ * network_.steps()[0].tensor.fan_in;
         for (int l = 0; l < depth(); ++l) {
-            const Layer& layer = network_.layers[l];
-            gemm(context, network_.flush, in, network_.theta + layer.weight_offset, sums_[l], samples_, layer.fan_out,
-                 layer.fan_in);
+            const Step& layer = network_.steps()[l];
+            gemm(context, network_.flush, in, network_.theta + layer.tensor.weight_offset, sums_[l], samples_,
+                 layer.tensor.fan_out, layer.tensor.fan_in);
             cross_sums(context, device_layer(network_, &population_, l), sums_[l], samples_, 1.0f, activations_[l]);
             in = activations_[l];
         }
@@ -241,7 +241,7 @@ class IncrementalRun {
 
     // An array by sample of the samples that are there, as if it began at sample 0 of batch 0.
     const float* by_sample(const float* array, int l) const {
-        return array - first_sample_ * network_.layers[l].fan_out;
+        return array - first_sample_ * network_.steps()[l].tensor.fan_out;
     }
 
     void run_layer(Context& context, const LayerPlan& plan, float* outputs, const LossSink& sink) const {
@@ -272,16 +272,16 @@ class IncrementalRun {
         job.noise = noise_source(population_.noise);
         job.layer = device_layer(network_, &population_, plan.layer);
         // All units are as many strata of one unit.
-        job.units = static_cast<int>(population_.allocation.perturbed_units(network_.layers[plan.layer]));
+        job.units = static_cast<int>(population_.allocation.perturbed_units(network_.steps()[plan.layer].tensor));
         job.correction = population_.correction();
         job.inputs = plan.layer == 0 ? batch_.x : by_sample(activations_[plan.layer - 1], plan.layer - 1);
         job.sums = by_sample(sums_[plan.layer], plan.layer);
         job.activations = by_sample(activations_[plan.layer], plan.layer);
         if (plan.begin > plan.layer) {
-            const Layer& next = network_.layers[plan.begin];
-            job.next_weight = network_.theta + next.weight_offset;
+            const Step& next = network_.steps()[plan.begin];
+            job.next_weight = network_.theta + next.tensor.weight_offset;
             job.next_sums = by_sample(sums_[plan.begin], plan.begin);
-            job.next_units = static_cast<int>(next.fan_out);
+            job.next_units = static_cast<int>(next.tensor.fan_out);
         }
         job.out = plan.changed;
         const int bytes = std::min(job.units, chunk) * static_cast<int>(sizeof(Change)) +
@@ -313,10 +313,10 @@ std::string incremental_plan(const Device& device, const Job& job) {
     const Network& network = job.network;
     const Allocation& allocation = job.population.allocation;
     std::string words = "the unperturbed network once for each sample";
-    for (int l = 0; l < static_cast<int>(network.layers.size()); ++l) {
+    for (int l = 0; l < static_cast<int>(network.steps().size()); ++l) {
         const Turn turn = allocation.turn(l);
         const bool sparse = allocation.units[l] > 0;
-        const int begin = sparse ? std::min(l + 1, static_cast<int>(network.layers.size()) - 1) : l;
+        const int begin = sparse ? std::min(l + 1, static_cast<int>(network.steps().size()) - 1) : l;
         const std::int64_t rows = 2 * job.pairs.count() / turn.cycle * turn.run * job.batch.size;
         const Choice choice = choose_shared_weights(device, network, begin, rows, job.batch.size, 0);
         words += "\nlayer " + std::to_string(l) + ": " +

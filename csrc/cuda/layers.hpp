@@ -7,12 +7,14 @@
 
 FPES_NAMESPACE_BEGIN
 
+// A step of the program, with its tensor at hand.
 struct DeviceLayer {
     const float* weight;  // [fan_in, fan_out]
     const float* bias;    // [fan_out]
     int fan_in;
     int fan_out;
-    int index;  // in the whole network: what its noise is drawn by
+    int tensor;    // what the noise of its parameters is drawn by
+    int position;  // among all steps: what noise on its nodes is drawn by
     float bias_factor;
     float enter;
     float leave;
@@ -27,7 +29,7 @@ struct DeviceLayer {
     }
 };
 
-// The layers that one launch goes through: they travel with the launch's arguments, of which there may be 4 KB.
+// The steps that one launch goes through: they travel with the launch's arguments, of which there may be 4 KB.
 constexpr int most_layers = 24;
 constexpr int most_argument_bytes = 4096;
 
@@ -36,21 +38,22 @@ struct DeviceLayers {
     DeviceLayer layer[most_layers];
 };
 
-// Layers begin ... end - 1.
+// Steps begin ... end - 1.
 inline DeviceLayers device_layers(const Network& network, const Population* population, int begin, int end) {
     DeviceLayers layers{};
     layers.count = end - begin;
     for (int l = begin; l < end; ++l) {
-        const Layer& layer = network.layers[l];
-        layers.layer[l - begin] = {network.theta + layer.weight_offset,
-                                   network.theta + layer.bias_offset,
-                                   static_cast<int>(layer.fan_in),
-                                   static_cast<int>(layer.fan_out),
-                                   l,
-                                   layer.bias_factor,
-                                   layer.enter,
-                                   layer.leave,
-                                   population ? population->scale(layer) : 0.0f};
+        const Step& step = network.steps()[l];
+        layers.layer[l - begin] = {network.theta + step.tensor.weight_offset,
+                                   network.theta + step.tensor.bias_offset,
+                                   static_cast<int>(step.tensor.fan_in),
+                                   static_cast<int>(step.tensor.fan_out),
+                                   step.tensor.index,
+                                   step.position,
+                                   step.bias_factor,
+                                   step.enter,
+                                   step.leave,
+                                   population ? population->scale(step) : 0.0f};
     }
     return layers;
 }

@@ -1,4 +1,4 @@
-// One member of a population, written out, tensor by tensor: what a family of perturbations makes its layers of.
+// One member of a population, written out, tensor by tensor: what a family of perturbations makes its tensors of.
 #pragma once
 
 #include "layers.hpp"
@@ -12,17 +12,17 @@ class MemberWriter {
                  float* theta)
         : context_(context), network_(network), population_(population), member_(member), theta_(theta) {}
 
-    // A layer as it stands in the network; or its bias alone.
-    void copy(const Layer& layer) const;
-    void copy_bias(const Layer& layer) const;
+    // A tensor as it stands in the network; or its bias alone.
+    void copy(const Tensor& tensor) const;
+    void copy_bias(const Tensor& tensor) const;
     // Weights, or biases, with noise of their own.
-    void perturb_weights(const Layer& layer) const;
-    void perturb_bias(const Layer& layer) const;
+    void perturb_weights(const Tensor& tensor) const;
+    void perturb_bias(const Tensor& tensor) const;
     // w + (+-scale left^T) right, term by term: what a correction of inputs applies without ever writing it down.
-    void add_outer_products(const Layer& layer) const;
+    void add_outer_products(const Tensor& tensor) const;
 
    private:
-    void perturb(const Layer& layer, NoiseRole role, std::size_t offset, std::int64_t count) const;
+    void perturb(const Tensor& tensor, NoiseRole role, std::size_t offset, std::int64_t count) const;
 
     Context& context_;
     const Network& network_;

@@ -178,12 +178,12 @@ void launch_terms(const Context& context, std::int64_t terms, const std::vector<
     }
 }
 
-SumsOut sums_out(const SampleGradientJob& job, const Layer& layer) {
+SumsOut sums_out(const SampleGradientJob& job, const Step& layer) {
     const Network& network = job.network;
     SumsOut out{};
-    out.scale = job.population.gradient_scale(layer, job.pairs_of_population, job.weights.samples);
-    out.gradient = job.gradient + layer.weight_offset;
-    out.bias = network.theta + layer.bias_offset;
+    out.scale = job.population.gradient_scale(layer.tensor, job.pairs_of_population, job.weights.samples);
+    out.gradient = job.gradient + layer.tensor.weight_offset;
+    out.bias = network.theta + layer.tensor.bias_offset;
     out.bias_factor = layer.bias_factor;
     out.dead_biases = may_have_dead_biases(layer, network.flush);
     return out;
@@ -199,19 +199,19 @@ class NodeGradientRun {
           batch_(job.batch),
           first_sums_(context, network_, pairs_, batch_) {
         std::int64_t floats = 0;  // of a pair and sample
-        for (const Layer& layer : network_.layers) {
-            floats += 2 * layer.fan_out + left_stride(layer.fan_in) + right_stride(layer.fan_out);
+        for (const Step& layer : network_.steps()) {
+            floats += 2 * layer.tensor.fan_out + left_stride(layer.tensor.fan_in) + right_stride(layer.tensor.fan_out);
         }
         const std::int64_t most = context.device.floats_at_a_time;
         pairs_at_a_time_ = std::clamp<std::int64_t>(most / (batch_.size * floats), 1, pairs_.count());
         const std::int64_t terms = pairs_at_a_time_ * batch_.size;
-        for (const Layer& layer : network_.layers) {
-            sums_.push_back(context.arena.take<float>((layer.fan_in + 1) * layer.fan_out));
-            left_.push_back(context.arena.take<float>(terms * left_stride(layer.fan_in)));
-            right_.push_back(context.arena.take<float>(terms * right_stride(layer.fan_out)));
+        for (const Step& layer : network_.steps()) {
+            sums_.push_back(context.arena.take<float>((layer.tensor.fan_in + 1) * layer.tensor.fan_out));
+            left_.push_back(context.arena.take<float>(terms * left_stride(layer.tensor.fan_in)));
+            right_.push_back(context.arena.take<float>(terms * right_stride(layer.tensor.fan_out)));
         }
         for (int l = 0; l + 1 < depth(); ++l) {
-            kept_.push_back(context.arena.take<float>(2 * terms * network_.layers[l].fan_out));
+            kept_.push_back(context.arena.take<float>(2 * terms * network_.steps()[l].tensor.fan_out));
         }
     }
 
@@ -227,7 +227,7 @@ class NodeGradientRun {
     }
 
    private:
-    int depth() const { return static_cast<int>(network_.layers.size()); }
+    int depth() const { return static_cast<int>(network_.steps().size()); }
 
     // Activations of all hidden layers, to kept_.
     void carry_forward(Context& context, const float* sums, const Rows& rows) const {
@@ -246,9 +246,9 @@ class NodeGradientRun {
     void add_terms(Context& context, const Rows& rows, PairRange some) const {
         const std::int64_t terms = some.count() * batch_.size;
         std::vector<TermsLayer> layers;
-        for (const Layer& layer : network_.layers) {
-            const int l = layer.index, fan_in = static_cast<int>(layer.fan_in),
-                      fan_out = static_cast<int>(layer.fan_out);
+        for (const Step& layer : network_.steps()) {
+            const int l = layer.position, fan_in = static_cast<int>(layer.tensor.fan_in),
+                      fan_out = static_cast<int>(layer.tensor.fan_out);
             launch(left_kernel, Grid{terms}, elementwise_threads, 0, context,
                    LeftJob{rows, true, l == 0, fan_in, l == 0 ? batch_.x : kept_[l - 1], half_to_own_scale(layer),
                            terms, left_[l]});
@@ -323,7 +323,7 @@ __global__ __launch_bounds__(elementwise_threads) void dense_noise_kernel(NoiseS
     for (std::int64_t pair = begin; pair < end; ++pair) {
         if (!job.turn.has(pair)) continue;
         float z[per_thread];
-        draw<per_thread>(job.noise.kind, job.noise.counters(noise_tensor(job.layer.index, job.role), pair),
+        draw<per_thread>(job.noise.kind, job.noise.counters(noise_tensor(job.layer.position, job.role), pair),
                          static_cast<std::uint64_t>(sample % job.batch * units + column), z);
         const float weight = difference(job.weights, pair - job.first_pair, sample % job.batch);
         FPES_UNROLL
@@ -349,8 +349,8 @@ __global__ __launch_bounds__(sparse_threads) void sparse_noise_kernel(NoiseSumJo
     pairs_of_sample(job, sample, begin, end);
     for (std::int64_t pair = begin; pair < end; ++pair) {
         if (!job.turn.has(pair)) continue;
-        const Counters positions = job.noise.counters(noise_tensor(job.layer.index, NoiseRole::positions), pair);
-        const Counters draws = job.noise.counters(noise_tensor(job.layer.index, job.role), pair);
+        const Counters positions = job.noise.counters(noise_tensor(job.layer.position, NoiseRole::positions), pair);
+        const Counters draws = job.noise.counters(noise_tensor(job.layer.position, job.role), pair);
         const float weight = difference(job.weights, pair - job.first_pair, within);
         for (int j = thread_index(); j < job.units; j += sparse_threads) {
             const int unit = perturbed_unit(positions, within, j, job.units, job.layer.fan_out);
@@ -370,9 +370,9 @@ class IncrementalGradientRun {
           batch_(job.batch),
           samples_(batch_.count * batch_.size) {
         std::int64_t widest = 0, left = 0;
-        for (const Layer& layer : network_.layers) {
-            widest = std::max(widest, layer.fan_out);
-            left = std::max(left, left_stride(layer.fan_in));
+        for (const Step& layer : network_.steps()) {
+            widest = std::max(widest, layer.tensor.fan_out);
+            left = std::max(left, left_stride(layer.tensor.fan_in));
         }
         noise_ = context.arena.take<float>(samples_ * right_stride(widest));
         activations_ = context.arena.take<float>(samples_ * widest);
@@ -381,45 +381,45 @@ class IncrementalGradientRun {
 
     void run(Context& context) const {
         const float *inputs = batch_.x, *sums = job_.sums;
-        for (const Layer& layer : network_.layers) {
+        for (const Step& layer : network_.steps()) {
             sum_noise(context, layer, sums);
-            const int fan_in = static_cast<int>(layer.fan_in), fan_out = static_cast<int>(layer.fan_out);
+            const int fan_in = static_cast<int>(layer.tensor.fan_in), fan_out = static_cast<int>(layer.tensor.fan_out);
             launch(left_kernel, Grid{samples_}, elementwise_threads, 0, context,
                    LeftJob{Rows{}, false, false, fan_in, inputs, 1.0f, samples_, left_});
             SumsOut out = sums_out(job_, layer);
             out.finished = true;
             launch_terms(context, samples_, {{left_, noise_, fan_in, fan_out, 0, out}});
-            if (layer.index + 1 == static_cast<int>(network_.layers.size())) break;
-            const float factor = to_own_scale(network_.layers[layer.index + 1]);
-            cross_sums(context, device_layer(network_, &population_, layer.index), sums, samples_, factor,
+            if (layer.position + 1 == static_cast<int>(network_.steps().size())) break;
+            const float factor = to_own_scale(network_.steps()[layer.position + 1]);
+            cross_sums(context, device_layer(network_, &population_, layer.position), sums, samples_, factor,
                        activations_);
             inputs = activations_;
-            sums += samples_ * layer.fan_out;
+            sums += samples_ * layer.tensor.fan_out;
         }
     }
 
    private:
-    void sum_noise(Context& context, const Layer& layer, const float* sums) const {
+    void sum_noise(Context& context, const Step& layer, const float* sums) const {
         const NoiseSumJob job{noise_source(population_.noise),
                               population_.correction().right,
                               job_.weights,
-                              population_.allocation.turn(layer.index),
+                              population_.allocation.turn(layer.position),
                               pairs_.begin,
                               pairs_.end,
                               batch_.pairs_each,
                               batch_.size,
-                              device_layer(network_, &population_, layer.index),
-                              population_.allocation.units[layer.index],
+                              device_layer(network_, &population_, layer.position),
+                              population_.allocation.units[layer.position],
                               sums,
                               noise_};
         in_product_mode(network_.flush, [&](auto mode) {
             using Mode = decltype(mode);
-            const auto bytes = static_cast<std::size_t>(samples_ * right_stride(layer.fan_out)) * sizeof(float);
+            const auto bytes = static_cast<std::size_t>(samples_ * right_stride(layer.tensor.fan_out)) * sizeof(float);
             fill_with_zeros(noise_, bytes, context);
             if (job.units > 0) {
                 launch(sparse_noise_kernel<Mode>, Grid{samples_}, sparse_threads, 0, context, job);
             } else {
-                const std::int64_t threads = samples_ * parts(layer.fan_out, per_thread);
+                const std::int64_t threads = samples_ * parts(layer.tensor.fan_out, per_thread);
                 launch(dense_noise_kernel<Mode>, Grid{parts(threads, elementwise_threads)}, elementwise_threads, 0,
                        context, job, samples_);
             }

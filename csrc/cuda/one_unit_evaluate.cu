@@ -360,7 +360,7 @@ class EvaluateRun {
     }
 
    private:
-    int depth() const { return static_cast<int>(job_.network.layers.size()); }
+    int depth() const { return static_cast<int>(job_.network.steps().size()); }
     DeviceLayer layer(int l) const { return device_layers(job_.network, nullptr, l, l + 1).layer[0]; }
     std::int64_t first_block(PairRange some) const { return some.begin / job_.layout.pairs(); }
     std::int64_t blocks(PairRange some) const { return (some.end - 1) / job_.layout.pairs() + 1 - first_block(some); }
@@ -410,7 +410,7 @@ class EvaluateRun {
         if (results_.fitness || results_.losses) members.targets = job_.batch.targets;
         members.centre = centre_;
         members.losses = losses(some.begin);
-        const std::int64_t classes = job_.network.layers.back().fan_out;
+        const std::int64_t classes = job_.network.steps().back().tensor.fan_out;
         if (results_.outputs) {
             members.outputs = results_.outputs + 2 * (some.begin - pairs_.begin) * samples_ * classes;
         }

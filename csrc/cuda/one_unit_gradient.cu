@@ -93,9 +93,9 @@ class UnitGradientRun {
    public:
     UnitGradientRun(Context& context, const UnitJob& job) : job_(job) {
         std::int64_t left = 0, right = 0;
-        for (const Layer& layer : job.network.layers) {
-            left = std::max(left, layer.fan_in * rows(layer));
-            right = std::max(right, layer.fan_out * rows(layer));
+        for (const Step& layer : job.network.steps()) {
+            left = std::max(left, layer.tensor.fan_in * rows(layer));
+            right = std::max(right, layer.tensor.fan_out * rows(layer));
         }
         left_ = context.arena.take<float>(left);
         right_ = context.arena.take<float>(right);
@@ -105,34 +105,35 @@ class UnitGradientRun {
     void run(Context& context, const Weight* weights, float* gradient) const {
         // Whatever the mode of the network, this product keeps subnormal numbers.
         const Flush flush = build_flushes ? Flush::boundary : Flush::never;
-        for (const Layer& layer : job_.network.layers) {
+        for (const Step& layer : job_.network.steps()) {
             const FactorsJob job = factors(layer);
-            const std::int64_t left = job.rows * parts(layer.fan_in, job.span ? 1 : 8),
-                               right = job.rows * layer.fan_out;
+            const std::int64_t left = job.rows * parts(layer.tensor.fan_in, job.span ? 1 : 8),
+                               right = job.rows * layer.tensor.fan_out;
             launch(unit_left_kernel, Grid{parts(left, elementwise_threads)}, elementwise_threads, 0, context, job);
             launch(unit_right_kernel<Weight>, Grid{parts(right, elementwise_threads)}, elementwise_threads, 0, context,
                    job, weights);
-            gemm(context, flush, left_, right_, gradient + layer.weight_offset, layer.fan_in, layer.fan_out, job.rows);
-            fill_with_zeros(gradient + layer.bias_offset, static_cast<std::size_t>(layer.fan_out) * sizeof(float),
-                            context);
+            gemm(context, flush, left_, right_, gradient + layer.tensor.weight_offset, layer.tensor.fan_in,
+                 layer.tensor.fan_out, job.rows);
+            fill_with_zeros(gradient + layer.tensor.bias_offset,
+                            static_cast<std::size_t>(layer.tensor.fan_out) * sizeof(float), context);
         }
     }
 
    private:
     // Of the product of a layer.
-    std::int64_t rows(const Layer& layer) const {
-        return job_.population.span ? job_.rows() : job_.blocks() * job_.layout.draws(layer.index);
+    std::int64_t rows(const Step& layer) const {
+        return job_.population.span ? job_.rows() : job_.blocks() * job_.layout.draws(layer.position);
     }
 
-    FactorsJob factors(const Layer& layer) const {
-        return {unit_draws(job_, layer.index),
-                unit_inputs(job_, layer.index),
+    FactorsJob factors(const Step& layer) const {
+        return {unit_draws(job_, layer.position),
+                unit_inputs(job_, layer.position),
                 job_.population.span,
-                static_cast<int>(layer.fan_out),
+                static_cast<int>(layer.tensor.fan_out),
                 rows(layer),
                 job_.layout.pairs(),
-                job_.layout.first_pair(layer.index, 0),
-                static_cast<double>(job_.blocks() * job_.layout.draws(layer.index)),
+                job_.layout.first_pair(layer.position, 0),
+                static_cast<double>(job_.blocks() * job_.layout.draws(layer.position)),
                 job_.state.solutions,
                 job_.state.factors,
                 left_,
@@ -201,18 +202,25 @@ void unit_gradient(Context& context, const UnitJob& job, const std::int32_t* wei
 void unit_member(Context& context, const UnitJob& job, std::int64_t member, float* theta) {
     check_flush(job.network.flush);
     if (context.arena.measuring()) return;
-    const Layer& last = job.network.layers.back();
-    copy_floats(context, job.network.theta, static_cast<std::int64_t>(last.bias_offset) + last.fan_out, theta);
+    const Step& last = job.network.steps().back();
+    copy_floats(context, job.network.theta, static_cast<std::int64_t>(last.tensor.bias_offset) + last.tensor.fan_out,
+                theta);
     const std::int64_t pair = member / 2;
     const UnitPlace place = job.layout.place(pair);
-    const Layer& layer = job.network.layers[place.layer];
-    const OneMemberJob one{unit_draws(job, place.layer), unit_inputs(job, place.layer),
-                           job.population.span,          member % 2 != 0,
-                           pair / job.layout.pairs(),    place.draw,
-                           static_cast<int>(place.unit), static_cast<int>(layer.fan_out),
-                           job.state.solutions,          job.state.factors,
-                           theta + layer.weight_offset};
-    launch(change_unit_kernel, Grid{parts(layer.fan_in, elementwise_threads)}, elementwise_threads, 0, context, one);
+    const Step& layer = job.network.steps()[place.layer];
+    const OneMemberJob one{unit_draws(job, place.layer),
+                           unit_inputs(job, place.layer),
+                           job.population.span,
+                           member % 2 != 0,
+                           pair / job.layout.pairs(),
+                           place.draw,
+                           static_cast<int>(place.unit),
+                           static_cast<int>(layer.tensor.fan_out),
+                           job.state.solutions,
+                           job.state.factors,
+                           theta + layer.tensor.weight_offset};
+    launch(change_unit_kernel, Grid{parts(layer.tensor.fan_in, elementwise_threads)}, elementwise_threads, 0, context,
+           one);
 }
 
 FPES_NAMESPACE_END

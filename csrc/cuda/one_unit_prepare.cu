@@ -232,7 +232,7 @@ class PrepareRun {
    public:
     PrepareRun(Context& context, const UnitJob& job) : job_(job), samples_(static_cast<int>(job.batch.size)) {
         std::int64_t widest = 0;
-        for (const Layer& layer : job.network.layers) widest = std::max(widest, layer.fan_out);
+        for (const Step& layer : job.network.steps()) widest = std::max(widest, layer.tensor.fan_out);
         activations_ = context.arena.take<float>(job.rows() * widest);
         if (job.population.span) {
             const std::int64_t size = job.batch.size * job.batch.size, floats = 2 * sizeof(double) / sizeof(float);
@@ -246,13 +246,13 @@ class PrepareRun {
 
     void run(Context& context) const {
         forward(context);
-        for (const Layer& layer : job_.network.layers) {
+        for (const Step& layer : job_.network.steps()) {
             if (!job_.population.span) {
-                draw_white(context, layer.index);
+                draw_white(context, layer.position);
                 continue;
             }
             for (std::int64_t batch = 0; batch < job_.batch.count; batch += batches_) {
-                draw_in_span(context, layer.index, batch, std::min(batches_, job_.batch.count - batch));
+                draw_in_span(context, layer.position, batch, std::min(batches_, job_.batch.count - batch));
             }
         }
     }
@@ -260,11 +260,11 @@ class PrepareRun {
    private:
     void forward(Context& context) const {
         const float* in = job_.batch.x;
-        for (const Layer& layer : job_.network.layers) {
-            float* const sums = job_.sums(layer.index);
-            gemm(context, job_.network.flush, in, job_.network.theta + layer.weight_offset, sums, job_.rows(),
-                 layer.fan_out, layer.fan_in);
-            const DeviceLayers layers = device_layers(job_.network, nullptr, layer.index, layer.index + 1);
+        for (const Step& layer : job_.network.steps()) {
+            float* const sums = job_.sums(layer.position);
+            gemm(context, job_.network.flush, in, job_.network.theta + layer.tensor.weight_offset, sums, job_.rows(),
+                 layer.tensor.fan_out, layer.tensor.fan_in);
+            const DeviceLayers layers = device_layers(job_.network, nullptr, layer.position, layer.position + 1);
             cross_sums(context, layers.layer[0], sums, job_.rows(), 1.0f, activations_);
             in = activations_;
         }
@@ -305,14 +305,14 @@ class PrepareRun {
 
 float* UnitJob::sums(int layer) const {
     float* at = state.sums;
-    for (int l = 0; l < layer; ++l) at += rows() * network.layers[l].fan_out;
+    for (int l = 0; l < layer; ++l) at += rows() * network.steps()[l].tensor.fan_out;
     return at;
 }
 
 UnitInputs unit_inputs(const UnitJob& job, int layer) {
-    const Layer& own = job.network.layers[layer];
+    const Step& own = job.network.steps()[layer];
     UnitInputs inputs{};
-    inputs.fan_in = static_cast<int>(own.fan_in);
+    inputs.fan_in = static_cast<int>(own.tensor.fan_in);
     inputs.crosses = layer > 0;
     inputs.from = layer == 0 ? job.batch.x : job.sums(layer - 1);
     if (layer > 0) inputs.below = device_layers(job.network, nullptr, layer - 1, layer).layer[0];

@@ -68,7 +68,7 @@ std::string corrected_plan(const Device& device, const Job& job) {
 
 SharedWeightsJob shared_weights_job(const Network& network, const Population* population, int begin, const Rows& rows) {
     SharedWeightsJob job{};
-    const int depth = static_cast<int>(network.layers.size());
+    const int depth = static_cast<int>(network.steps().size());
     if (depth - begin <= most_layers) job.layers = device_layers(network, population, begin, depth);
     job.rows = rows;
     job.correction = no_correction;
@@ -77,7 +77,7 @@ SharedWeightsJob shared_weights_job(const Network& network, const Population* po
     job.correction = population->correction();
     job.corrected_layers = depth - begin;
     job.biases = population->perturbs_biases();
-    job.bias_scale = population->noise.scale();
+    job.bias_scale = population->bias_scale();
     return job;
 }
 
@@ -86,7 +86,8 @@ LayerBuffers::LayerBuffers(Context& context, const Network& network, int begin, 
     : places_(places), buffers_{nullptr, nullptr} {
     if (places == 0) return;
     std::int64_t widest = 0;
-    for (std::size_t l = begin; l < network.layers.size(); ++l) widest = std::max(widest, network.layers[l].fan_out);
+    for (std::size_t l = begin; l < network.steps().size(); ++l)
+        widest = std::max(widest, network.steps()[l].tensor.fan_out);
     places_ = std::clamp<std::int64_t>(context.device.floats_at_a_time / (rows_of_a_place * widest), 1, places);
     for (float*& buffer : buffers_) buffer = context.arena.take<float>(places_ * rows_of_a_place * widest);
 }
@@ -110,7 +111,7 @@ void SharedWeightsRun::run(Context& context, SharedWeightsJob job) const {
 
 // Some places at a time, and of them a layer at a time.
 void SharedWeightsRun::run_layers(Context& context, const SharedWeightsJob& job) const {
-    const int depth = static_cast<int>(network_.layers.size());
+    const int depth = static_cast<int>(network_.steps().size());
     const std::int64_t rows_of_a_place = job.rows.signs * job.rows.batch, places = job.rows.count / rows_of_a_place;
     for (std::int64_t first = 0; first < places; first += buffers_.places_at_a_time()) {
         const std::int64_t count = std::min(places - first, buffers_.places_at_a_time());
@@ -118,10 +119,10 @@ void SharedWeightsRun::run_layers(Context& context, const SharedWeightsJob& job)
         part.rows.first_place = job.rows.first_place + first;
         part.rows.count = count * rows_of_a_place;
         if (!job.inputs_by_sample && job.inputs) {
-            part.inputs = job.inputs + first * rows_of_a_place * network_.layers[begin_].fan_in;
+            part.inputs = job.inputs + first * rows_of_a_place * network_.steps()[begin_].tensor.fan_in;
         }
         if (!job.sums_by_sample && job.sums) {
-            part.sums = job.sums + first * rows_of_a_place * network_.layers[begin_].fan_out;
+            part.sums = job.sums + first * rows_of_a_place * network_.steps()[begin_].tensor.fan_out;
         }
         for (int l = begin_; l < depth; ++l) {
             part.layers = device_layers(network_, population_, l, l + 1);
@@ -133,8 +134,8 @@ void SharedWeightsRun::run_layers(Context& context, const SharedWeightsJob& job)
             part.inputs_by_sample = false;
             part.sums = nullptr;
         }
-        finish_rows(context, part.rows, part.outputs, static_cast<int>(network_.layers.back().fan_out), job.outputs,
-                    job.sink);
+        finish_rows(context, part.rows, part.outputs, static_cast<int>(network_.steps().back().tensor.fan_out),
+                    job.outputs, job.sink);
     }
 }
 

@@ -32,19 +32,19 @@ inline Rows rows_of(PairRange pairs, const Batches& batch) {
         2 * pairs.count() * batch.size, 0, batch.size, 2, pairs.begin, 1, 1, pairs.begin, pairs.end, batch.pairs_each};
 }
 
-// Sums of the first layer, which all members that see the same samples share: [batches * batch, fan_out] of the batches
+// Sums of the first step, which all members that see the same samples share: [batches * batch, fan_out] of the batches
 // that the pairs see. The pointer is to where those of batch 0 would be.
 class FirstSums {
    public:
     FirstSums(Context& context, const Network& network, PairRange pairs, const Batches& batch)
         : first_(batch.batch_of(pairs.begin) * batch.size),
           rows_((batch.batch_of(pairs.end - 1) + 1) * batch.size - first_),
-          sums_(context.arena.take<float>(rows_ * network.layers[0].fan_out)) {}
+          sums_(context.arena.take<float>(rows_ * network.steps()[0].tensor.fan_out)) {}
     const float* compute(Context& context, const Network& network, const Batches& batch) const {
-        const Layer& layer = network.layers[0];
-        gemm(context, network.flush, batch.x + first_ * layer.fan_in, network.theta + layer.weight_offset, sums_, rows_,
-             layer.fan_out, layer.fan_in);
-        return sums_ - first_ * layer.fan_out;
+        const Tensor& tensor = network.steps()[0].tensor;
+        gemm(context, network.flush, batch.x + first_ * tensor.fan_in, network.theta + tensor.weight_offset, sums_,
+             rows_, tensor.fan_out, tensor.fan_in);
+        return sums_ - first_ * tensor.fan_out;
     }
 
    private:
@@ -53,7 +53,7 @@ class FirstSums {
     float* sums_;
 };
 
-// A job from layer `begin` to the last, which still lacks what the first layer starts from.
+// A job from step `begin` to the last, which still lacks what that step starts from.
 SharedWeightsJob shared_weights_job(const Network& network, const Population* population, int begin, const Rows& rows);
 
 // Two buffers for activations of a launch for each layer, of as many places (pairs) at a time as a limit allows.

@@ -119,8 +119,8 @@ class SharedWeightsBlock {
     FPES_DEVICE bool of_inputs(int l) const { return corrected(l) && job_.correction.of_inputs; }
     // Places that have rows in the tile.
     FPES_DEVICE int places() const { return rows_[T::rows - 1].place + 1; }
-    FPES_DEVICE Counters counters(const DeviceLayer& layer, NoiseRole role, std::int64_t pair) const {
-        return job_.noise.counters(noise_tensor(layer.index, role), pair);
+    FPES_DEVICE Counters counters(int owner, NoiseRole role, std::int64_t pair) const {
+        return job_.noise.counters(noise_tensor(owner, role), pair);
     }
     FPES_DEVICE std::int64_t pair_at(int place) const {
         return pair_of_place(job_.rows, place_of_row(job_.rows, first_row_) + place);
@@ -313,7 +313,7 @@ class SharedWeightsBlock {
             const Row& row = rows_[first_row + i];
             if (i == 0 || by_sample || row.place != rows_[first_row + i - 1].place) {
                 const int row_of_tensor = by_sample ? row.sample : row_of_all;
-                draw<8>(job_.noise.kind, counters(layer, role, row.pair),
+                draw<8>(job_.noise.kind, counters(by_sample ? layer.position : layer.tensor, role, row.pair),
                         static_cast<std::uint64_t>(row_of_tensor) * layer.fan_out + static_cast<std::uint64_t>(column),
                         z);
             }
@@ -416,7 +416,7 @@ class SharedWeightsBlock {
                 const auto element = static_cast<std::uint64_t>(first + factor % terms) * layer.fan_in +
                                      static_cast<std::uint64_t>(k + column);
                 draw_to(buffers_ + factor * step + column, job_.noise.kind,
-                        counters(layer, job_.correction.left, pair_at(factor / terms)), element);
+                        counters(layer.tensor, job_.correction.left, pair_at(factor / terms)), element);
             }
             wait_for_copies<0>();
             __syncthreads();

@@ -15,12 +15,12 @@ FPES_DEVICE int perturbed_unit(const Counters& positions, std::int64_t sample, i
 
 // Element j of a pair's right factor, [units], of which k are perturbed: zero where unit j isn't chosen. A unit can
 // only be chosen in its own stratum.
-FPES_DEVICE float scattered_factor(const NoiseSource& noise, NoiseRole right, int layer, std::int64_t pair, int j,
+FPES_DEVICE float scattered_factor(const NoiseSource& noise, NoiseRole right, int tensor, std::int64_t pair, int j,
                                    int k, int units) {
     const int mine = stratum_of(j, units, k);
-    const Counters positions = noise.counters(noise_tensor(layer, NoiseRole::positions), pair);
+    const Counters positions = noise.counters(noise_tensor(tensor, NoiseRole::positions), pair);
     if (perturbed_unit(positions, 0, mine, k, units) != j) return 0.0f;
-    return draw_one(noise.kind, noise.counters(noise_tensor(layer, right), pair), static_cast<std::uint64_t>(mine));
+    return draw_one(noise.kind, noise.counters(noise_tensor(tensor, right), pair), static_cast<std::uint64_t>(mine));
 }
 
 FPES_NAMESPACE_END

@@ -19,11 +19,13 @@ from fpes._backends.description import (
     UnitCall,
     UnitState,
 )
+from fpes._backends.minibatch import Minibatch
 
 __all__ = [
     "CPU",
     "Array",
     "Backend",
+    "Minibatch",
     "NetworkCall",
     "PerturbationSpec",
     "PopulationCall",

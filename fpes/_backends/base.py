@@ -7,17 +7,16 @@ package choose a backend by their arrays and are otherwise the same for all devi
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fpes import _checks
 from fpes._backends.description import Array, NetworkCall, PopulationCall, Targets, UnitCall, UnitState
-
-if TYPE_CHECKING:
-    from fpes.minibatch import Minibatch
+from fpes._backends.minibatch import Minibatch
 
 Shape = tuple[int | str, ...]
 PairRange = tuple[int, int]
@@ -199,7 +198,7 @@ class Backend(ABC):
         self.run(
             module,
             "population_gradient",
-            population.network.sizes,
+            self._program(module, population.network),
             native(module, population),
             self.address(weights),
             weights.dtype.kind == "i",
@@ -215,7 +214,7 @@ class Backend(ABC):
         self.run(
             module,
             "scale_sums",
-            population.network.sizes,
+            self._program(module, population.network),
             native(module, population),
             population.pairs,
             self.address(sums),
@@ -320,7 +319,10 @@ class Backend(ABC):
 
     def _network(self, module: ModuleType, network: NetworkCall) -> tuple[Any, ...]:
         flush = module.Flush.__members__[network.flush]
-        return flush, network.sizes, network.scaling, self.address(network.theta)
+        return flush, self._program(module, network), self.address(network.theta)
+
+    def _program(self, module: ModuleType, network: NetworkCall) -> Any:
+        return _program(module, network.sizes, network.tensors, network.scaling)
 
     def _population(self, module: ModuleType, population: PopulationCall) -> tuple[Any, ...]:
         return *self._network(module, population.network), native(module, population)
@@ -333,6 +335,12 @@ class Backend(ABC):
 
     def _address_or_0(self, array: Array | None) -> int:
         return 0 if array is None else self.address(array)
+
+
+@functools.lru_cache(maxsize=64)  # a call of a small network takes only some microseconds
+def _program(module: ModuleType, sizes: tuple[int, ...], tensors: tuple[int, ...], scaling: float) -> Any:
+    """The module's own description of a network."""
+    return module.Program(sizes=sizes, tensors=tensors, scaling=scaling)
 
 
 def native(module: ModuleType, population: PopulationCall) -> Any:

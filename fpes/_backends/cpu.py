@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fpes import _checks, _cpu, _settings
 from fpes._backends.base import Backend, Shape
 from fpes._backends.description import Array, PopulationCall, UnitCall
-
-if TYPE_CHECKING:
-    from fpes.minibatch import Minibatch
+from fpes._backends.minibatch import Minibatch
 
 _LARGEST_WEIGHT = 2**53
 

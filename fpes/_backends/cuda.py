@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,9 +20,7 @@ from fpes._backends.base import Backend, Shape
 from fpes._backends.cuda_arrays import as_cupy, import_cupy
 from fpes._backends.cuda_errors import out_of_memory, translated
 from fpes._backends.description import Array, PopulationCall, UnitCall, UnitState
-
-if TYPE_CHECKING:
-    from fpes.minibatch import Minibatch
+from fpes._backends.minibatch import Minibatch
 
 # Scratch memory of one call, unless a single pair needs more: beside the 16 GB or more of a card it doesn't count.
 _WORKSPACE_BYTES = 2**30

@@ -17,12 +17,14 @@ class NetworkCall:
     Args:
         flush: "never", "boundary" or "always".
         sizes: inputs, widths, outputs.
+        tensors: of each layer, which parameters it takes, numbered from 0 in the order in which they are first taken.
         scaling: a power of two.
         theta: float32 [parameters], on the backend's device.
     """
 
     flush: str
-    sizes: Sequence[int]
+    sizes: tuple[int, ...]
+    tensors: tuple[int, ...]
     scaling: float
     theta: Array
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import click
 
 from fpes import __version__, _settings
 from fpes.cli import bench, compare, compare_builds, demo, export, info, train
-from fpes.cli.process import INTERRUPTED
+from fpes.cli.process import user_errors
 from fpes.presets import PRESETS
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -48,22 +46,6 @@ _threads = click.option(
     expose_value=False,
     help="Threads to use; all CPUs unless told.",
 )
-
-
-def _user_errors(run: Callable[[], int]) -> None:
-    """Turn what a user can mend into one line and exit status 2, and Ctrl-C into its own status."""
-    try:
-        status = run()
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader has seen enough, as `head` does: click ends quietly
-        raise
-    except KeyboardInterrupt:
-        click.echo("fpes: interrupted", err=True)
-        status = INTERRUPTED
-    except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
-        click.echo(f"fpes: {error}", err=True)
-        status = 2
-    raise SystemExit(status)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -117,7 +99,7 @@ def train_command(**options: Any) -> None:
     --max-minutes there are fewer of them if need be, so that the learning rate comes to its end in time. An interrupted
     run goes on with the same command and --resume. Under mpiexec its ranks share the work.
     """
-    _user_errors(lambda: train.run(train.Options(**options)))
+    user_errors(lambda: train.run(train.Options(**options)))
 
 
 @cli.command("compare")
@@ -128,7 +110,7 @@ def train_command(**options: Any) -> None:
 @_threads
 def compare_command(checkpoint: Path, data_dir: Path | None, output: Path | None, as_json: bool) -> None:
     """Run the weights of a checkpoint in other arithmetics: what happens when underflow is taken away."""
-    _user_errors(lambda: compare.run(checkpoint, data_dir, output, as_json))
+    user_errors(lambda: compare.run(checkpoint, data_dir, output, as_json))
 
 
 @cli.command("demo")
@@ -139,7 +121,7 @@ def compare_command(checkpoint: Path, data_dir: Path | None, output: Path | None
 @_threads
 def demo_command(seconds: float | None, seed: int, output: Path, quiet: bool) -> None:
     """Two spirals: draw the decision regions of one network with ftz on and off."""
-    _user_errors(lambda: demo.run(seconds, seed, output, quiet))
+    user_errors(lambda: demo.run(seconds, seed, output, quiet))
 
 
 @cli.command("info")
@@ -147,7 +129,7 @@ def demo_command(seconds: float | None, seed: int, output: Path, quiet: bool) ->
 @_threads
 def info_command(as_json: bool) -> None:
     """Show builds, instruction set and threads, and why what is absent is absent."""
-    _user_errors(lambda: info.run(as_json))
+    user_errors(lambda: info.run(as_json))
 
 
 @cli.command("bench")
@@ -159,7 +141,7 @@ def info_command(as_json: bool) -> None:
 @_threads
 def bench_command(long_run: bool, json_file: Path | None, compare: Path | None, only: str | None, names: bool) -> None:
     """Measure the kernels: fractions of the machine's peak, and PyTorch, JAX and NumPy beside them."""
-    _user_errors(lambda: bench.run(long_run, json_file, compare, only, names))
+    user_errors(lambda: bench.run(long_run, json_file, compare, only, names))
 
 
 cli.add_command(_threads(compare_builds.command))

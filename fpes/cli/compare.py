@@ -15,7 +15,7 @@ from fpes.controls import Accuracy, evaluate_boundaries, evaluate_controls, meas
 from fpes.datasets import Dataset, load
 from fpes.es import ES
 from fpes.files import writable_folder, written_whole
-from fpes.fitting import fingerprint
+from fpes.training.run import fingerprint
 
 
 def run(checkpoint: Path, data_dir: Path | None, output: Path | None, as_json: bool) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from fpes.cli.process import user_errors
 from fpes.devices import checked_device
 from fpes.files import writable_folder, written_whole
 from fpes.study import report, terminal
@@ -34,9 +35,7 @@ _EPILOG = (
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the tables.")
 def command(**options: Any) -> None:
     """Compare flush-to-zero on and off: bits, cost, and the code of the CUDA builds."""
-    from fpes.cli.commands import _user_errors
-
-    _user_errors(lambda: run(Options(**options)))
+    user_errors(lambda: run(Options(**options)))
 
 
 @dataclass(frozen=True)

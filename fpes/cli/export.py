@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from fpes._checks import FloatArray
+from fpes.cli.process import user_errors
 from fpes.datasets import load
 from fpes.es import ES
 from fpes.export import formula_of, read_npz, write_npz, write_onnx, write_torch
@@ -74,9 +75,7 @@ def command(**options: Any) -> None:
 
     Underflow becomes a hard shrink: h = S(x W1 + b1), then h = S(S(h W) + S(b)).
     """
-    from fpes.cli.commands import _user_errors
-
-    _user_errors(lambda: run(**options))
+    user_errors(lambda: run(**options))
 
 
 def run(checkpoint: Path, target: str, output: Path | None, data_dir: Path | None) -> int:

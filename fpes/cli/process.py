@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
+
+import click
 
 # Exit statuses of programs that SIGHUP, SIGINT and SIGTERM ended, as a shell has them.
 HUNG_UP = 129
@@ -51,3 +54,19 @@ def _let_messages_be_lost() -> None:
         sys.stderr = io.TextIOWrapper(
             io.BufferedWriter(raw), stream.encoding, "backslashreplace", line_buffering=True, write_through=True
         )
+
+
+def user_errors(run: Callable[[], int]) -> None:
+    """Turn what a user can mend into one line and exit status 2, and Ctrl-C into its own status."""
+    try:
+        status = run()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough, as `head` does: click ends quietly
+        raise
+    except KeyboardInterrupt:
+        click.echo("fpes: interrupted", err=True)
+        status = INTERRUPTED
+    except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
+        click.echo(f"fpes: {error}", err=True)
+        status = 2
+    raise SystemExit(status)

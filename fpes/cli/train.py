@@ -24,14 +24,17 @@ from fpes.cli.tensorboard import TensorBoard, tensorboard_writer
 from fpes.controls import evaluate_controls, measured
 from fpes.datasets import Dataset, load
 from fpes.distributed import Ranks, Workers
-from fpes.es import ES, SETTINGS
+from fpes.es import ES
 from fpes.files import writable_folder
-from fpes.fitting import Limits, Settings, prepare
 from fpes.health import warn
 from fpes.presets import PRESETS, Preset
 from fpes.records import write_csv
-from fpes.saving import NotSavedError
 from fpes.schedules import with_start
+from fpes.strategy import SETTINGS
+from fpes.training.preparation import prepare
+from fpes.training.saver import NotSavedError
+from fpes.training.settings import Session
+from fpes.training.trainer import Trainer
 
 _NOT_WRITTEN = 1  # exit status where training is done, and not all of it is on disk
 _FEW = 10_000  # training samples that an interrupted run is measured on
@@ -104,7 +107,7 @@ def _overridden(preset: Preset, options: Options) -> Preset:
         "steps": options.steps,
         "max_minutes": options.max_minutes,
         "size": options.population,
-        "batch": options.batch,
+        "training": preset.training.changed(batch=options.batch),
         "sigma": None if options.sigma is None else with_start(preset.sigma, options.sigma),
         "learning_rate": None if options.lr is None else with_start(preset.learning_rate, options.lr),
         "weight_decay": None if options.weight_decay is None else with_start(preset.weight_decay, options.weight_decay),
@@ -135,7 +138,8 @@ class _Session:
         """
         first = self.preset.es(self.seeds[0], self.options.device)
         self.preset.es(self.seeds[-1])
-        prepare(first, self.data(self.seeds[0]), self.settings(loaded=False), self.limits(None))
+        data = self.data(self.seeds[0])
+        prepare(first, first.run, data, self.preset.training, self.session(None, loaded=False))
         if self.options.tensorboard:
             tensorboard_writer()
         if self.options.plot:
@@ -238,37 +242,28 @@ class _Session:
 
     def fit(self, es: ES, data: Dataset, folder: Path, after_step: Callable[[ES], Any]) -> None:
         """The training itself, of what isn't finished."""
-        settings, limits = self.settings(loaded=es.run.data is not None), self.limits(folder / CHECKPOINT)
-        if es.generation and es.generation == (settings.steps or es.steps):
+        loaded = es.run.data is not None
+        if es.generation and es.generation == (self.steps(loaded) or es.steps):
             return
-        es.fit(
-            data,
-            steps=settings.steps,
-            batch=settings.batch,
-            groups=settings.groups,
-            augmentation=settings.augmentation,
-            importance=settings.importance,
-            max_seconds=limits.max_seconds,
-            checkpoint=limits.checkpoint,
+        session = self.session(folder / CHECKPOINT, loaded=loaded, after_step=after_step)
+        Trainer(es, es.run, data, self.preset.training, session).train()
+
+    def steps(self, loaded: bool) -> int | None:
+        """How many are asked for. A loaded run has its plan, unless the command line says otherwise."""
+        return self.options.steps if loaded else self.preset.steps
+
+    def session(
+        self, checkpoint: Path | None, *, loaded: bool, after_step: Callable[[ES], Any] | None = None
+    ) -> Session:
+        """What the trainer is asked for."""
+        minutes = self.preset.max_minutes
+        return Session(
+            steps=self.steps(loaded),
+            max_seconds=None if minutes is None else 60.0 * minutes,
+            checkpoint=checkpoint,
             after_step=after_step,
             executor=self.helpers,
         )
-
-    def settings(self, *, loaded: bool) -> Settings:
-        """What fit() is asked to do. A loaded run has its plan, unless the command line says otherwise."""
-        preset = self.preset
-        return Settings(
-            steps=self.options.steps if loaded else preset.steps,
-            batch=preset.batch,
-            groups=preset.groups,
-            augmentation=preset.augmentation,
-            importance=preset.importance,
-        )
-
-    def limits(self, checkpoint: Path | None) -> Limits:
-        """Of time, and where it is saved."""
-        minutes = self.preset.max_minutes
-        return Limits(None if minutes is None else 60.0 * minutes, checkpoint)
 
     @contextmanager
     def observers(self, folder: Path) -> Iterator[list[Callable[[ES], None]]]:
@@ -362,7 +357,7 @@ def _check_same(es: ES, asked: ES, preset: Preset, checkpoint: Path) -> None:
     """Resuming with other settings would be neither the old run nor a new one."""
     settings = [(name, getattr(es, name), getattr(asked, name)) for name in SETTINGS if name != "steps"]
     settings += [
-        (name, getattr(es.run, name), getattr(preset, name))
+        (name, getattr(es.run.settings, name), getattr(preset.training, name))
         for name in ("batch", "groups", "augmentation", "importance")
     ]
     settings.append(("network", repr(es.net), repr(asked.net)))

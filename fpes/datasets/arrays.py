@@ -47,18 +47,26 @@ def targets_of(y: Any, samples: int) -> tuple[npt.NDArray[Any], int | None]:
     return _as_floats(columns), None
 
 
-def split(samples: int, test: float, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Which samples are for training, and which for the test: int64, chosen at random.
+def split(
+    samples: int, held_out: float, seed: int, part: str = "test"
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Which samples are for training, and which are held out: int64, chosen at random.
+
+    Args:
+        samples: how many there are.
+        held_out: which fraction of them.
+        seed: chooses them.
+        part: what the fraction is called in errors.
 
     Raises:
-        ValueError: a part would be empty.
+        TypeError, ValueError: the fraction is no number, or a part would be empty.
     """
-    fraction = _checks.real("test", test)
+    fraction = _checks.real(part, held_out)
     count = round(fraction * samples)
     if not 0 < count < samples:
         raise ValueError(
-            f"test is {fraction}, which leaves {samples - count} of {samples} samples for training and {count} for the "
-            "test: expected a fraction above 0 and below 1 that leaves both some"
+            f"{part} is {fraction}, which leaves {samples - count} of {samples} samples for training and {count} for "
+            "the other part: expected a fraction above 0 and below 1 that leaves both some"
         )
     order = permutation(Stream.SPLIT, seed, 0, samples)
     return order[count:], order[:count]

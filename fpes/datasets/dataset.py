@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from .scaling import Scaling
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A task, split into a training and a test part: to tell classes, or to give numbers.
+    """A task, to tell classes or to give numbers: a training part, a test part, and perhaps one for validation.
 
     Attributes:
         name: what the task is called.
@@ -26,6 +26,9 @@ class Dataset:
         classes: number of classes; None where targets are numbers.
         x_scaling: what was done to x of both parts; None where nothing was.
         y_scaling: likewise to y.
+        x_valid: a part to decide by, as EarlyStopping does, float32 [k, features]; None where there is none. Nothing
+            is trained on it.
+        y_valid: likewise, like ``y_train``.
 
     Raises:
         TypeError: an array is not a NumPy array of the dtype above, or ``classes`` is not an integer.
@@ -40,25 +43,33 @@ class Dataset:
     classes: int | None = None
     x_scaling: Scaling | None = None
     y_scaling: Scaling | None = None
+    x_valid: npt.NDArray[np.float32] | None = None
+    y_valid: npt.NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
         if self.classes is not None:
             object.__setattr__(self, "classes", _checked_classes(self.classes))
-        for part in ("train", "test"):
-            x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
-            _check_numbers(f"x_{part}", x)
-            if self.classes is None:
-                _check_numbers(f"y_{part}", y)
-            else:
-                _check_labels(f"y_{part}", y, self.classes)
-                object.__setattr__(self, f"y_{part}", y.astype(np.int32, copy=False))
-            if len(x) != len(y):
-                kind = "targets" if self.classes is None else "labels"
-                raise ValueError(f"x_{part} has {len(x)} samples, but y_{part} has {len(y)} {kind}")
-        if self.x_test.shape[1] != self.features:
-            raise ValueError(f"x_train has {self.features} features, but x_test has {self.x_test.shape[1]}")
-        if self.y_test.shape[1:] != self.y_train.shape[1:]:
-            raise ValueError(f"y_train has {self.outputs} columns, but y_test has {self.y_test.shape[1]}")
+        if (self.x_valid is None) != (self.y_valid is None):
+            raise ValueError("x_valid and y_valid belong together: expected both, or neither")
+        for part in ("train", "test") if self.x_valid is None else ("train", "test", "valid"):
+            self._check_part(part)
+
+    def _check_part(self, part: str) -> None:
+        x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
+        _check_numbers(f"x_{part}", x)
+        if self.classes is None:
+            _check_numbers(f"y_{part}", y)
+        else:
+            _check_labels(f"y_{part}", y, self.classes)
+            y = y.astype(np.int32, copy=False)
+            object.__setattr__(self, f"y_{part}", y)
+        if len(x) != len(y):
+            kind = "targets" if self.classes is None else "labels"
+            raise ValueError(f"x_{part} has {len(x)} samples, but y_{part} has {len(y)} {kind}")
+        if x.shape[1] != self.features:
+            raise ValueError(f"x_train has {self.features} features, but x_{part} has {x.shape[1]}")
+        if y.shape[1:] != self.y_train.shape[1:]:
+            raise ValueError(f"y_train has {self.outputs} columns, but y_{part} has {y.shape[1]}")
 
     @classmethod
     def from_arrays(
@@ -105,6 +116,27 @@ class Dataset:
         x_train, x_test, x_scaling = scaled("scale", scale, inputs[train], inputs[held_out])
         y_train, y_test, y_scaling = scaled("scale_targets", scale_targets, targets[train], targets[held_out])
         return cls(name, x_train, y_train, x_test, y_test, classes, x_scaling, y_scaling)
+
+    def with_validation(self, fraction: float = 0.1, *, seed: int = 0) -> Dataset:
+        """The same task, with a validation part: samples of the training part, which are not trained on any more.
+
+        Args:
+            fraction: of the training part, above 0 and below 1.
+            seed: chooses them, the same ones on every machine; 0 ... 2**64 - 1.
+
+        Raises:
+            TypeError, ValueError: there is a validation part already, or a part would be empty.
+        """
+        if self.x_valid is not None:
+            raise ValueError(f"{self.name} has a validation part of {len(self.x_valid)} samples already")
+        train, valid = split(len(self.x_train), fraction, seed, part="fraction")
+        return replace(
+            self,
+            x_train=self.x_train[train],
+            y_train=self.y_train[train],
+            x_valid=self.x_train[valid],
+            y_valid=self.y_train[valid],
+        )
 
     @property
     def features(self) -> int:

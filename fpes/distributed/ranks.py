@@ -8,7 +8,6 @@ more to draw than to send, one Allreduce of those sums. Everything else every ra
 
 from __future__ import annotations
 
-import copy
 import signal
 import socket
 import sys
@@ -18,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -29,13 +28,12 @@ from fpes.devices import to_device, to_host
 from fpes.distributed.errors import DigestError, VersionError
 from fpes.distributed.messages import digest_of
 from fpes.distributed.sharing import process_name, processors, share_processors, shared_device
-from fpes.engine import Engine, Local, Measure, Samples, parts_pay, ranges
+from fpes.engine import Engine, Measure, Samples, parts_pay, ranges
 from fpes.evaluation import Evaluation
 from fpes.health import DivergedError
 from fpes.population import Population
-
-if TYPE_CHECKING:
-    from fpes.es import ES
+from fpes.steps import State
+from fpes.strategy import Strategy
 
 _SCHEDULED = ("sigma", "learning_rate", "weight_decay")
 _INTERRUPTED = 130
@@ -128,23 +126,21 @@ class Ranks:
     # --- As the engine of ES.fit() ------------------------------------------------------------------------------------
 
     @contextmanager
-    def training(self, es: ES, minibatches: Minibatches) -> Iterator[Engine]:
-        """On rank 0, around the generations of a fit()."""
-        es.device = shared_device(es.device, self.place)
+    def training(self, strategy: Strategy, minibatches: Minibatches, run: str) -> Iterator[Engine]:
+        """On rank 0, around the generations of a run."""
+        strategy.device = shared_device(strategy.device, self.place)
         data = minibatches.data
         # The others see training samples only.
         slim = Minibatches(
-            replace(data, x_test=data.x_test[:1], y_test=data.y_test[:1]),
+            replace(data, x_test=data.x_test[:1], y_test=data.y_test[:1], x_valid=None, y_valid=None),
             minibatches.batch,
             groups=minibatches.groups,
             seed=minibatches.seed,
             augmentation=minibatches.augmentation,
         )
-        plain = copy.copy(es)
-        plain._engine = Local()
         self._wake()
-        self._comm.bcast(("start", {"es": plain, "minibatches": slim}))
-        leader = _Leader(self, minibatches)
+        self._comm.bcast(("start", {"strategy": strategy, "minibatches": slim}))
+        leader = _Leader(self, strategy, minibatches)
         try:
             yield leader
         except BaseException as end:
@@ -152,15 +148,15 @@ class Ranks:
                 traceback.print_exc()
                 sys.stderr.flush()
                 self._comm.Abort(_INTERRUPTED if isinstance(end, KeyboardInterrupt) else 1)
-            self._comm.bcast(("end", {"generation": es.generation, "error": repr(end)}))
+            self._comm.bcast(("end", {"generation": strategy.generation, "error": repr(end)}))
             raise
-        self._comm.bcast(("end", {"generation": es.generation, "error": None}))
+        self._comm.bcast(("end", {"generation": strategy.generation, "error": None}))
 
-    def serve(self, es: ES | None = None, loss: Callable[[Any, Any], Any] | None = None) -> bool:
+    def serve(self, strategy: Strategy | None = None, loss: Callable[[Any, Any], Any] | None = None) -> bool:
         """On all ranks but 0: follow one fit() to its end. An error here ends the job.
 
         Args:
-            es: gets the state at the end.
+            strategy: gets the state at the end.
             loss: the user's fitness function, where rank 0 has one.
 
         Returns:
@@ -175,7 +171,7 @@ class Ranks:
         try:
             self._sleep()
             kind, content = self._comm.bcast(None)
-            end = None if kind == "dismiss" else self._follow(_Follower(self, loss=loss, **content), es)
+            end = None if kind == "dismiss" else self._follow(_Follower(self, loss=loss, **content), strategy)
         except Exception:
             print(f"rank {self.rank} ({process_name()}) ends the job:", file=sys.stderr)
             traceback.print_exc()
@@ -204,14 +200,14 @@ class Ranks:
             time.sleep(_NAP_SECONDS)
         self._comm.recv(source=0, tag=_WAKING)
 
-    def _follow(self, follower: _Follower, es: ES | None) -> str | None:
+    def _follow(self, follower: _Follower, strategy: Strategy | None) -> str | None:
         """One message after another, to the end; the error that it ended with on rank 0."""
         while True:
             kind, content = self._comm.bcast(None)
             if kind == "end":
                 follower.catch_up(content["generation"])
-                if es is not None:
-                    es.__dict__.update({**vars(follower.es), "_engine": Local(), "device": es.device})
+                if strategy is not None:
+                    vars(strategy).update({**vars(follower.strategy), "device": strategy.device})
                 error: str | None = content["error"]
                 return error
             getattr(follower, kind)(**content)
@@ -244,20 +240,20 @@ class Ranks:
         assert measure.loss is not None
         return population.evaluated(x, placed, y, measure.loss, part=part)
 
-    def _gradient(self, es: ES, population: Population, weights: Any, evaluation: Evaluation | None) -> FloatArray:
+    def _gradient(self, population: Population, weights: Any, evaluation: Evaluation | None, device: str) -> FloatArray:
         """The whole gradient: from everybody's exact sums where that pays, and else by every rank for itself."""
         if not parts_pay(population, weights, self.size):
-            gradient: FloatArray = to_host(population.gradient(to_device(weights, es.device), evaluation))
+            gradient: FloatArray = to_host(population.gradient(to_device(weights, device), evaluation))
             return gradient
         pairs = self._mine(population)
         if pairs is None:
             sums = np.zeros(population.net.parameters, np.int64)
         else:
-            sums = to_host(population.partial_gradient(to_device(weights, es.device), pairs=pairs))
+            sums = to_host(population.partial_gradient(to_device(weights, device), pairs=pairs))
         sums = sums.astype(_sum_type(population, weights), copy=False)
         total = np.empty_like(sums)
         self._comm.Allreduce(sums, total)
-        joined = population.joined_gradient([to_device(total.astype(np.int64, copy=False), es.device)])
+        joined = population.joined_gradient([to_device(total.astype(np.int64, copy=False), device)])
         gradient = to_host(joined)
         return gradient
 
@@ -265,32 +261,35 @@ class Ranks:
 class _Leader:
     """Rank 0 in a fit()."""
 
-    def __init__(self, ranks: Ranks, minibatches: Minibatches) -> None:
+    def __init__(self, ranks: Ranks, strategy: Strategy, minibatches: Minibatches) -> None:
         self.ranks = ranks
+        self.strategy = strategy
         self.minibatches = minibatches
         self.computing = False  # in the middle of what all ranks do at the same time
 
-    def announce(self, kind: str, es: ES, **content: Any) -> None:
-        scheduled = {name: es.value(name, es.generation) for name in _SCHEDULED}
+    def announce(self, kind: str, **content: Any) -> None:
+        strategy = self.strategy
+        scheduled = {name: strategy.value(name, strategy.generation) for name in _SCHEDULED}
         self.computing = True
         self.ranks._comm.bcast((kind, {"scheduled": scheduled, **content}))
 
-    def evaluate(self, es: ES, samples: Samples, measure: Measure) -> Evaluation:
-        """The present population on its minibatch."""
-        x, y = samples.arrays(self.minibatches, es.device)
+    def evaluate(self, population: Population, samples: Samples, measure: Measure) -> Evaluation:
+        """The population on its minibatch."""
+        strategy = self.strategy
+        x, y = samples.arrays(self.minibatches, strategy.device)
         told = replace(measure, loss=None) if callable(measure.loss) else measure
-        place = (es.generation, digest_of(es.theta))
-        self.announce("evaluate", es, place=place, samples=samples, measure=told)
-        evaluation = self.ranks._evaluation(es.ask(), x, y, measure, es.device)
+        place = (strategy.generation, digest_of(strategy.theta))
+        self.announce("evaluate", place=place, samples=samples, measure=told)
+        evaluation = self.ranks._evaluation(population, x, y, measure, strategy.device)
         self.computing = False
         return evaluation
 
     def gradient(
-        self, es: ES, population: Population, fitness: FloatArray, weights: Any, evaluation: Evaluation | None
+        self, population: Population, fitness: FloatArray, utilities: Any, evaluation: Evaluation | None
     ) -> FloatArray:
         """By all ranks."""
-        self.announce("propose", es, fitness=fitness)
-        gradient = self.ranks._gradient(es, population, weights, evaluation)
+        self.announce("propose", fitness=fitness)
+        gradient = self.ranks._gradient(population, utilities, evaluation, self.strategy.device)
         self.computing = False
         return gradient
 
@@ -300,35 +299,35 @@ class _Follower:
     """A copy of the run on another rank, which does what rank 0 announces."""
 
     ranks: Ranks
-    es: ES
+    strategy: Strategy
     minibatches: Minibatches
     loss: Callable[[Any, Any], Any] | None
-    proposal: Any = None  # the state after the generation whose fitness has come
+    proposal: State | None = None  # the state after the generation whose fitness has come
     evaluation: Evaluation | None = None
 
     def __post_init__(self) -> None:
-        self.es.device = shared_device("cuda" if self.es.device.startswith("cuda") else "cpu", self.ranks.place)
-        self.es._engine = self  # type: ignore[assignment]
+        strategy = self.strategy
+        strategy.device = shared_device("cuda" if strategy.device.startswith("cuda") else "cpu", self.ranks.place)
 
     def catch_up(self, generation: int) -> None:
         """Take the step that rank 0 has taken, if it has."""
-        if self.proposal is not None and generation == self.es.generation + 1:
-            self.es._state = self.proposal
+        if self.proposal is not None and generation == self.strategy.generation + 1:
+            self.strategy.accept(self.proposal)
         self.proposal = None
 
     def settle(self, scheduled: Mapping[str, float]) -> None:
         """Schedules are rank 0's, for the clock may have changed its plan."""
         for name, value in scheduled.items():
-            setattr(self.es, name, value)
+            setattr(self.strategy, name, value)
 
     def evaluate(
         self, scheduled: Mapping[str, float], place: tuple[int, str], samples: Samples, measure: Measure
     ) -> None:
         """This rank's part of a population."""
-        es = self.es
+        strategy = self.strategy
         self.catch_up(place[0])
         self.settle(scheduled)
-        found = (es.generation, digest_of(es.theta))
+        found = (strategy.generation, digest_of(strategy.theta))
         if found != place:
             raise DigestError(
                 f"theta of rank {self.ranks.rank} is of generation {found[0]} with digest {found[1][:12]}, expected "
@@ -339,23 +338,24 @@ class _Follower:
             if self.loss is None:
                 raise TypeError("fitness is a function on rank 0 only, expected fit(fitness=...) on every rank")
             measure = replace(measure, loss=self.loss)
-        x, y = samples.arrays(self.minibatches, es.device)
-        self.evaluation = self.ranks._evaluation(es.ask(), x, y, measure, es.device)
+        x, y = samples.arrays(self.minibatches, strategy.device)
+        self.evaluation = self.ranks._evaluation(strategy.ask(), x, y, measure, strategy.device)
 
     def propose(self, scheduled: Mapping[str, float], fitness: FloatArray) -> None:
         """The step that this fitness leads to; whether it is taken, the next message tells."""
         self.settle(scheduled)
         assert self.evaluation is not None
         try:
-            self.proposal = self.es._proposal(self.evaluation.with_fitness(to_device(fitness, self.es.device)))
+            told = self.evaluation.with_fitness(to_device(fitness, self.strategy.device))
+            self.proposal = self.strategy.proposed(told, self.gradient)
         except DivergedError:  # which rank 0 has come to as well, and will say
             self.proposal = None
 
     def gradient(
-        self, es: ES, population: Population, fitness: FloatArray, weights: Any, evaluation: Evaluation | None
+        self, population: Population, fitness: FloatArray, utilities: Any, evaluation: Evaluation | None
     ) -> FloatArray:
         """By all ranks."""
-        return self.ranks._gradient(es, population, weights, evaluation)
+        return self.ranks._gradient(population, utilities, evaluation, self.strategy.device)
 
 
 def _sum_type(population: Population, weights: Any) -> type:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -26,13 +26,11 @@ from fpes.devices import to_host
 from fpes.distributed import worker
 from fpes.distributed.errors import DigestError, VersionError, WorkerError
 from fpes.distributed.messages import Message, Parcel, key_of
-from fpes.engine import Engine, Local, Measure, Samples, parts_pay, ranges
+from fpes.engine import Engine, LocalEngine, Measure, Samples, parts_pay, ranges
 from fpes.evaluation import Evaluation
 from fpes.health import warn
 from fpes.population import Population
-
-if TYPE_CHECKING:
-    from fpes.es import ES
+from fpes.strategy import Strategy
 
 _TRIES = 3  # of a task by workers, before this process computes it
 _ANSWER = worker.answer
@@ -133,15 +131,16 @@ class Workers:
 
     # --- As the helpers of ES.fit() -----------------------------------------------------------------------------------
 
-    def serve(self, es: ES, loss: Callable[[Any, Any], Any] | None) -> bool:
+    def serve(self, strategy: Strategy, loss: Callable[[Any, Any], Any] | None) -> bool:
         """No: this process leads."""
         return False
 
     @contextmanager
-    def training(self, es: ES, minibatches: Minibatches) -> Iterator[Engine]:
-        """Around the generations of a fit()."""
+    def training(self, strategy: Strategy, minibatches: Minibatches, run: str) -> Iterator[Engine]:
+        """Around the generations of a run."""
+        self._run = run
         try:
-            yield _Training(self, es, minibatches)
+            yield _Training(self, strategy, minibatches)
         finally:
             if self._make is None:
                 self.close()  # a pool that has taken the place of a broken one that was given
@@ -316,12 +315,13 @@ _ALWAYS_SENT = ("theta", "samples", "weights", "batch")
 class _Training:
     """Workers in a fit()."""
 
-    def __init__(self, workers: Workers, es: ES, minibatches: Minibatches) -> None:
+    def __init__(self, workers: Workers, strategy: Strategy, minibatches: Minibatches) -> None:
         self.workers = workers
         self.minibatches = minibatches
+        self.device = strategy.device
         data = minibatches.data
         # Workers see training samples only.
-        slim = replace(data, x_test=data.x_test[:1], y_test=data.y_test[:1])
+        slim = replace(data, x_test=data.x_test[:1], y_test=data.y_test[:1], x_valid=None, y_valid=None)
         self.data = Parcel(
             "data",
             Minibatches(
@@ -332,29 +332,27 @@ class _Training:
                 augmentation=minibatches.augmentation,
             ),
         )
-        self.local = Local(minibatches)
-        workers._run = es.run.id
+        self.local = LocalEngine(strategy, minibatches)
 
-    def evaluate(self, es: ES, samples: Samples, measure: Measure) -> Evaluation:
-        """The present population on its minibatch."""
-        population = es.ask()
+    def evaluate(self, population: Population, samples: Samples, measure: Measure) -> Evaluation:
+        """The population on its minibatch."""
         parcels = {
             "minibatches": self.data,
             "samples": Parcel("samples", samples),
             "measure": Parcel("fitness", measure),
         }
         values = self.workers._values("evaluate", population, parcels)
-        x, y = samples.arrays(self.minibatches, es.device)
+        x, y = samples.arrays(self.minibatches, self.device)
         assert measure.loss is not None
         return population.evaluated(x, _on_device(values, population), y, measure.loss)
 
     def gradient(
-        self, es: ES, population: Population, fitness: FloatArray, weights: Any, evaluation: Evaluation | None
+        self, population: Population, fitness: FloatArray, utilities: Any, evaluation: Evaluation | None
     ) -> FloatArray:
         """In parts, where that pays."""
-        if parts_pay(population, weights, self.workers.parts):
-            return self.workers.gradient_of(population, weights)
-        return self.local.gradient(es, population, fitness, weights, evaluation)
+        if parts_pay(population, utilities, self.workers.parts):
+            return self.workers.gradient_of(population, utilities)
+        return self.local.gradient(population, fitness, utilities, evaluation)
 
 
 def processes(count: int, *, start: str = "spawn", limit: float = 300.0, threads: int | None = None) -> Workers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +19,8 @@ class Formula:
     """Weights, biases and threshold of h = S(x W1 + b1), then h = S(S(h W) + S(b)).
 
     Args:
-        weights: float32 [fan_in, fan_out] of each layer.
-        biases: float32 [fan_out] of each layer; those after the first are shrunk already: S(b).
+        weights: float32 [fan_in, fan_out] of each layer; of tied layers the same array.
+        biases: float32 [fan_out] of each layer, likewise; those after the first are shrunk already: S(b).
         threshold: S keeps v if abs(v) >= threshold; 0 where nothing flushes, and S does nothing.
     """
 
@@ -56,6 +57,12 @@ class Formula:
         return shrink(v, self.threshold)
 
 
+def first_layers(arrays: Sequence[FloatArray]) -> list[int]:
+    """For each layer the first one, counted from 1, that has the very same array: itself, or one that it is tied to."""
+    first: dict[int, int] = {}
+    return [first.setdefault(id(array), layer) for layer, array in enumerate(arrays, start=1)]
+
+
 def shrink(v: FloatArray, threshold: float) -> FloatArray:
     """The hard shrink S: v where abs(v) >= threshold, else 0."""
     kept: FloatArray = np.where(abs(v) >= np.float32(threshold), v, np.float32(0))
@@ -76,6 +83,6 @@ def formula_of(net: LinearNetwork, theta: FloatArray) -> Formula:
         )
     parameters = _checks.finite_array("theta", theta, (net.parameters,))
     threshold = _SMALLEST_NORMAL * net.scaling if net.flush == "boundary" else 0.0
-    weights, biases = zip(*((w.copy(), b.copy()) for w, b in net.unpack(parameters)), strict=True)
-    shrunk = (biases[0], *(shrink(bias, threshold) for bias in biases[1:]))
-    return Formula(weights, shrunk, threshold)
+    weights, biases = zip(*net.unpack(parameters.copy()), strict=True)
+    shrunk = {id(bias): shrink(bias, threshold) for bias in biases}
+    return Formula(weights, (biases[0], *(shrunk[id(bias)] for bias in biases[1:])), threshold)

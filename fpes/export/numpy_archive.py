@@ -1,7 +1,7 @@
 """A formula as a NumPy archive, for everybody who writes the few lines themselves.
 
 Its entries: `weight_1`, `bias_1`, `weight_2`, ... as float32, the biases after the first shrunk already; `threshold`;
-and `formula`, which says in words what to do with them.
+and `formula`, which says in words what to do with them. Tied layers have entries of their own, of equal numbers.
 """
 
 from __future__ import annotations

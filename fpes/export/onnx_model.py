@@ -1,4 +1,7 @@
-"""A formula as an ONNX model: MatMul, Shrink, Add, Shrink for each layer. Input `x`, output `logits`, any batch."""
+"""A formula as an ONNX model: MatMul, Shrink, Add, Shrink for each layer. Input `x`, output `logits`, any batch.
+
+Its constants are `weight_1`, `bias_1`, `weight_2`, ...; what tied layers share has the name of the first of them.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from fpes import __version__
-from fpes.export.formula import Formula
+from fpes._checks import FloatArray
+from fpes.export.formula import Formula, first_layers
 from fpes.files import written_whole
 
 _OPSET = 13  # Shrink came with 9; 13 is what every runtime of today knows
@@ -22,18 +26,15 @@ def to_onnx(formula: Formula) -> Any:
     """
     onnx = _onnx()
     helper = onnx.helper
-    nodes, constants = [], []
+    nodes: list[Any] = []
     h = "x"
-    for layer, (weight, bias) in enumerate(zip(formula.weights, formula.biases, strict=True), start=1):
-        constants += [
-            onnx.numpy_helper.from_array(weight, f"weight_{layer}"),
-            onnx.numpy_helper.from_array(bias, f"bias_{layer}"),
-        ]
-        nodes.append(helper.make_node("MatMul", [h, f"weight_{layer}"], [f"product_{layer}"]))
+    layers = zip(first_layers(formula.weights), first_layers(formula.biases), strict=True)
+    for layer, (weight, bias) in enumerate(layers, start=1):
+        nodes.append(helper.make_node("MatMul", [h, f"weight_{weight}"], [f"product_{layer}"]))
         h = f"product_{layer}"
         if layer > 1:
             h = _shrunk(onnx, formula, nodes, h)
-        nodes.append(helper.make_node("Add", [h, f"bias_{layer}"], [f"sum_{layer}"]))
+        nodes.append(helper.make_node("Add", [h, f"bias_{bias}"], [f"sum_{layer}"]))
         h = _shrunk(onnx, formula, nodes, f"sum_{layer}")
     nodes.append(helper.make_node("Identity", [h], ["logits"]))
     graph = helper.make_graph(
@@ -41,7 +42,7 @@ def to_onnx(formula: Formula) -> Any:
         "fpes",
         [_matrix(onnx, "x", formula.features)],
         [_matrix(onnx, "logits", formula.classes)],
-        constants,
+        [*_constants(onnx, "weight", formula.weights), *_constants(onnx, "bias", formula.biases)],
         doc_string="A deep linear network whose underflow is written as Shrink.",
     )
     model = helper.make_model(
@@ -65,6 +66,15 @@ def write_onnx(formula: Formula, path: str | os.PathLike[str]) -> None:
     contents = to_onnx(formula).SerializeToString()
     with written_whole(Path(path)) as aside:
         aside.write_bytes(contents)
+
+
+def _constants(onnx: Any, name: str, arrays: tuple[FloatArray, ...]) -> list[Any]:
+    """Those of all layers; what tied layers share once."""
+    return [
+        onnx.numpy_helper.from_array(array, f"{name}_{layer}")
+        for layer, (first, array) in enumerate(zip(first_layers(arrays), arrays, strict=True), start=1)
+        if first == layer
+    ]
 
 
 def _shrunk(onnx: Any, formula: Formula, nodes: list[Any], value: str) -> str:

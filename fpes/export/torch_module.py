@@ -16,6 +16,8 @@ _EXAMPLE_ROWS = 2  # torch.export takes a batch of 1 for a constant
 def to_torch(formula: Formula) -> Any:
     """A torch.nn.Module: x float32 [batch, features] gives logits [batch, classes]. Weights are its parameters.
 
+    Tied layers have one parameter between them, as PyTorch ties weights.
+
     Raises:
         ImportError: PyTorch isn't installed.
     """
@@ -65,7 +67,8 @@ def write_torch(formula: Formula, path: str | os.PathLike[str]) -> None:
 
 
 def _parameters(torch: Any, arrays: tuple[Any, ...]) -> Any:
-    return torch.nn.ParameterList([torch.nn.Parameter(torch.from_numpy(array.copy())) for array in arrays])
+    made = {id(array): torch.nn.Parameter(torch.from_numpy(array.copy())) for array in arrays}
+    return torch.nn.ParameterList([made[id(array)] for array in arrays])
 
 
 def _torch() -> Any:

@@ -1,7 +1,7 @@
 """How the members of a population differ from its centre: a file for each family."""
 
 from fpes.perturbations.allocation import AllLayers, Allocation, OneLayer
-from fpes.perturbations.base import Centre, Perturbation
+from fpes.perturbations.base import Centre, Perturbation, checked_perturbation
 from fpes.perturbations.full_rank import FullRank
 from fpes.perturbations.low_rank import LowRank
 from fpes.perturbations.node import NodePerturbation
@@ -17,4 +17,5 @@ __all__ = [
     "OneLayer",
     "OneUnit",
     "Perturbation",
+    "checked_perturbation",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from fpes._backends import Backend, NetworkCall
 from fpes.members import Members
@@ -51,6 +51,10 @@ class Perturbation(Protocol):
         """Whether evaluate() takes weights of samples, and keeps losses of the unperturbed network."""
 
     @property
+    def takes_tied_layers(self) -> bool:
+        """Whether it perturbs networks of which several layers share their weights."""
+
+    @property
     def default_shaping(self) -> str:
         """Of fitness, unless ES is told: "centred_ranks"; "none" where the gradient needs differences themselves."""
 
@@ -66,6 +70,17 @@ class Perturbation(Protocol):
         """
 
 
+def checked_perturbation(perturbation: Any) -> Perturbation:
+    """What it says.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if isinstance(perturbation, type) or not isinstance(perturbation, Perturbation):
+        raise TypeError(f"perturbation is {perturbation!r}, expected a FullRank, LowRank, NodePerturbation or OneUnit")
+    return perturbation
+
+
 class OfWeights:
     """The attributes of a perturbation of the weights, the same for all samples."""
 
@@ -73,6 +88,11 @@ class OfWeights:
     needs_batch: ClassVar[bool] = False
     weights_samples: ClassVar[bool] = False
     default_shaping: ClassVar[str] = "centred_ranks"
+
+    @property
+    def takes_tied_layers(self) -> bool:
+        """Noise goes by weights, wherever they are used."""
+        return True
 
     @property
     def gradient_work(self) -> float:
@@ -86,5 +106,6 @@ class OfSamples:
     per_sample: ClassVar[bool] = True
     needs_batch: ClassVar[bool] = True
     weights_samples: ClassVar[bool] = False
+    takes_tied_layers: ClassVar[bool] = False
     default_shaping: ClassVar[str] = "none"
     gradient_work: ClassVar[float] = 1.0

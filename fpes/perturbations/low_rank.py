@@ -43,6 +43,11 @@ class LowRank(OfWeights):
             raise ValueError(f"rank is {self.rank}, expected 1 where each pair perturbs one layer: {self.allocation!r}")
 
     @property
+    def takes_tied_layers(self) -> bool:
+        """Where all layers are perturbed at once."""
+        return self.allocation == ALL_LAYERS
+
+    @property
     def gradient_work(self) -> float:
         """A pair draws little, and its product takes a twelfth of drawing noise for every parameter, for each rank."""
         return self.rank / 12

@@ -47,6 +47,7 @@ class OneUnit:
     per_sample: ClassVar[bool] = False
     needs_batch: ClassVar[bool] = True
     weights_samples: ClassVar[bool] = True
+    takes_tied_layers: ClassVar[bool] = False
     default_shaping: ClassVar[str] = "none"
     gradient_work: ClassVar[float] = 1.0
 

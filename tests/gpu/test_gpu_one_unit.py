@@ -98,17 +98,18 @@ def test_everything(cupy, case, flush, directions):
 def generation_of_mnist_es(groups: int | None = None) -> tuple[fpes.Population, np.ndarray, np.ndarray]:
     """A generation of the preset, on random images; of fewer groups where told."""
     preset = PRESETS["mnist-es"]
-    net, count = fpes.LinearNetwork(preset.sizes), groups or preset.groups
+    net, count = fpes.LinearNetwork(preset.sizes), groups or preset.training.groups
     population = fpes.Population(
         net,
         net.init(0),
-        size=preset.size // preset.groups * count,
+        size=preset.size // preset.training.groups * count,
         sigma=preset.sigma,
         perturbation=preset.perturbation,
     )
     rng = np.random.default_rng(0)
-    x = rng.random((count, preset.batch, 784), np.float32) * (rng.random((count, preset.batch, 784)) < 0.2)
-    return population, x.astype(np.float32), rng.integers(0, 10, (count, preset.batch)).astype(np.int32)
+    shape = (count, preset.training.batch, 784)
+    x = rng.random(shape, np.float32) * (rng.random(shape) < 0.2)
+    return population, x.astype(np.float32), rng.integers(0, 10, shape[:2]).astype(np.int32)
 
 
 def test_a_generation_of_mnist_es(cupy):
@@ -151,11 +152,11 @@ def main() -> None:
         times = []
         for count in (draws, more):
             perturbation = fpes.OneUnit(draws=count)
-            size = perturbation.members(preset.sizes) * preset.groups
+            size = perturbation.members(preset.sizes) * preset.training.groups
             population = fpes.Population(gpu.net, gpu.theta, size=size, sigma=preset.sigma, perturbation=perturbation)
             population.evaluate(inputs, classes)
             times.append(timed(cupy.cuda.Device().synchronize, lambda p=population: p.evaluate(inputs, classes), 20))
-        evaluations = 7 * 2 * units * preset.batch * preset.groups
+        evaluations = 7 * 2 * units * preset.training.batch * preset.training.groups
         each = 1e6 * (times[1] - times[0]) / evaluations
         print(f"layer {layer + 1}: {each:.4f} ns an evaluation (member x sample)")
 

@@ -61,11 +61,15 @@ def gemm(a, b, flush: str, start=None) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Network:
-    """sizes: (inputs, ..., classes); scaling: a power of two, float32-normal, and so is its reciprocal."""
+    """sizes: (inputs, ..., classes); scaling: a power of two, float32-normal, and so is its reciprocal.
+
+    tied: groups of layers, counted from 0, whose parameters are those of the group's first.
+    """
 
     sizes: tuple[int, ...]
     scaling: float = 2.0**125
     flush: str = "boundary"
+    tied: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         _check_flush(self.flush)
@@ -80,23 +84,37 @@ class Network:
 
     @property
     def parameters(self) -> int:
-        shapes = [self.shape(layer) for layer in range(self.layers)]
+        shapes = [self.shape(layer) for layer in self.owners]
         return sum((fan_in + 1) * fan_out for fan_in, fan_out in shapes)
 
     def shape(self, layer: int) -> tuple[int, int]:
         """(fan_in, fan_out) of a layer; layers count from 0."""
         return self.sizes[layer], self.sizes[layer + 1]
 
+    def owner(self, layer: int) -> int:
+        """The layer whose parameters this one uses: itself, unless it is tied to an earlier one."""
+        return min([layer, *(min(group) for group in self.tied if layer in group)])
+
+    @property
+    def owners(self) -> list[int]:
+        """Layers with parameters of their own, ascending: the order of theta."""
+        return [layer for layer in range(self.layers) if self.owner(layer) == layer]
+
     def unpack(self, theta: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         """[(weight [fan_in, fan_out], bias [fan_out])] of a flat theta [parameters], as views; any dtype."""
+        own = self.unpack_own(theta)
+        return [own[self.owner(layer)] for layer in range(self.layers)]
+
+    def unpack_own(self, theta: np.ndarray) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """The same of the layers with parameters of their own, by layer."""
         if theta.shape != (self.parameters,):
             raise ValueError(f"theta must have shape ({self.parameters},), got {theta.shape}")
-        parts, at = [], 0
-        for layer in range(self.layers):
+        parts, at = {}, 0
+        for layer in self.owners:
             fan_in, fan_out = self.shape(layer)
             weight_end = at + fan_in * fan_out
             bias_end = weight_end + fan_out
-            parts.append((theta[at:weight_end].reshape(fan_in, fan_out), theta[weight_end:bias_end]))
+            parts[layer] = (theta[at:weight_end].reshape(fan_in, fan_out), theta[weight_end:bias_end])
             at = bias_end
         return parts
 

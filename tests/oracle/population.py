@@ -59,8 +59,12 @@ class Population:
         return to_float32(self.sigma * noise.unit(self.kind) * layer_scale)
 
     def draw(self, layer: int, role: int, pair: int, shape: tuple[int, ...]) -> np.ndarray:
-        """Noise of one tensor of one pair, row-major: int64 of the given shape."""
-        tensor = noise.tensor_id(layer, role)
+        """Noise of one tensor of one pair, row-major: int64 of the given shape.
+
+        That of parameters is counted by the layers that have some of their own, that of nodes by all layers.
+        """
+        owner = layer if role == noise.NODE else self.network.owners.index(self.network.owner(layer))
+        tensor = noise.tensor_id(owner, role)
         count = int(np.prod(shape))
         return noise.integers(self.kind, self.seed, tensor, pair, self.generation, count).reshape(shape)
 
@@ -102,7 +106,7 @@ class Population:
         """theta with full noise on the biases, and on the weights too if `weights`: float32 [parameters]."""
         pair, scale = member // 2, _signed(self.full_scale, member)
         theta = self.theta.copy()
-        for layer, (weight, bias) in enumerate(self.network.unpack(theta)):
+        for layer, (weight, bias) in self.network.unpack_own(theta).items():
             if weights:
                 z = self.draw(layer, noise.WEIGHT, pair, weight.shape)
                 weight[...] = self._fma_noise(z, scale, weight)
@@ -149,7 +153,7 @@ class Population:
         """Sum over pairs of difference * noise: int64 [parameters], exact."""
         total = np.zeros(self.network.parameters, dtype=np.int64)
         for pair, difference in enumerate(differences):
-            for layer, (weight, bias) in enumerate(self.network.unpack(total)):
+            for layer, (weight, bias) in self.network.unpack_own(total).items():
                 bias += difference * self.draw(layer, noise.BIAS, pair, bias.shape)
                 if self.perturbation == "full":
                     weight += difference * self.draw(layer, noise.WEIGHT, pair, weight.shape)
@@ -162,7 +166,7 @@ class Population:
         """Sum over pairs of difference * noise, float32 [parameters]: IEEE, pairs, then ranks ascending."""
         total = np.zeros(self.network.parameters, dtype=np.float32)
         for pair, d in enumerate(differences):
-            for layer, (weight, bias) in enumerate(self.network.unpack(total)):
+            for layer, (weight, bias) in self.network.unpack_own(total).items():
                 bias[...] = fma(d, _to_float(self.draw(layer, noise.BIAS, pair, bias.shape)), bias, ftz=False)
                 if self.perturbation == "full":
                     z = _to_float(self.draw(layer, noise.WEIGHT, pair, weight.shape))
@@ -179,7 +183,7 @@ class Population:
         # From left to right: (sqrt(r) * n) * sigma.
         lowrank = unit * unit / (np.sqrt(np.float64(self.rank)) * self.size * self.sigma)
         scales = np.empty(self.network.parameters)
-        for weight, bias in self.network.unpack(scales):
+        for weight, bias in self.network.unpack_own(scales).values():
             weight[...] = full if self.perturbation == "full" else lowrank
             bias[...] = full
         wide = widen(sums) if sums.dtype == np.float32 else sums.astype(np.float64)

@@ -7,14 +7,14 @@
 //         explicit MyFamily(const Parameters& parameters);       // Python's numbers, by name
 //         Correction correction() const;                         // of a layer's sums, or none
 //         bool biases() const;                                   // whether they have noise of their own
-//         float scale(const Noise& noise, const Layer& layer) const;
-//         double gradient_scale(const Noise& noise, const Layer& layer, double evaluations) const;
+//         double scale(const Noise& noise, const Tensor& tensor) const;
+//         double gradient_scale(const Noise& noise, const Tensor& tensor, double evaluations) const;
 //         double largest_term(NoiseKind kind) const;
 //     };
 //
-//   - scale() is what a layer's draws are multiplied by: of the weights, or of the correction. Computed in double,
-//     rounded once.
-//   - gradient_scale() is what a layer's sum of weighted noise is multiplied by, to be the gradient: `evaluations` are
+//   - scale() is what a tensor's draws are multiplied by: those of the weights, or of the correction, whose noise on
+//     pre-activations is in units of the network's own scale. It is rounded once, in the end.
+//   - gradient_scale() is what a tensor's sum of weighted noise is multiplied by, to be the gradient: `evaluations` are
 //   the
 //     members that perturb it, times the samples of which each has a weight of its own.
 //   - largest_term() bounds what a pair adds to an element of such a sum for a weight of 1, where noise is integers.
@@ -26,8 +26,8 @@
 #include <map>
 #include <string>
 
-#include "../network.hpp"
 #include "../noise.hpp"
+#include "../program.hpp"
 
 namespace fpes {
 
@@ -44,11 +44,12 @@ struct Noise {
     std::uint32_t generation;
     double sigma;  // standard deviation of a perturbation
 
-    NoiseStream stream(int layer, NoiseRole role, std::int64_t pair) const {
-        return {key, noise_tensor(layer, role), static_cast<std::uint32_t>(pair), generation, kind};
+    // owner: as for noise_tensor().
+    NoiseStream stream(int owner, NoiseRole role, std::int64_t pair) const {
+        return {key, noise_tensor(owner, role), static_cast<std::uint32_t>(pair), generation, kind};
     }
     // Of parameters with noise of their own: what a draw is multiplied by, and a sum of weighted draws.
-    float scale() const { return static_cast<float>(sigma * noise_unit(kind)); }
+    double scale() const { return sigma * noise_unit(kind); }
     double gradient_scale(double evaluations) const { return noise_unit(kind) / (evaluations * sigma); }
 };
 

@@ -12,8 +12,8 @@ struct FullRank {
     explicit FullRank(const Parameters& /*none*/) {}
     Correction correction() const { return no_correction; }
     bool biases() const { return true; }
-    float scale(const Noise& noise, const Layer& /*any*/) const { return noise.scale(); }
-    double gradient_scale(const Noise& noise, const Layer& /*any*/, double evaluations) const {
+    double scale(const Noise& noise, const Tensor& /*any*/) const { return noise.scale(); }
+    double gradient_scale(const Noise& noise, const Tensor& /*any*/, double evaluations) const {
         return noise.gradient_scale(evaluations);
     }
     double largest_term(NoiseKind kind) const { return largest_integer(kind); }

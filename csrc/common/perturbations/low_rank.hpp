@@ -16,11 +16,11 @@ struct LowRank {
     explicit LowRank(const Parameters& parameters) : rank(static_cast<int>(parameters.at("rank"))) {}
     Correction correction() const { return {rank, true, NoiseRole::factor_a, NoiseRole::factor_b}; }
     bool biases() const { return true; }
-    float scale(const Noise& noise, const Layer& /*any*/) const {
+    double scale(const Noise& noise, const Tensor& /*any*/) const {
         const double unit = noise_unit(noise.kind);
-        return static_cast<float>(noise.sigma * unit * unit / std::sqrt(static_cast<double>(rank)));
+        return noise.sigma * unit * unit / std::sqrt(static_cast<double>(rank));
     }
-    double gradient_scale(const Noise& noise, const Layer& /*any*/, double evaluations) const {
+    double gradient_scale(const Noise& noise, const Tensor& /*any*/, double evaluations) const {
         const double unit = noise_unit(noise.kind);
         return unit * unit / (std::sqrt(static_cast<double>(rank)) * evaluations * noise.sigma);
     }

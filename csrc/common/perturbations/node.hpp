@@ -13,10 +13,8 @@ struct NodePerturbation {
     explicit NodePerturbation(const Parameters& /*none*/) {}
     Correction correction() const { return {1, false, NoiseRole::node, NoiseRole::node}; }
     bool biases() const { return false; }
-    float scale(const Noise& noise, const Layer& layer) const {
-        return static_cast<float>(noise.sigma * noise_unit(noise.kind) * layer.bias_factor);
-    }
-    double gradient_scale(const Noise& noise, const Layer& /*any*/, double evaluations) const {
+    double scale(const Noise& noise, const Tensor& /*any*/) const { return noise.scale(); }
+    double gradient_scale(const Noise& noise, const Tensor& /*any*/, double evaluations) const {
         return noise.gradient_scale(evaluations);
     }
     double largest_term(NoiseKind kind) const { return largest_integer(kind); }

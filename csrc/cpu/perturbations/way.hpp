@@ -3,7 +3,7 @@
 //     template <>
 //     struct OnCpu<MyWay> : OfWeights {
 //         static void run(const Job& job, Sink& sink);                             // evaluate
-//         static void write_weights(MemberWriter& writer, const Layer& layer);     // of a member, where it perturbs
+//         static void write_weights(MemberWriter& writer, const Tensor& tensor);     // of a member, where it perturbs
 //         them static void weight_gradient(const GradientJob& job);                     // biases are added for it
 //     };
 //
@@ -35,7 +35,7 @@ struct OfWeights {
     }
 };
 struct OfSamples {
-    [[noreturn]] static void write_weights(MemberWriter&, const Layer&) {
+    [[noreturn]] static void write_weights(MemberWriter&, const Tensor&) {
         throw std::logic_error("a member of this family has no parameters of its own");
     }
     [[noreturn]] static void weight_gradient(const GradientJob&) {

@@ -9,10 +9,10 @@ template <>
 struct OnCuda<ByElement> : OfWeights {
     static void run(Context& context, const Job& job) { run_full_rank(context, job); }
     static std::string plan(const Device& device, const Job& job) { return full_rank_plan(device, job); }
-    static void write_weights(const MemberWriter& writer, const Layer& layer) { writer.perturb_weights(layer); }
+    static void write_weights(const MemberWriter& writer, const Tensor& tensor) { writer.perturb_weights(tensor); }
     template <class Run>
-    static void weight_gradient(Run& run, const Layer& layer) {
-        run.sum_weight_noise(layer);
+    static void weight_gradient(Run& run, const Tensor& tensor) {
+        run.sum_weight_noise(tensor);
     }
 };
 

@@ -4,10 +4,10 @@
 //     struct OnCuda<MyWay> : OfWeights {
 //         static void run(Context& context, const Job& job);                          // evaluate
 //         static std::string plan(const Device& device, const Job& job);              // how, in words
-//         static void write_weights(const MemberWriter& writer, const Layer& layer);  // of a member, where it perturbs
-//         them template <class Run>                                                        // a GradientRun
-//         (gradient.cu) static void weight_gradient(Run& run, const Layer& layer);                  // biases are added
-//         for it
+//         static void write_weights(const MemberWriter& writer, const Tensor& tensor);  // of a member, where it
+//         perturbs them template <class Run>                                                        // a GradientRun
+//         (gradient.cu) static void weight_gradient(Run& run, const Tensor& tensor);                  // biases are
+//         added for it
 //     };
 //
 // or, where noise is of samples and members have no weights of their own,
@@ -38,11 +38,11 @@ struct OfWeights {
     }
 };
 struct OfSamples {
-    [[noreturn]] static void write_weights(const MemberWriter&, const Layer&) {
+    [[noreturn]] static void write_weights(const MemberWriter&, const Tensor&) {
         throw std::logic_error("a member of this family has no parameters of its own");
     }
     template <class Run>
-    [[noreturn]] static void weight_gradient(Run&, const Layer&) {
+    [[noreturn]] static void weight_gradient(Run&, const Tensor&) {
         throw std::logic_error("the gradient of this family needs a batch");
     }
 };

@@ -7,14 +7,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fpes import checkpoint
 from fpes.files import owned, resolved
 from fpes.health import warn
-
-if TYPE_CHECKING:
-    from fpes.es import ES
+from fpes.strategy import Strategy
+from fpes.training.run import Run
+from fpes.training.snapshot import described
 
 _RETRY_SECONDS = 5.0  # at most, from a checkpoint that failed to the next try
 
@@ -27,13 +26,14 @@ class Saver:
     """Saves a run now and then.
 
     Args:
-        es: the run.
+        strategy, run: what is saved.
         path: its file; None: nothing is saved.
         seconds: time between checkpoints.
     """
 
-    def __init__(self, es: ES, path: Path | None, seconds: float) -> None:
-        self.es = es
+    def __init__(self, strategy: Strategy, run: Run, path: Path | None, seconds: float) -> None:
+        self.strategy = strategy
+        self.run = run
         self.path = path
         self.seconds = seconds
         self.due_at = 0.0
@@ -54,11 +54,11 @@ class Saver:
             return
         with owned(self._file):
             self._check_ours(self._file)
-            self.es.run.file = self._file
+            self.run.file = self._file
             try:
                 yield
             finally:
-                self.es.run.file = None
+                self.run.file = None
 
     def save(self) -> None:
         """Write a checkpoint, where one is wanted.
@@ -69,7 +69,7 @@ class Saver:
         self.due_at = time.monotonic() + min(self.seconds, _RETRY_SECONDS)
         if self._file is not None:
             self._check_ours(self._file)
-            checkpoint.write(self._file, *self.es.described())
+            checkpoint.write(self._file, *described(self.strategy, self.run))
             self._seen = _identity(self._file)
         self.due_at = time.monotonic() + self.seconds
         self.failing = False
@@ -116,7 +116,7 @@ class Saver:
         """Look at the file again, if it isn't the one that was seen last."""
         found = _identity(file)
         if found is None or found != self._seen:
-            checkpoint.check_replaceable(file, self.es.run.id, self.es.generation)
+            checkpoint.check_replaceable(file, self.run.id, self.strategy.generation)
             self._seen = found
 
 

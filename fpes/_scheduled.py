@@ -1,0 +1,36 @@
+"""Numbers that may be schedules, as attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fpes import _config
+from fpes.schedules import Schedule
+
+
+class Scheduled:
+    """A number of its owner's that may be a schedule: checked when it is assigned, and kept as Python's own numbers."""
+
+    def __init__(self, checked: Callable[[str, Any], float]) -> None:
+        self.checked = checked
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, owner: Any, cls: type) -> float | Schedule:
+        value: float | Schedule = vars(owner)[self.name]
+        return value
+
+    def __set__(self, owner: Any, value: float | Schedule) -> None:
+        if isinstance(value, Schedule):
+            number = _config.setting(self.name, value, Schedule, "a number or a schedule")
+            self.checked(self.name, number.at(0, 1))
+        else:
+            number = self.checked(self.name, _config.plain(value))
+        vars(owner)[self.name] = number
+
+    def at(self, owner: Any, generation: int, steps: int) -> float:
+        """What it is in a generation."""
+        value = self.__get__(owner, type(owner))
+        return self.checked(self.name, value.at(generation, steps)) if isinstance(value, Schedule) else float(value)

@@ -1,0 +1,131 @@
+"""The time of a run, and how many generations fit into it.
+
+The clock decides when a run stops and when it is saved, never what it computes; with the one exception of
+Plan.settle(), before the first generation, whose result is saved with the run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from fpes.strategy import Strategy
+from fpes.training.run import Run
+
+RECORDING = 0.05  # of the time at most goes into points of the curves
+_CALIBRATION_SECONDS, _CALIBRATION_FRACTION = 2.0, 0.05
+_RESERVE = 0.01  # of the time
+_TOLERANCE = 0.02  # by which the plan may be off before it is changed
+_MOST_STEPS = 10**9
+
+
+class Clock:
+    """Seconds of this session and of the run, and their limit.
+
+    Args:
+        started: time.monotonic() of the session's beginning.
+        before: seconds of earlier sessions.
+        limit: seconds of this session, if there is a limit.
+    """
+
+    def __init__(self, started: float, before: float, limit: float | None) -> None:
+        self.started = started
+        self.before = before
+        self.limit = limit
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of this session."""
+        return time.monotonic() - self.started
+
+    @property
+    def total(self) -> float:
+        """Seconds of all sessions."""
+        return self.before + self.elapsed
+
+    @property
+    def left(self) -> float:
+        """Seconds to plan with."""
+        assert self.limit is not None
+        return self.limit * (1.0 - _RESERVE) - self.elapsed
+
+    @property
+    def run_out(self) -> bool:
+        """Whether the limit is reached."""
+        return self.limit is not None and self.elapsed >= self.limit
+
+
+class Plan:
+    """How many generations there will be.
+
+    Args:
+        strategy, run: whose.
+        clock: its time.
+        rehearse: does all that a generation does, and changes nothing.
+    """
+
+    def __init__(self, strategy: Strategy, run: Run, clock: Clock, rehearse: Callable[[], object]) -> None:
+        self.strategy = strategy
+        self.run = run
+        self.clock = clock
+        self.rehearse = rehearse
+        self._most: int | None = None  # where the plan follows the clock, the most steps that it may have
+        self._first, self._first_at = 0, 0.0  # the generation that the pace is measured from
+
+    def settle(self, wanted: int | None) -> None:
+        """Before the first generation of a session: as many as are wanted, or as fit into the time."""
+        strategy = self.strategy
+        unplanned = strategy.generation == 0 or (wanted is None and strategy.steps is None)
+        if self.clock.limit is not None and unplanned:
+            self._calibrate(wanted or strategy.steps or _MOST_STEPS)
+        elif wanted is not None and wanted != strategy.steps:
+            self._set(wanted)
+
+    def follow_clock(self) -> bool:
+        """Fit the time again, where generations are faster or slower than planned; whether the plan has changed."""
+        strategy = self.strategy
+        if self._most is None or strategy.generation == self._first or strategy.steps is None:
+            return False
+        pace = (self.clock.elapsed - self._first_at) / (strategy.generation - self._first)
+        steps = min(self._most, strategy.generation + max(1, int(self.clock.left / pace)))
+        if abs(steps - strategy.steps) <= _TOLERANCE * strategy.steps:
+            return False
+        self._set(steps)
+        return True
+
+    def end(self) -> None:
+        """A plan that followed the clock ends where the clock has ended it: nothing of it is left to be done."""
+        strategy = self.strategy
+        if self._most is not None and strategy.steps is not None and strategy.generation < strategy.steps:
+            self._set(max(1, strategy.generation))
+
+    def _set(self, steps: int) -> None:
+        self.strategy.steps = steps
+        self.run.plan.append((self.strategy.generation, steps))
+
+    def _calibrate(self, most: int) -> None:
+        """As many generations as fit into the time, at most so many: a few are timed, and thrown away."""
+        strategy, clock, before = self.strategy, self.clock, self.strategy.steps
+        strategy.steps = most
+        try:
+            self.rehearse()  # the first one finds cold caches
+            times: list[float] = []
+            budget = min(_CALIBRATION_SECONDS, _CALIBRATION_FRACTION * clock.left)
+            begin = time.monotonic()
+            while not times or time.monotonic() - begin < budget:
+                times.append(_seconds(self.rehearse))
+        except BaseException:
+            strategy.steps = before
+            raise
+        left = clock.left * (1.0 - RECORDING)
+        self._set(max(1, min(most, strategy.generation + int(left / float(np.mean(times))))))
+        self._most = most
+        self._first, self._first_at = strategy.generation, clock.elapsed
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    begin = time.monotonic()
+    call()
+    return time.monotonic() - begin
