@@ -14,7 +14,8 @@ float Population::scale(const Tensor& tensor) const {
 // Activations of a step that isn't the first lie in the scaled domain, and so does noise on them.
 float Population::scale(const Step& step) const {
     const double scale = std::visit([&](const auto& family) { return family.scale(noise, step.tensor); }, perturbation);
-    return static_cast<float>(correction().of_inputs ? scale : scale * step.bias_factor);
+    const Correction correction = this->correction();
+    return static_cast<float>(correction.terms > 0 && !correction.of_inputs ? scale * step.bias_factor : scale);
 }
 
 double Population::largest_term() const {

@@ -18,6 +18,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <functional>
 
 #include "population.hpp"
@@ -138,6 +139,7 @@ class SharedWeights {
         const int rank = correction_.terms, n = static_cast<int>(step.tensor.fan_out);
         const float scale = job_.population.scale(step);
         draw_factor(step.tensor, correction_.right, pair, n, factor_rows_.view());
+        const std::array<Panels, 2> biases = biases_of(step, pair);
         for (int sign = 0; sign < 2; ++sign) {
             const Panels result = engine_.at_row(out, sign * rows_);
             Panels products = step.reads_input() ? products_.view() : products_.from_row((2 * i + sign) * rows_);
@@ -146,26 +148,19 @@ class SharedWeights {
             engine_.in_product(&ModeKernels::scale, products, rows_, rank, sign ? -scale : scale, coefficients_.view());
             engine_.in_product(&ModeKernels::product, coefficients_.view(), factor_rows_.view(),
                                step.reads_input() ? first_product_.view() : result, result, rows_, n, rank);
+            cross_boundary(engine_, step, result, rows_, biases[sign], scaled_bias_.view(), result);
         }
-        cross(step, pair, out);
     }
 
-    // The boundary after a layer, of both members of a pair.
-    void cross(const Step& step, std::int64_t pair, Panels out) {
+    // Those of both members of a pair.
+    std::array<Panels, 2> biases_of(const Step& step, std::int64_t pair) {
         const Panels bias = network_.bias(step.tensor);
-        if (!job_.population.perturbs_biases()) {
-            cross_boundary(engine_, step, out, 2 * rows_, bias, scaled_bias_.view(), out);
-            return;
-        }
-        const Noise& noise = job_.population.noise;
+        if (!job_.population.perturbs_biases()) return {bias, bias};
+        const NoiseStream stream = job_.population.noise.stream(step.tensor.index, NoiseRole::bias, pair);
         const int n = static_cast<int>(step.tensor.fan_out);
-        engine_.in_product(&ModeKernels::perturb, noise.stream(step.tensor.index, NoiseRole::bias, pair),
-                           std::uint64_t{0}, n, job_.population.bias_scale(), 1, n, bias, bias, biases_[0].view(),
-                           biases_[1].view(), scratch_.data());
-        for (int sign = 0; sign < 2; ++sign) {
-            const Panels rows = engine_.at_row(out, sign * rows_);
-            cross_boundary(engine_, step, rows, rows_, biases_[sign].view(), scaled_bias_.view(), rows);
-        }
+        engine_.in_product(&ModeKernels::perturb, stream, std::uint64_t{0}, n, job_.population.bias_scale(), 1, n, bias,
+                           bias, biases_[0].view(), biases_[1].view(), scratch_.data());
+        return {biases_[0].view(), biases_[1].view()};
     }
 
     // Where the A of the i-th of several pairs stands: at the start of a panel, or with others in one panel.
@@ -189,7 +184,10 @@ class SharedWeights {
                            static_cast<std::uint64_t>(sample_) * n, n, job_.population.scale(step), rows_, n,
                            step.reads_input() ? first : results[0], step.reads_input() ? first : results[1], results[0],
                            results[1], scratch_.data());
-        cross(step, pair, out);
+        const std::array<Panels, 2> biases = biases_of(step, pair);
+        for (int sign = 0; sign < 2; ++sign) {
+            cross_boundary(engine_, step, results[sign], rows_, biases[sign], scaled_bias_.view(), results[sign]);
+        }
     }
 
     const Job& job_;

@@ -12,11 +12,10 @@
 //         double largest_term(NoiseKind kind) const;
 //     };
 //
-//   - scale() is what a tensor's draws are multiplied by: those of the weights, or of the correction, whose noise on
-//     pre-activations is in units of the network's own scale. It is rounded once, in the end.
+//   - scale() is what the draws of a tensor's correction are multiplied by; noise on pre-activations is in units of the
+//     network's own scale. It is rounded once, in the end. By element it is that of the noise, as for biases.
 //   - gradient_scale() is what a tensor's sum of weighted noise is multiplied by, to be the gradient: `evaluations` are
-//   the
-//     members that perturb it, times the samples of which each has a weight of its own.
+//     the members that perturb it, times the samples of which each has a weight of its own.
 //   - largest_term() bounds what a pair adds to an element of such a sum for a weight of 1, where noise is integers.
 //
 // How each way meets the network is in cpu/perturbations and cuda/perturbations. A family with arithmetic of its own is

@@ -2,9 +2,9 @@
 //
 //     template <>
 //     struct OnCpu<MyWay> : OfWeights {
-//         static void run(const Job& job, Sink& sink);                             // evaluate
-//         static void write_weights(MemberWriter& writer, const Tensor& tensor);     // of a member, where it perturbs
-//         them static void weight_gradient(const GradientJob& job);                     // biases are added for it
+//         static void run(const Job& job, Sink& sink);  // evaluates
+//         static void write_weights(MemberWriter& writer, const Tensor& tensor);  // of a member
+//         static void weight_gradient(const GradientJob& job);  // biases are added to it
 //     };
 //
 // or, where noise is of samples and members have no weights of their own,
@@ -12,8 +12,7 @@
 //     template <>
 //     struct OnCpu<MyWay> : OfSamples {
 //         static void run(const Job& job, Sink& sink);
-//         static void sample_gradient(const Job& job, const SampleWeights& weights, std::int64_t pairs, float*
-//         gradient);
+//         static void sample_gradient(const Job&, const SampleWeights&, std::int64_t pairs, float* gradient);
 //     };
 #pragma once
 

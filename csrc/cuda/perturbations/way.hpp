@@ -2,12 +2,12 @@
 //
 //     template <>
 //     struct OnCuda<MyWay> : OfWeights {
-//         static void run(Context& context, const Job& job);                          // evaluate
-//         static std::string plan(const Device& device, const Job& job);              // how, in words
-//         static void write_weights(const MemberWriter& writer, const Tensor& tensor);  // of a member, where it
-//         perturbs them template <class Run>                                                        // a GradientRun
-//         (gradient.cu) static void weight_gradient(Run& run, const Tensor& tensor);                  // biases are
-//         added for it
+//         static void run(Context& context, const Job& job);  // evaluates
+//         static std::string plan(const Device& device, const Job& job);  // how, in words
+//         // Of a member, where it perturbs them.
+//         static void write_weights(const MemberWriter& writer, const Tensor& tensor);
+//         template <class Run>  // a GradientRun (gradient.cu)
+//         static void weight_gradient(Run& run, const Tensor& tensor);  // biases are added to it
 //     };
 //
 // or, where noise is of samples and members have no weights of their own,
