@@ -14,6 +14,7 @@ from fpes.cli.process import user_errors
 from fpes.presets import PRESETS
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
+_FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 class _Finite(click.FloatRange):
@@ -133,15 +134,24 @@ def info_command(as_json: bool) -> None:
 
 
 @cli.command("bench")
-@click.option("--long", "long_run", is_flag=True, help="More networks and families: half an hour.")
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Store the results there.")
-@click.option("--compare", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="With stored results.")
+@click.option(
+    "--path", type=click.Path(exists=True, path_type=Path), help="Benchmarks of your own: a file or a folder."
+)
+@click.option("--long", is_flag=True, help="More networks and families: half an hour.")
+@click.option(
+    "--flush", type=click.Choice(["never", "boundary", "always", "all"]), default="boundary", help="Flush mode."
+)
 @click.option("--only", metavar="WORDS", help="Those whose names match: words with and, or, not, as pytest's -k.")
 @click.option("--list", "names", is_flag=True, help="Show the names, and measure nothing.")
+@click.option("--json", "json_file", type=_FILE, help="Store the results there.")
+@click.option("--csv", "csv_file", type=_FILE, help="Store them there as a table, too.")
+@click.option("--roofline", type=_FILE, help="Draw them under the roofs of the machine, as a PNG.")
+@click.option("--compare", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="With stored results.")
+@click.option("--other-machine", is_flag=True, help="Compare with those of another machine all the same.")
 @_threads
-def bench_command(long_run: bool, json_file: Path | None, compare: Path | None, only: str | None, names: bool) -> None:
+def bench_command(**options: Any) -> None:
     """Measure the kernels: fractions of the machine's peak, and PyTorch, JAX and NumPy beside them."""
-    user_errors(lambda: bench.run(long_run, json_file, compare, only, names))
+    user_errors(lambda: bench.run(bench.Options(**options)))
 
 
 cli.add_command(_threads(compare_builds.command))
