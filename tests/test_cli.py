@@ -322,6 +322,27 @@ class TestFullDisk:
         assert "log.csv: No space left on device; training goes on" in " ".join(result.stderr.split())
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "--output", ""],
+        ["train", "--data-dir", ""],
+        ["demo", "--output", ""],
+        ["compare", ""],
+        ["export", "run.npz", "--to", "npz", "--output", ""],
+        ["compare-builds", "--output", ""],
+        ["bench", "--json", ""],
+    ],
+    ids=" ".join,
+)
+def test_an_empty_path_is_not_the_current_folder(tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert "it is empty, expected a path" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 class TestInterrupts:
     """As they come in the first second: the status says so, and the table has what is finished."""
 
