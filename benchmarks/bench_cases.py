@@ -128,9 +128,14 @@ class Case:
     def net(self) -> fpes.LinearNetwork:
         return fpes.LinearNetwork(NETWORKS[self.network])
 
-    def population(self) -> fpes.Population:
-        theta = self.net.init(0)
-        return fpes.Population(self.net, theta, size=self.size, sigma=SIGMA, perturbation=PERTURBATIONS[self.family])
+    @property
+    def moved_bytes(self) -> float:
+        """Of theta, inputs and fitness, each once."""
+        return 4.0 * (self.net.parameters + self.batch * self.net.features + self.size)
+
+    def population(self, flush: str = "boundary") -> fpes.Population:
+        net, theta = self.net.with_flush(flush), self.net.init(0)
+        return fpes.Population(net, theta, size=self.size, sigma=SIGMA, perturbation=PERTURBATIONS[self.family])
 
     def data(self) -> tuple[np.ndarray, np.ndarray]:
         """x float32 [batch, features] and labels [batch]."""

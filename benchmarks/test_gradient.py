@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from bench_cases import Case, case_id, samples
-from conftest import OF_EVALUATE
+from bench_measure import OF_EVALUATE
 
 import fpes
 
@@ -34,6 +34,7 @@ def test_gradient(measure, case, weights):
         f"fpes, {case.family}, {weights}",
         lambda: population.gradient(values),
         flops=gradient_flops(case),
+        moved_bytes=4.0 * case.net.parameters,
         ours=lambda: population.evaluate(x, y),
         ratio=OF_EVALUATE,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bench_peers
 import pytest
 from bench_cases import LONG, ONE_UNIT, SHORT, Case, case_id
-from conftest import OF_ALL_THREADS
+from bench_measure import OF_ALL_THREADS
 
 import fpes
 from fpes.losses import LOSSES
@@ -20,8 +20,8 @@ PEERS = {
 }
 
 
-def ours(case: Case):
-    population, (x, y) = case.population(), case.data()
+def ours(case: Case, flush: str = "boundary"):
+    population, (x, y) = case.population(flush), case.data()
     return lambda: population.evaluate(x, y)
 
 
@@ -32,14 +32,15 @@ def measure_case(measure, case: Case, variant: str, call, **options):
         call,
         flops=case.flops,
         needed_flops=case.needed_flops,
+        moved_bytes=case.moved_bytes,
         member_samples=case.member_samples,
         **options,
     )
 
 
 @pytest.mark.parametrize("case", CASES, ids=case_id)
-def test_evaluate(measure, case):
-    measure_case(measure, case, f"fpes, {case.family}", ours(case))
+def test_evaluate(measure, case, flush):
+    measure_case(measure, case, f"fpes, {case.family}", ours(case, flush), flush=flush)
 
 
 @pytest.mark.skipif(fpes.get_threads() == 1, reason="only one thread is in use")

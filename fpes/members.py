@@ -4,20 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from fpes._backends import Array, Minibatch, PerturbationSpec, PopulationCall, Targets
+from fpes._backends import Array, Backend, Minibatch, NetworkCall, PerturbationSpec, PopulationCall, Targets
 from fpes.minibatch import copied
-
-if TYPE_CHECKING:
-    from fpes.perturbations import Centre
 
 # The largest draw, of noise that is integers.
 _LARGEST_INTEGER = {"binomial": 8, "rademacher": 1}
 
 PairRange = tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Centre:
+    """What members are perturbed from, and which of them.
+
+    Args:
+        backend: of the device of the parameters.
+        network: with its parameters.
+        size: members.
+        sigma: standard deviation of the perturbation.
+        seed: of the noise.
+        generation: likewise.
+    """
+
+    backend: Backend
+    network: NetworkCall
+    size: int
+    sigma: float
+    seed: int
+    generation: int
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -6,17 +6,14 @@ Population has checked what comes in; docs/one-unit.md has the arithmetic.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fpes._backends import Array, Minibatch, Targets, UnitCall, UnitState
-from fpes.members import PairRange, Seen, ranges
+from fpes.members import Centre, PairRange, Seen, ranges
 from fpes.minibatch import copied
 from fpes.noise import LARGEST_WORD
-
-if TYPE_CHECKING:
-    from fpes.perturbations import Centre
 
 # The Gram matrix of a batch, and its factor, are squares of its size in double.
 _LARGEST_SPAN = 1024

@@ -13,10 +13,11 @@ from fpes._modes import ieee_mode
 from fpes.devices import to_host
 from fpes.evaluation import Evaluation, Origin, checked_fitness, members_of, negated, plain
 from fpes.losses import checked_targets, loss_named
+from fpes.members import Centre
 from fpes.minibatch import checked_minibatch
 from fpes.network import LinearNetwork
 from fpes.noise import LARGEST_SEED, LARGEST_WORD
-from fpes.perturbations import Centre, FullRank, Perturbation, checked_perturbation
+from fpes.perturbations import FullRank, Perturbation, checked_perturbation
 
 _SMALLEST_SIGMA, _LARGEST_SIGMA = 2.0**-126, 2.0**100
 

@@ -21,7 +21,7 @@ import fpes
 from fpes import cli, files, plots
 from fpes._signals import Terminated
 from fpes.baseline import train_by_backprop
-from fpes.cli import commands, train
+from fpes.cli import bench_results, commands, train
 from fpes.cli.commands import cli as command
 from fpes.files import writable_folder
 from fpes.presets import PRESETS
@@ -322,6 +322,27 @@ class TestFullDisk:
         assert "log.csv: No space left on device; training goes on" in " ".join(result.stderr.split())
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "--output", ""],
+        ["train", "--data-dir", ""],
+        ["demo", "--output", ""],
+        ["compare", ""],
+        ["export", "run.npz", "--to", "npz", "--output", ""],
+        ["compare-builds", "--output", ""],
+        ["bench", "--json", ""],
+    ],
+    ids=" ".join,
+)
+def test_an_empty_path_is_not_the_current_folder(tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert "it is empty, expected a path" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 class TestInterrupts:
     """As they come in the first second: the status says so, and the table has what is finished."""
 
@@ -596,13 +617,56 @@ class TestTerminals:
         assert not list(tmp_path.iterdir())
 
 
+FLUSHES = ("never", "boundary", "always")
+
+
 class TestBench:
     def test_names(self, tmp_path):
         run = program("bench", "--list", cwd=tmp_path)
         text = run.communicate(timeout=120)[0]
         assert run.returncode == 0, text
         assert list(tmp_path.iterdir()) == []
-        assert "test_fpes[never-1024x1024x1024]" in text.splitlines()
+        assert "test_fpes[boundary-1024x1024x1024]" in text.splitlines()
+        assert "never" not in text
+
+    def test_benchmarks_of_ones_own(self, tmp_path):
+        mine = tmp_path / "test_mine.py"
+        mine.write_text(
+            "import fpes, numpy as np\n"
+            "def test_mine(measure, flush):\n"
+            "    a = np.ones((64, 64), np.float32)\n"
+            "    call = lambda: fpes.multiply(a, 2.0, flush=flush)\n"
+            "    measure('mine', 'fpes', call, flops=4096.0, moved_bytes=2.0 * a.nbytes, flush=flush)\n"
+        )
+        files = [tmp_path / name for name in ("mine.json", "mine.csv", "mine.png")]
+        stored = [f"--{option}={file}" for option, file in zip(("json", "csv", "roofline"), files, strict=True)]
+        run = program("bench", "--path", str(mine), "--flush", "all", *stored)
+        text = run.communicate(timeout=120)[0]
+        assert run.returncode == 0, text
+        assert "warning" not in text
+        results = bench_results.read(files[0])
+        assert [row.info["flush"] for row in results.rows] == ["never", "boundary", "always"]
+        assert all(row.info["cold_seconds"] > 0 and row.info["median"] > 0 for row in results.rows)
+        header, *lines = files[1].read_text().splitlines()
+        assert header.startswith("group,variant,flush,median,q1,q3")
+        assert [line.split(",")[:3] for line in lines] == [["mine", "fpes", flush] for flush in FLUSHES]
+        assert files[2].read_bytes().startswith(b"\x89PNG")
+        run = program("bench", "--path", str(mine), "--compare", str(files[0]))
+        text = run.communicate(timeout=120)[0]
+        assert run.returncode == 0, text
+        assert "mine: fpes, boundary" in text
+
+    def test_results_of_another_machine(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(pytest, "main", lambda *_, **__: pytest.fail("measured before looking"))
+        file = tmp_path / "results.json"
+        file.write_text(json.dumps({"machine": {"processor": "Z80", "threads": 1}, "benchmarks": []}))
+        result = invoke("bench", "--compare", file)
+        assert result.exit_code == 2
+        assert "is from another machine: processor 'Z80' and not" in result.stderr
+        file.write_text("[]")
+        result = invoke("bench", "--compare", file)
+        assert result.exit_code == 2
+        assert "holds no results of `fpes bench --json`" in result.stderr
 
     def test_a_case_is_measured_and_stored_with_what_was_compared(self, tmp_path):
         file = tmp_path / "results.json"
@@ -611,7 +675,9 @@ class TestBench:
         assert run.returncode == 0, text
         assert "CPU, %" in text
         stored = json.loads(file.read_text())
-        assert (stored["packages"]["fpes"], stored["packages"]["numpy"]) == (fpes.__version__, np.__version__)
+        packages = stored["machine"]["packages"]
+        assert (packages["fpes"], packages["numpy"]) == (fpes.__version__, np.__version__)
+        assert stored["machine"]["bandwidth"] > 1e8
         assert "node" not in stored["machine_info"]
         share = stored["benchmarks"][0]["extra_info"]["processor_share"]
         assert share is None or 0.0 < share <= 1.0

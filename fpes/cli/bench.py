@@ -1,69 +1,158 @@
-"""`fpes bench`: the benchmarks of the repository, run from wherever they are."""
+"""`fpes bench`: the benchmarks of the repository, or of your own, run from wherever they are."""
 
 from __future__ import annotations
 
+import importlib
 import io
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 import fpes
+from fpes import plots
+from fpes.cli import bench_results
 from fpes.cli.process import INTERRUPTED, TERMINATED
+from fpes.files import written_whole
 
 _INSTALLED = Path(fpes.__file__).parent / "benchmarks"
 _IN_THE_REPOSITORY = Path(fpes.__file__).parent.parent / "benchmarks"
 
 
-def run(long_run: bool, json_file: Path | None, compare: Path | None, only: str | None, names: bool) -> int:
+@dataclass(frozen=True)
+class Options:
+    """The options of the command, by name.
+
+    Args:
+        path: a file or a folder of benchmarks; those of the repository if not given.
+        long: more networks and families.
+        flush: "never", "boundary", "always", or "all" of them.
+        only: those whose names match.
+        names: show their names, and measure nothing.
+        json_file, csv_file, roofline: where results go.
+        compare: earlier results.
+        other_machine: whether these may be another machine's.
+    """
+
+    path: Path | None
+    long: bool
+    flush: str
+    only: str | None
+    names: bool
+    json_file: Path | None
+    csv_file: Path | None
+    roofline: Path | None
+    compare: Path | None
+    other_machine: bool
+
+
+def run(options: Options) -> int:
     """Run the benchmarks by pytest, or list their names, and return the exit status.
 
     Raises:
-        ImportError: pytest or pytest-benchmark is missing.
-        OSError: the results can't be written where they should go.
-        ValueError: no benchmark has such a name.
+        ImportError: pytest, pytest-benchmark or, for a picture, matplotlib is missing.
+        OSError: results can't be written where they should go, or earlier ones can't be read.
+        ValueError: no benchmark has such a name; earlier results are something else, or another machine's.
     """
+    _require_pytest()
+    if options.names:
+        return _list(options)
+    for file in (options.json_file, options.csv_file, options.roofline):
+        if file is not None:
+            _check_writable(file)
+    if options.roofline is not None:
+        plots.require()
+    before = None if options.compare is None else bench_results.read(options.compare)
+    if before is not None and options.compare is not None and not options.other_machine:
+        bench_results.check_same_machine(before, _this_machine(), options.compare)
+    with tempfile.TemporaryDirectory() as folder:
+        stored = Path(folder) / "results.json" if options.json_file is None else options.json_file.resolve()
+        status = _measure(options, stored, Path(folder))
+        if status == 0:
+            _report(options, before, bench_results.read(stored) if stored.is_file() else None)
+    return status
+
+
+def _report(options: Options, before: bench_results.Results | None, results: bench_results.Results | None) -> None:
+    """What is made of results besides the tables."""
+    if results is None:
+        return  # they went to a pipe or a terminal
+    if options.csv_file is not None:
+        bench_results.write_csv(results, options.csv_file)
+    if options.roofline is not None:
+        with written_whole(options.roofline) as aside:
+            plots.roofline(results.machine, bench_results.kernels(results), aside)
+    if before is not None:
+        bench_results.print_changes(Console(width=118, highlight=False), before, results)
+
+
+def _require_pytest() -> None:
     try:
-        import pytest
+        import pytest  # noqa: F401
         import pytest_benchmark  # noqa: F401
     except ImportError as error:
         raise ImportError(
             f"the benchmarks run under pytest ({error}): pip install pytest pytest-benchmark rich"
         ) from None
-    if json_file is not None:
-        _check_writable(json_file)
+
+
+def _list(options: Options) -> int:
+    import pytest
+
     collected = _Collected()
-    if names:
-        with redirect_stdout(io.StringIO()):
-            options = ["--collect-only", "-p", "no:benchmark", "-p", "no:xdist"]
-            pytest.main([*_options(long_run, only), *options, str(_folder())], plugins=[collected])
-        print("\n".join(collected.names))
-        return 0
-    with tempfile.TemporaryDirectory() as storage, _sigterm_interrupts() as signals:
-        # A comparison is pytest-benchmark's own table; else ours says more.
-        options = ["--benchmark-quiet" if compare is None else f"--benchmark-compare={compare.resolve()}"]
-        if json_file is not None:
-            options.append(f"--benchmark-json={json_file.resolve()}")
-        options += [f"--benchmark-storage=file://{storage}", "--benchmark-columns=median,iqr,rounds"]
-        status = pytest.main([*_options(long_run, only), *options, str(_folder())], plugins=[collected])
+    with redirect_stdout(io.StringIO()):
+        chosen = ["--collect-only", "-p", "no:benchmark", "-p", "no:xdist"]
+        pytest.main([*_pytest_options(options), *chosen, str(_place(options))], plugins=[collected])
+    print("\n".join(collected.names))
+    return 0
+
+
+def _measure(options: Options, stored: Path, storage: Path) -> int:
+    """Run them, with results in `stored`; the exit status."""
+    import pytest
+
+    collected = _Collected()
+    chosen = ["--benchmark-quiet", f"--benchmark-json={stored}", f"--benchmark-storage=file://{storage}"]
+    with _sigterm_interrupts() as signals:
+        status = pytest.main([*_pytest_options(options), *chosen, str(_place(options))], plugins=[collected])
     if status == pytest.ExitCode.INTERRUPTED:
         return TERMINATED if signals else INTERRUPTED
-    if only is not None and not collected.names:
-        raise ValueError(f"no benchmark has a name that {only!r} matches; `fpes bench --list` shows them")
+    if options.only is not None and not collected.names:
+        raise ValueError(f"no benchmark has a name that {options.only!r} matches; `fpes bench --list` shows them")
     return int(status)
 
 
-def _options(long_run: bool, only: str | None) -> list[str]:
-    folder = _folder()
+def _pytest_options(options: Options) -> list[str]:
+    folder = _importable_folder()
     # The project's settings are for its tests; -p no:cacheprovider leaves nothing in an installed package.
-    options = ["-q", "-p", "no:cacheprovider", "-c", str(folder / "pytest.ini"), "--rootdir", str(folder)]
-    return [*options, "-rs", *(["--long"] if long_run else []), *([] if only is None else ["-k", only])]
+    chosen = ["-q", "-rs", "-p", "no:cacheprovider", "-p", "bench_plugin"]
+    chosen += ["-c", str(folder / "pytest.ini"), "--rootdir", str(folder), f"--flush={options.flush}"]
+    return [*chosen, *(["--long"] if options.long else []), *([] if options.only is None else ["-k", options.only])]
 
 
-def _folder() -> Path:
-    return _INSTALLED if _INSTALLED.is_dir() else _IN_THE_REPOSITORY
+def _place(options: Options) -> Path:
+    """Of the benchmarks."""
+    return _importable_folder() if options.path is None else options.path.resolve()
+
+
+def _importable_folder() -> Path:
+    """Of the benchmarks; modules beside them can be imported from now on."""
+    folder = _INSTALLED if _INSTALLED.is_dir() else _IN_THE_REPOSITORY
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    return folder
+
+
+def _this_machine() -> dict[str, Any]:
+    _importable_folder()
+    machine: dict[str, Any] = importlib.import_module("bench_machine").machine()
+    return machine
 
 
 class _Collected:

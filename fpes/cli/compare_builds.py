@@ -10,6 +10,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from fpes.cli.parameters import FOLDER
 from fpes.cli.process import user_errors
 from fpes.devices import checked_device
 from fpes.files import writable_folder, written_whole
@@ -28,7 +29,7 @@ _EPILOG = (
 @click.option("--device", help="cpu, cuda or cuda:1; a GPU where one can be used, unless told.")
 @click.option(
     "--output",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FOLDER,
     default=Path("runs/compare-builds"),
     help="Where report.html and report.json go.",
 )

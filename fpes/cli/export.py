@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from fpes._checks import FloatArray
+from fpes.cli.parameters import FILE, FOLDER
 from fpes.cli.process import user_errors
 from fpes.datasets import load
 from fpes.es import ES
@@ -58,16 +59,16 @@ TARGETS = {
 
 
 @click.command("export")
-@click.argument("checkpoint", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("checkpoint", type=FILE)
 @click.option("--to", "target", type=click.Choice(list(TARGETS)), required=True, help="What to write.")
 @click.option(
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     help="The file; network.onnx, .pt2 or .npz beside the checkpoint unless told.",
 )
 @click.option(
     "--data-dir",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FOLDER,
     help="Folder with MNIST's IDX files; also FPES_DATA.",
 )
 def command(**options: Any) -> None:

@@ -1,7 +1,7 @@
 """How the members of a population differ from its centre: a file for each family."""
 
 from fpes.perturbations.allocation import AllLayers, Allocation, OneLayer
-from fpes.perturbations.base import Centre, Perturbation, checked_perturbation
+from fpes.perturbations.base import Perturbation, checked_perturbation
 from fpes.perturbations.full_rank import FullRank
 from fpes.perturbations.low_rank import LowRank
 from fpes.perturbations.node import NodePerturbation
@@ -10,7 +10,6 @@ from fpes.perturbations.one_unit import OneUnit
 __all__ = [
     "AllLayers",
     "Allocation",
-    "Centre",
     "FullRank",
     "LowRank",
     "NodePerturbation",

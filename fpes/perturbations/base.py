@@ -2,32 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from fpes._backends import Backend, NetworkCall
-from fpes.members import Members
-
-
-@dataclass(frozen=True, eq=False)
-class Centre:
-    """What members are perturbed from, and which of them.
-
-    Args:
-        backend: of the device of the parameters.
-        network: with its parameters.
-        size: members.
-        sigma: standard deviation of the perturbation.
-        seed: of the noise.
-        generation: likewise.
-    """
-
-    backend: Backend
-    network: NetworkCall
-    size: int
-    sigma: float
-    seed: int
-    generation: int
+from fpes.members import Centre, Members
 
 
 @runtime_checkable

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from fpes import _config
 from fpes._backends import PerturbationSpec
-from fpes.members import Members, PerturbedMembers
+from fpes.members import Centre, Members, PerturbedMembers
 from fpes.noise import check_kind
-from fpes.perturbations.base import Centre, OfWeights
+from fpes.perturbations.base import OfWeights
 
 
 @_config.register

@@ -8,10 +8,10 @@ from typing import Any
 
 from fpes import _checks, _config
 from fpes._backends import PerturbationSpec
-from fpes.members import Members, PerturbedMembers
+from fpes.members import Centre, Members, PerturbedMembers
 from fpes.noise import check_kind
 from fpes.perturbations.allocation import ALL_LAYERS, Allocation, check_allocation, from_units_and_draws
-from fpes.perturbations.base import Centre, OfWeights
+from fpes.perturbations.base import OfWeights
 
 _LARGEST_RANK = 4096
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fpes import _config
-from fpes.members import Members
+from fpes.members import Centre, Members
 from fpes.one_unit import UnitMembers
 from fpes.perturbations.allocation import numbers, of_each_layer
-from fpes.perturbations.base import Centre
 
 
 @_config.register
