@@ -2,7 +2,7 @@
 
 Units. A *member-sample* is one member's forward pass for one sample. Its *network operations* are those of the
 unperturbed network, 2 x 668,672 for 784-512-512-10. The *peak* is what independent chains of fused multiply-adds reach
-without touching memory, on the same threads, measured just before each round (csrc/cpu/kernels_peak.hpp). Fractions of
+without touching memory, on the same threads, measured just before each round (csrc/cpu/kernels/peak.hpp). Fractions of
 the peak count network operations only, so noise, biases, boundaries and the loss are overhead. The *needed* operations
 of low rank and node count the first product once a sample, for all members see the same samples; exact zeros, which
 are skipped too, still count. So both fractions may pass 100 %.
@@ -46,7 +46,7 @@ training step, one layer at a time      40   products 26 ms, changes 9,    60 ms
 
 "Needed" leaves out what all members share or, in full rank, terms whose activation is zero: a fifth of the inputs and
 about a quarter of the activations are not. How zeros came to pay: rows share none, so each row is a list of its nonzero
-terms and goes through the weights alone (csrc/cpu/kernels_nonzeros.hpp). That takes a load for each multiply-add, from
+terms and goes through the weights alone (csrc/cpu/kernels/nonzeros.hpp). That takes a load for each multiply-add, from
 the first-level cache; break-even with the dense product is where 0.65 of the activations are not zero, and above 0.6
 the dense product is taken. Dense inputs give 0.85 at batch 64.
 

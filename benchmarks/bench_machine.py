@@ -28,7 +28,7 @@ def machine() -> dict[str, Any]:
         "clock": found.get("hz_actual", (0, 0))[0] / 1e9,
         "threads": fpes.get_threads(),
         "isa": fpes.get_isa(),
-        "compiler": fpes.build_config()["cpu"].get("compiler", ""),
+        "compiler": fpes.build_config()["cpu"]["compiler"],
         "packages": {name: version(name) for name in _PACKAGES if find_spec(name) is not None},
         "commit": _commit(),
     }

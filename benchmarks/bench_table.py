@@ -40,10 +40,9 @@ def _heading(machine: dict[str, Any]) -> str:
     sizes = ", ".join(f"{name} {size // 1024} KB" for name, size in machine["caches"].items())
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     commit = f" (commit {machine['commit']})" if machine["commit"] else ""
-    compiler = f" Compiled by {machine['compiler']}." if machine["compiler"] else ""
     return (
         f"{machine['processor']}, {machine['clock']:.2f} GHz; {sizes}. {machine['threads']} threads, {machine['isa']}."
-        f"{compiler} {packages}{commit}."
+        f" {machine['compiler']}. {packages}{commit}."
     )
 
 

@@ -14,7 +14,7 @@ def build_config() -> dict[str, Any]:
 
     Returns:
         version: str.
-        cpu: {isas, isa, threads}.
+        cpu: {isas, isa, threads, compiler}; the compiler with its flags.
         cuda: {built, builds, reason, compiler, architectures, devices}: whether there is any CUDA build; which
         ("ftz" runs flush "boundary" and "always", "ieee" runs "never"); why one is missing, "" if none is; the version
         of nvcc; the architectures as CMake names them; the names of the GPUs that can be used now.
@@ -25,6 +25,7 @@ def build_config() -> dict[str, Any]:
             "isas": _settings.supported_isas(),
             "isa": _settings.get_isa(),
             "threads": _settings.get_threads(),
+            "compiler": _build_info.CPU_COMPILER,
         },
         "cuda": _cuda(),
     }

@@ -20,8 +20,6 @@ _classes: dict[str, type] = {}
 def register(cls: _Class) -> _Class:
     """Class decorator: checkpoints keep objects of this class, by the name of the class and its fields, without pickle.
 
-    ::
-
         @fpes.register
         @dataclass(frozen=True)
         class Lion:

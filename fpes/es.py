@@ -29,8 +29,6 @@ _SAVING_SECONDS = 10.0  # that save() waits for somebody else who is writing the
 class ES(Strategy):
     """Evolution strategies with antithetic pairs (Salimans et al. 2017, algorithm 2).
 
-    ::
-
         es = fpes.ES(net, net.init(seed=0), size=512, sigma=0.05, learning_rate=0.02)
         for x, y in batches:
             es.tell(es.ask().evaluate(x, y))
@@ -109,8 +107,6 @@ class ES(Strategy):
         executor: Any = None,
     ) -> list[Record]:
         """Train on a data set until the planned number of generations is done.
-
-        ::
 
             es.fit(data, steps=2000, batch=512, checkpoint="run.npz")
             ...

@@ -170,8 +170,6 @@ class Population:
     ) -> Evaluation:
         """The evaluation that evaluate(x, y) gives, of fitness that was computed in parts, here or elsewhere.
 
-        ::
-
             parts = [population.evaluate(x, y, pairs=pairs).values for pairs in ((0, 100), (100, 256))]
             es.tell(population.evaluated(x, numpy.concatenate(parts)))
 

@@ -77,12 +77,15 @@ class CpuKernels:
 
 def _as_the_cpu_takes_them(name, arguments):
     """Integer weights have 32 bits on a GPU, and 64 on the CPU."""
-    if name != "population_gradient" or not arguments[3]:
+    if name == "population_gradient" and arguments[3]:
+        place, members = 2, arguments[4]
+    elif name == "unit_gradient" and arguments[9]:
+        place, members = 8, 2 * arguments[4]
+    else:
         return arguments
-    program, population, address, integers, members, *rest = arguments
-    weights = np.ctypeslib.as_array((ctypes.c_int32 * members).from_address(address)).astype(np.int64)
+    weights = np.ctypeslib.as_array((ctypes.c_int32 * members).from_address(arguments[place])).astype(np.int64)
     _as_the_cpu_takes_them.kept = weights
-    return program, population, weights.ctypes.data, integers, members, *rest
+    return *arguments[:place], weights.ctypes.data, *arguments[place + 1 :]
 
 
 def install(monkeypatch, modules):

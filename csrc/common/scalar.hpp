@@ -2,7 +2,7 @@
 //
 // The arithmetic in common/ is written once, as templates over a float vector F and its unsigned partner U, in terms
 // of the free functions below. This file is their one-lane model, which CUDA kernels use (a thread is a lane);
-// cpu/simd_*.hpp are the models for SSE2, AVX2 and AVX-512. Nothing here flushes by itself: the model inherits the
+// cpu/simd/*.hpp are the models for SSE2, AVX2 and AVX-512. Nothing here flushes by itself: the model inherits the
 // mode of the code around it (the compiler flag on the device).
 #pragma once
 
@@ -29,7 +29,7 @@ using UintOf = typename VectorTraits<V>::U;
 template <class V>
 using MaskOf = typename VectorTraits<V>::Mask;
 
-// splat<F>(x): x in every lane. splat<U>(n) likewise. Specialised for each type, or a type's own (cpu/simd_wide.hpp).
+// splat<F>(x): x in every lane. splat<U>(n) likewise. Specialised for each type, or a type's own (cpu/simd/wide.hpp).
 template <class V, class Scalar>
 FPES_INLINE V splat(Scalar x) {
     return V::splat_of(x);

@@ -1,7 +1,7 @@
 // What this translation unit is compiled for, as a namespace.
 //
 // The headers in common/ and the kernels in cpu/ are compiled several times: once for each instruction set
-// (cpu/isa_*.cpp) and once for each CUDA build. Each such file defines FPES_TARGET before its first include, and all
+// (cpu/isa/*.cpp) and once for each CUDA build. Each such file defines FPES_TARGET before its first include, and all
 // that it instantiates lives in an inline namespace of that name. So the linker can never put the AVX-512 body of an
 // inline function where the baseline one was meant, nor the ftz body where the ieee one was. Plain data that files of
 // several targets hand to each other (enums, structs without code) lives in namespace fpes itself.

@@ -15,7 +15,7 @@
 // Drawing a weight costs about as much as 3 multiply-adds of a vector, and serves `full_tile` samples of two members.
 //
 // Where most activations are zero, as pixels are and units that the boundary flushes, a product takes only the others
-// (kernels_nonzeros.hpp): twice the speed and more, and the same bits.
+// (kernels/nonzeros.hpp): twice the speed and more, and the same bits.
 #include <algorithm>
 
 #include "nonzero_lists.hpp"

@@ -2,17 +2,17 @@
 #pragma once
 
 #include "kernels.hpp"
-#include "kernels_changes.hpp"
-#include "kernels_elementwise.hpp"
-#include "kernels_loss.hpp"
-#include "kernels_noise.hpp"
-#include "kernels_nonzeros.hpp"
-#include "kernels_panels.hpp"
-#include "kernels_peak.hpp"
-#include "kernels_product.hpp"
-#include "kernels_skipping.hpp"
-#include "kernels_sums.hpp"
-#include "kernels_unit.hpp"
+#include "kernels/changes.hpp"
+#include "kernels/elementwise.hpp"
+#include "kernels/loss.hpp"
+#include "kernels/noise.hpp"
+#include "kernels/nonzeros.hpp"
+#include "kernels/panels.hpp"
+#include "kernels/peak.hpp"
+#include "kernels/product.hpp"
+#include "kernels/skipping.hpp"
+#include "kernels/sums.hpp"
+#include "kernels/unit.hpp"
 
 FPES_NAMESPACE_BEGIN
 

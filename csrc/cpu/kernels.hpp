@@ -1,7 +1,7 @@
 // The kernels of one instruction set, as a table of functions.
 //
 // Every kernel reads memory and writes memory and does no allocation, no threading, no choice of mode: kernel_set.hpp
-// defines them once, isa_*.cpp compile them for each instruction set, engine.hpp calls them in the right mode.
+// defines them once, isa/*.cpp compile them for each instruction set, engine.hpp calls them in the right mode.
 #pragma once
 
 #include <cstddef>
@@ -126,7 +126,7 @@ struct ModeKernels {
     // `lanes` are read and written too.
     void (*losses)(Targets targets, std::int64_t first, Panels outputs, int rows, int count, float* out);
 
-    // Members that differ in one unit (kernels_unit.hpp, which says what each does).
+    // Members that differ in one unit (kernels/unit.hpp, which says what each does).
     void (*unit_perturb)(const float* sums, const float* change, float unit, int units, int samples, float* plus,
                          float* minus);
     void (*unit_boundary)(float* v, const float* bias, float enter, float leave, int units, int samples);
@@ -185,12 +185,12 @@ struct Kernels {
     // The same for a [rows, n] tensor, of which row 0 here starts at element `first`, into panels.
     void (*noise_panels)(const NoiseStream& stream, std::uint64_t first, int rows, int n, Panels z, float* scratch);
     // Which k of n units carry noise, ascending: rows `first`, first + 1, ... of an [., k] tensor
-    // (kernels_changes.hpp).
+    // (kernels/changes.hpp).
     void (*unit_positions)(const NoiseStream& stream, std::uint64_t first, int rows, int n, int k, std::int32_t* units,
                            float* scratch);
     // out[i, j] = m[i, units[i, j]], row-major; m[0, units[i, j]] where m has one row for all.
     void (*gather_units)(Panels m, bool one_row, const std::int32_t* units, int rows, int k, float* out);
-    // The inputs of a layer on a batch, in double (kernels_unit.hpp).
+    // The inputs of a layer on a batch, in double (kernels/unit.hpp).
     void (*unit_gram)(const double* inputs, std::int64_t features, int samples, std::int64_t stride, double* gram);
     void (*unit_project)(const double* inputs, std::int64_t features, std::int64_t stride, const float* direction,
                          double* out);

@@ -11,7 +11,7 @@
 //            +----------------------+      sample) +---------------------+
 //
 // Most of the left operand is zero where pixels are, or units that the boundary flushes: then the product takes only
-// the rest (kernels_nonzeros.hpp).
+// the rest (kernels/nonzeros.hpp).
 #include <algorithm>
 #include <cmath>
 #include <vector>

@@ -1,4 +1,4 @@
-// Where a left operand has few elements that aren't zero, a product takes only those (kernels_nonzeros.hpp).
+// Where a left operand has few elements that aren't zero, a product takes only those (kernels/nonzeros.hpp).
 #pragma once
 
 #include "engine.hpp"

@@ -2,7 +2,7 @@
 //
 // A thread takes a tile of samples and some pairs. The first layer's product is the same for all members, so it is
 // computed once. Later layers' activations differ, so those of several pairs are stacked, and one product with the
-// shared weights serves them all. It leaves out what is zero in all members (kernels_skipping.hpp):
+// shared weights serves them all. It leaves out what is zero in all members (kernels/skipping.hpp):
 //
 //      rows of h, l >= 2          w (shared)         accumulators, then the pair's own correction
 //     +---------------------+    +----------+       +----------------------+

@@ -71,7 +71,7 @@ FPES_DEVICE std::uint32_t word_of(const PhiloxBlock<std::uint32_t>& block, int i
 }
 
 // Elements first ... first + count - 1 of a stream, where first is a multiple of count, 4 or 8: what a block's bits
-// mean is told in common/noise.hpp and cpu/kernels_noise.hpp.
+// mean is told in common/noise.hpp and cpu/kernels/noise.hpp.
 template <NoiseKind kind, int count, bool small = false>
 FPES_DEVICE void draw_aligned(const Counters& counters, std::uint64_t first, float* z) {
     static_assert(count == 4 || count == 8,

@@ -85,8 +85,6 @@ class Dataset:
     ) -> Dataset:
         """A data set of your own, split at random.
 
-        ::
-
             data = fpes.datasets.Dataset.from_arrays(x, y, scale="standard", scale_targets="standard")
             net = fpes.LinearNetwork([data.features, 64, 64, data.outputs])
             ...

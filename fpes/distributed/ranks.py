@@ -43,8 +43,6 @@ _WAKING, _NAP_SECONDS = 1, 0.005
 class Ranks:
     """The ranks of an MPI communicator, as what ES.fit(executor=) takes; every rank makes one.
 
-    ::
-
         ranks = fpes.distributed.Ranks()  # mpiexec -n 8 python train.py
         es.fit(data, steps=1000, checkpoint="run.npz", executor=ranks)
         if ranks.rank == 0:

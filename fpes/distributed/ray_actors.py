@@ -12,8 +12,6 @@ from fpes import _checks
 class RayExecutor(Executor):
     """So many actors of Ray; where one dies, another takes its place.
 
-    ::
-
         with fpes.distributed.RayExecutor(8, num_cpus=1) as executor:
             es.fit(data, steps=1000, executor=executor)
 

@@ -39,8 +39,6 @@ _ANSWER = worker.answer
 class Workers:
     """The workers of an executor, who share the evaluation of populations, and exact gradients where that pays.
 
-    ::
-
         with ProcessPoolExecutor(4) as executor:
             es.fit(data, steps=1000, executor=executor)
 
@@ -357,8 +355,6 @@ class _Training:
 
 def processes(count: int, *, start: str = "spawn", limit: float = 300.0, threads: int | None = None) -> Workers:
     """So many worker processes on this machine, by the standard library; where one dies, a fresh pool takes over.
-
-    ::
 
         with fpes.distributed.processes(4) as workers:
             es.fit(data, steps=1000, executor=workers)

@@ -23,7 +23,7 @@ from fpes.perturbations import Perturbation
 from fpes.population import Population
 from fpes.primitives import bias_add, gemm, multiply
 from fpes.shaping import centred_ranks
-from fpes.study.operands import SCALES, SIGMA, Problem, Scale, Size, families, problem
+from fpes.study.operands import SCALES, SIGMA, Problem, Scale, Size, families, members_of, problem
 
 PAIRS = (("boundary", "never"), ("always", "never"), ("always", "boundary"))
 
@@ -263,7 +263,7 @@ def _gradient(name: str, perturbation: Perturbation, size: Size, scale: Scale, d
     """Bits from the same weights in every mode; directions from each mode's own ranks."""
     given = problem(size, scale)
     same, own = {}, {}
-    weights = np.linspace(-1, 1, size.members).astype(np.float32)
+    weights = np.linspace(-1, 1, members_of(perturbation, size)).astype(np.float32)
     for flush in FLUSH_MODES:
         members = _members(given, flush, perturbation, size, device)
         evaluation = _evaluated(members, given, device)
@@ -288,9 +288,8 @@ def _gradient(name: str, perturbation: Perturbation, size: Size, scale: Scale, d
 
 def _members(given: Problem, flush: str, perturbation: Perturbation, size: Size, device: str) -> Population:
     theta = to_device(given.theta, device)
-    return Population(
-        given.net.with_flush(flush), theta, size=size.members, sigma=SIGMA, perturbation=perturbation, seed=3
-    )
+    count = members_of(perturbation, size)
+    return Population(given.net.with_flush(flush), theta, size=count, sigma=SIGMA, perturbation=perturbation, seed=3)
 
 
 def _evaluated(members: Population, given: Problem, device: str) -> Evaluation:

@@ -24,7 +24,7 @@ from fpes.devices import to_device
 from fpes.evaluation import Evaluation
 from fpes.population import Population
 from fpes.primitives import bias_add, gemm, multiply
-from fpes.study.operands import SIGMA, Scale, Size, families, problem
+from fpes.study.operands import SIGMA, Scale, Size, families, members_of, problem
 
 NORMAL, SUBNORMAL = "normal", "subnormal"
 _UNITS = {NORMAL: 1.0, SUBNORMAL: 2.0**-130}
@@ -216,7 +216,7 @@ def _network_call(name: str, size: Size, scale: Scale, flush: str, device: str) 
     if name == "network":
         return lambda: net(theta, x)
     perturbation = families(net.layers)[name]
-    members = Population(net, theta, size=size.members, sigma=SIGMA, perturbation=perturbation)
+    members = Population(net, theta, size=members_of(perturbation, size), sigma=SIGMA, perturbation=perturbation)
     return lambda: members.evaluate(x, y)
 
 

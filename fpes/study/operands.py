@@ -11,7 +11,7 @@ import numpy as np
 
 from fpes._checks import FloatArray, IntArray
 from fpes.network import LinearNetwork
-from fpes.perturbations import FullRank, LowRank, NodePerturbation, OneLayer, Perturbation
+from fpes.perturbations import FullRank, LowRank, NodePerturbation, OneLayer, OneUnit, Perturbation
 
 SIGMA = 0.1
 _SMALLEST_NORMAL_BITS = 0x0080_0000
@@ -61,7 +61,7 @@ class Size:
 
     Args:
         network: inputs, widths, outputs.
-        members: of a population.
+        members: of a population, unless its family has blocks of another size.
         batch: samples.
         product: rows, columns and terms of the matrix product.
         elements: rows and columns of what an elementwise operation takes.
@@ -93,7 +93,14 @@ def families(layers: int) -> dict[str, Perturbation]:
         "node": NodePerturbation(),
         "one-layer low rank": LowRank(allocation=few),
         "one-layer node": NodePerturbation(allocation=few),
+        "one unit": OneUnit(),
     }
+
+
+def members_of(perturbation: Perturbation, size: Size) -> int:
+    """How many members a population of the family has: those of the size, or one block where there are blocks."""
+    block = getattr(perturbation, "members", None)
+    return size.members if block is None else int(block(size.network))
 
 
 @dataclass(frozen=True)

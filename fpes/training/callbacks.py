@@ -21,8 +21,6 @@ class StopTraining(Exception):  # noqa: N818 - like StopIteration: no error
 class EarlyStopping:
     """A callback that stops a run whose validation metric hasn't risen for long (Prechelt 1998, criterion UP).
 
-    ::
-
         data = fpes.datasets.load("mnist").with_validation(0.1)
         es.fit(data, steps=2000, after_step=fpes.training.EarlyStopping(patience=200))
 

@@ -44,7 +44,7 @@ inline float narrow(double a) {
 }
 
 // The sum rounded to odd, which can then be rounded to a float without harm (Boldo, Melquiond 2008; see
-// csrc/cpu/simd_baseline.hpp).
+// csrc/cpu/simd/baseline.hpp).
 inline double add_to_odd(double a, double b) {
     const double sum = a + b, b_part = sum - a;
     const double error = (a - (sum - b_part)) + (b - b_part);

@@ -1,10 +1,10 @@
 // The peak of the machine: what a benchmark divides by.
 //
-// As many independent chains of fused multiply-adds as the product's tile has (kernels_product.hpp), and nothing else:
+// As many independent chains of fused multiply-adds as the product's tile has (kernels/product.hpp), and nothing else:
 // no loads, no stores. No product of floats on this instruction set can be faster.
 #pragma once
 
-#include "kernels_panels.hpp"
+#include "panels.hpp"
 
 FPES_NAMESPACE_BEGIN
 

@@ -1,7 +1,7 @@
 // The end of sums: from panels of floats or integers to the floats that they are rounded to.
 #pragma once
 
-#include "kernels_panels.hpp"
+#include "panels.hpp"
 
 FPES_NAMESPACE_BEGIN
 

@@ -5,10 +5,10 @@
 // member on a sample.
 #pragma once
 
-#include "../common/mean.hpp"
-#include "kernels_elementwise.hpp"
-#include "kernels_loss.hpp"
-#include "simd_wide.hpp"
+#include "../../common/mean.hpp"
+#include "../simd/wide.hpp"
+#include "elementwise.hpp"
+#include "loss.hpp"
 
 FPES_NAMESPACE_BEGIN
 
@@ -253,7 +253,7 @@ bool unit_product_tile_of(int height, const float* a, std::int64_t stride, const
 }
 
 // out[rows, n] = a[rows, k] b[k, n] over the listed k, up to unit_tile_rows() rows. Why the others may be left out, and
-// why a sum of -0 is done again with all terms: see kernels_skipping.hpp. every: the list of all k.
+// why a sum of -0 is done again with all terms: see kernels/skipping.hpp. every: the list of all k.
 template <class F>
 void unit_product(const float* a, std::int64_t stride, int rows, const std::int32_t* terms, int count,
                   const std::int32_t* every, int k, Panels b, int n, Panels out) {

@@ -27,7 +27,7 @@
 // does both. Sums are exact 32-bit integers, so their order is free, but there is nothing to gain from another one.
 #pragma once
 
-#include "kernels_panels.hpp"
+#include "panels.hpp"
 
 FPES_NAMESPACE_BEGIN
 

@@ -1,8 +1,8 @@
 // Panels: addressing, and the copies between panels and row-major arrays. No arithmetic, so no mode.
 #pragma once
 
-#include "../common/scalar.hpp"
-#include "kernels.hpp"
+#include "../../common/scalar.hpp"
+#include "../kernels.hpp"
 
 FPES_NAMESPACE_BEGIN
 

@@ -17,10 +17,10 @@
 #pragma GCC target("avx2,fma,bmi,bmi2")
 #endif
 
-#include "kernels.hpp"
-#include "simd_avx2.hpp"
+#include "../kernels.hpp"
+#include "../simd/avx2.hpp"
 //
-#include "kernel_set.hpp"
+#include "../kernel_set.hpp"
 
 namespace fpes {
 

@@ -1,6 +1,6 @@
 // The kernels for AVX-512 with VNNI: those of AVX-512, but for the one that VNNI makes faster.
 //
-// What comes before the pragma, and why there is one: see isa_avx512.cpp.
+// What comes before the pragma, and why there is one: see isa/avx512.cpp.
 #define FPES_TARGET avx512vnni
 #define FPES_VNNI
 #include <immintrin.h>
@@ -17,10 +17,10 @@
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma,avx2,bmi,bmi2")
 #endif
 
-#include "kernels.hpp"
-#include "simd_avx512.hpp"
+#include "../kernels.hpp"
+#include "../simd/avx512.hpp"
 //
-#include "kernels_product.hpp"
+#include "../kernels/product.hpp"
 
 namespace fpes {
 

@@ -4,7 +4,7 @@
 // type serves both modes.
 #pragma once
 
-#include "../common/scalar.hpp"
+#include "../../common/scalar.hpp"
 
 FPES_NAMESPACE_BEGIN
 
@@ -29,7 +29,7 @@ struct VectorTraits<F32x16> {
 using F32Ieee = F32x16;
 using F32Ftz = F32x16;
 constexpr int max_tile_rows = 12;  // 12 x 2 accumulators, 2 panel vectors, 1 broadcast: 27 of 32 registers
-constexpr int part_depth = 1024;   // k's of a product at a time: see kernels_product.hpp
+constexpr int part_depth = 1024;   // k's of a product at a time: see kernels/product.hpp
 
 template <>
 FPES_INLINE F32x16 splat<F32x16>(float x) {

@@ -6,10 +6,10 @@
 #include <cstdint>
 #include <cstring>
 
-#include "kernels.hpp"
-#include "simd_baseline.hpp"
+#include "../kernels.hpp"
+#include "../simd/baseline.hpp"
 //
-#include "kernel_set.hpp"
+#include "../kernel_set.hpp"
 
 namespace fpes {
 

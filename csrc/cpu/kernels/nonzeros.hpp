@@ -13,14 +13,14 @@
 //
 // Why this shape. Rows share no terms, so no vector of b that is loaded serves two of them: a load for each
 // multiply-add, as many as the machine can do if they come from the first-level cache. So b is taken in parts that fit
-// there (`nonzero_run` rows), and every row passes by before the next part comes. The tile of kernels_product.hpp needs
+// there (`nonzero_run` rows), and every row passes by before the next part comes. The tile of kernels/product.hpp needs
 // a twelfth of the loads and does all the terms: it is better where more than 0.6 of them are not zero.
 //
-// Why leaving terms out changes no bits, and when: see kernels_skipping.hpp. A row whose sums end at -0 is done again
+// Why leaving terms out changes no bits, and when: see kernels/skipping.hpp. A row whose sums end at -0 is done again
 // with all terms.
 #pragma once
 
-#include "kernels_skipping.hpp"
+#include "skipping.hpp"
 
 FPES_NAMESPACE_BEGIN
 

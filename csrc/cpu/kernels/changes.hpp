@@ -1,9 +1,9 @@
 // Kernels for perturbing a few units of a layer: which units, and what their change does to the next layer's sums.
 #pragma once
 
-#include "../common/strata.hpp"
-#include "kernels_noise.hpp"
-#include "kernels_nonzeros.hpp"
+#include "../../common/strata.hpp"
+#include "noise.hpp"
+#include "nonzeros.hpp"
 
 FPES_NAMESPACE_BEGIN
 

@@ -18,7 +18,7 @@
 // is computed again with all terms.
 #pragma once
 
-#include "kernels_panels.hpp"
+#include "panels.hpp"
 
 FPES_NAMESPACE_BEGIN
 

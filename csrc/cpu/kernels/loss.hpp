@@ -1,8 +1,8 @@
 // Losses (common/losses/) of rows of outputs.
 #pragma once
 
-#include "../common/losses/losses.hpp"
-#include "kernels_panels.hpp"
+#include "../../common/losses/losses.hpp"
+#include "panels.hpp"
 
 FPES_NAMESPACE_BEGIN
 

@@ -1,8 +1,8 @@
 // Operations that treat each element alone: the boundary between layers, scaling, and the primitives.
 #pragma once
 
-#include "../common/elementary.hpp"
-#include "kernels_panels.hpp"
+#include "../../common/elementary.hpp"
+#include "panels.hpp"
 
 FPES_NAMESPACE_BEGIN
 

@@ -9,7 +9,7 @@
 // GCC and Clang vector extensions: arithmetic by operators, comparisons give all-ones or all-zeros lanes.
 #pragma once
 
-#include "../common/scalar.hpp"
+#include "../../common/scalar.hpp"
 
 FPES_NAMESPACE_BEGIN
 
@@ -43,7 +43,7 @@ struct VectorTraits<F32x4<ftz>> {
 using F32Ieee = F32x4<false>;
 using F32Ftz = F32x4<true>;
 constexpr int max_tile_rows = 4;
-constexpr int part_depth = 512;  // k's of a product at a time: see kernels_product.hpp
+constexpr int part_depth = 512;  // k's of a product at a time: see kernels/product.hpp
 
 namespace soft {
 

@@ -1,10 +1,10 @@
 // Noise, drawn where it is used: strips of it live in the first-level cache for as long as it takes to apply them.
 #pragma once
 
-#include "../common/elementary.hpp"
-#include "../common/noise.hpp"
-#include "kernels_elementwise.hpp"
-#include "kernels_panels.hpp"
+#include "../../common/elementary.hpp"
+#include "../../common/noise.hpp"
+#include "elementwise.hpp"
+#include "panels.hpp"
 
 FPES_NAMESPACE_BEGIN
 

@@ -5,7 +5,7 @@
 // by side: operation by operation, which is the order that this type gives to code that doesn't know of it.
 #pragma once
 
-#include "../common/scalar.hpp"
+#include "../../common/scalar.hpp"
 
 FPES_NAMESPACE_BEGIN
 

@@ -18,10 +18,10 @@
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma,avx2,bmi,bmi2")
 #endif
 
-#include "kernels.hpp"
-#include "simd_avx512.hpp"
+#include "../kernels.hpp"
+#include "../simd/avx512.hpp"
 //
-#include "kernel_set.hpp"
+#include "../kernel_set.hpp"
 
 namespace fpes {
 
