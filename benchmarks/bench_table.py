@@ -36,6 +36,12 @@ def print_tables(console: Console, benchmarks: list, machine: dict[str, Any]) ->
     )
 
 
+def milliseconds(seconds: float) -> str:
+    """With three digits or so."""
+    value = 1e3 * seconds
+    return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3}f}"
+
+
 def _heading(machine: dict[str, Any]) -> str:
     sizes = ", ".join(f"{name} {size // 1024} KB" for name, size in machine["caches"].items())
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
@@ -57,12 +63,12 @@ def _columns(benchmarks: list) -> list[tuple[str, Cell]]:
 
     infos = [b.extra_info for b in benchmarks]
     columns: list[tuple[str, Cell]] = [("", lambda b: b.extra_info["variant"])]
-    if any(info["flush"] for info in infos):
+    if len({info["flush"] for info in infos} - {None}) > 1:
         columns.append(("flush", lambda b: b.extra_info["flush"] or ""))
     columns += [
-        ("ms", lambda b: f"{1e3 * b.stats.median:.4g}"),
-        ("quartiles", lambda b: f"{1e3 * b.stats.q1:.3g} {1e3 * b.stats.q3:.3g}"),
-        ("cold", number("cold_seconds", "{:.4g}", 1e3)),
+        ("ms", lambda b: milliseconds(b.stats.median)),
+        ("quartiles", lambda b: f"{milliseconds(b.stats.q1)} {milliseconds(b.stats.q3)}"),
+        ("cold", lambda b: milliseconds(b.extra_info["cold_seconds"]) if "cold_seconds" in b.extra_info else ""),
         ("CPU, %", lambda b: percent(b.extra_info["processor_share"])),
         ("GFLOP/s", number("gflops", "{:.1f}")),
         ("% of peak", of_peak("fraction_of_peak")),

@@ -13,8 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench_measure import FASTER
+from bench_table import milliseconds
+
 ROOT = Path(__file__).parent.parent
 _RESULTS = ROOT / "benchmarks" / "results"
+_CPU = _RESULTS / "2026-11-27-cpu-zen4.json"
 _H200 = _RESULTS / "2026-11-26-cuda-h200.json"
 _H200_COMMITS = ("d8530c3", "66021e1", "7d424eb", "e633829")
 
@@ -134,6 +138,30 @@ def h200() -> list[str]:
     return _markdown(["", *_H200_COMMITS], rows)
 
 
+# --- The CPU ----------------------------------------------------------------------------------------------------------
+
+
+def cpu() -> list[str]:
+    """A row for each benchmark of `fpes bench`."""
+    benchmarks, rows = json.loads(_CPU.read_text())["benchmarks"], []
+    cases = list(dict.fromkeys(benchmark["group"] for benchmark in benchmarks))
+    for benchmark in sorted(benchmarks, key=lambda benchmark: cases.index(benchmark["group"])):
+        info, stats = benchmark["extra_info"], benchmark["stats"]
+        cold, faster = info.get("cold_seconds"), info.get(FASTER)
+        rows.append(
+            [
+                benchmark["group"],
+                info["variant"],
+                milliseconds(stats["median"]),
+                f"{milliseconds(stats['q1'])} {milliseconds(stats['q3'])}",
+                "" if cold is None else milliseconds(cold),
+                "void" if info["void"] else f"{100 * info['fraction_of_peak']:.0f}",
+                "" if faster is None else f"{faster:.2f}",
+            ]
+        )
+    return _markdown(["case", "", "ms", "quartiles", "cold", "% of peak", "fpes is faster by"], rows)
+
+
 # --- Everything -------------------------------------------------------------------------------------------------------
 
 
@@ -141,7 +169,7 @@ def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[st
     return [f"| {' | '.join(row)} |" for row in ([*headings], ["---"] * len(headings), *rows)]
 
 
-PLACES = (Place(ROOT / "docs" / "cuda.md", "h200", h200),)
+PLACES = (Place(ROOT / "docs" / "cuda.md", "h200", h200), Place(ROOT / "docs" / "benchmarks.md", "cpu", cpu))
 
 
 def changed() -> Iterator[tuple[Path, str]]:
