@@ -21,13 +21,14 @@ def in_turn(method: _Method) -> _Method:
 
     @functools.wraps(method)
     def waiting(self: Any, *arguments: Any, **named: Any) -> Any:
-        with _lock(self):
+        with turn_of(self):
             return method(self, *arguments, **named)
 
     return waiting  # type: ignore[return-value]
 
 
-def _lock(owner: Any) -> Any:
+def turn_of(owner: Any) -> Any:
+    """A context for several calls that belong together: other threads wait before any such method of the object."""
     with _making:
         return _locks.setdefault(owner, threading.RLock())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -85,3 +86,33 @@ def test_one_es_told_by_several_threads(tmp_path, perturbation):
     assert not wrong
     assert es.generation >= 40
     assert (es.theta == states[es.generation][0]).all()
+
+
+def test_a_step_of_fit_is_one_turn(monkeypatch):
+    """Else another thread's step in between would be lost, and its memory written over."""
+    net = fpes.LinearNetwork([2, 8, 2])
+    es = fpes.ES(net, net.init(0), size=8, sigma=0.1)
+    proposed, accept, order, others = fpes.ES.proposed, fpes.ES.accept, [], []
+
+    def ask():
+        order.append("asked")
+        es.ask()
+        order.append("answered")
+
+    def slowly(self, *arguments):
+        state = proposed(self, *arguments)
+        others.append(threading.Thread(target=ask))
+        others[-1].start()
+        time.sleep(0.1)
+        return state
+
+    def accepted(self, state):
+        order.append("accepted")
+        accept(self, state)
+
+    monkeypatch.setattr(fpes.ES, "proposed", slowly)
+    monkeypatch.setattr(fpes.ES, "accept", accepted)
+    es.fit(fpes.datasets.two_spirals(40), steps=1)
+    for other in others:
+        other.join()
+    assert order == ["asked", "accepted", "answered"]

@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from fpes._signals import terminating_raises
+from fpes._turns import turn_of
 from fpes.datasets import Dataset
 from fpes.distributed import Ranks, Workers
 from fpes.engine import Engine, Helpers, Local
@@ -86,7 +87,7 @@ class _Loop:
         self.saver = saver
         self.sampling = Sampling(self.strategy, self.run, engine, prepared, self.session)
         self.curves = Curves(self.strategy, self.run, trainer.data, prepared.loss, clock)
-        self.plan = Plan(self.strategy, self.run, clock, self.proposal)
+        self.plan = Plan(self.strategy, self.run, clock, self.rehearse)
         self.equal_generations = 0
 
     def train(self) -> None:
@@ -127,21 +128,23 @@ class _Loop:
 
     def generation(self) -> None:
         """One step, and what follows from it."""
-        state, residuals = self.proposal()
-        self.watch(state)
-        self.strategy.warn_if_equal(state)
-        self.run.remember(state.generation, residuals)
-        self.strategy.accept(state)
+        evaluation, residuals = self.sampling.evaluate()
+        with turn_of(self.strategy):
+            state = self.strategy.proposed(evaluation, self.engine.gradient)
+            self.watch(state)
+            self.strategy.warn_if_equal(state)
+            self.run.remember(state.generation, residuals)
+            self.strategy.accept(state)
         self.record_if_due()
         for callback in self.session.callbacks:
             callback(self.strategy)
         self.keep_time()
         self.saver.save_if_due()
 
-    def proposal(self) -> tuple[State, Any]:
-        """The state that the next step leads to, and the residuals then. Nothing has changed yet."""
-        evaluation, residuals = self.sampling.evaluate()
-        return self.strategy.proposed(evaluation, self.engine.gradient), residuals
+    def rehearse(self) -> None:
+        """All that a generation does, and then leave everything as it was."""
+        evaluation, _ = self.sampling.evaluate()
+        self.strategy.proposed(evaluation, self.engine.gradient)
 
     def watch(self, state: State) -> None:
         """Give up where members haven't differed for long."""
