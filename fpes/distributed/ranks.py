@@ -38,6 +38,7 @@ from fpes.strategy import Strategy
 _SCHEDULED = ("sigma", "learning_rate", "weight_decay")
 _INTERRUPTED = 130
 _WAKING, _NAP_SECONDS = 1, 0.005
+_PATIENCE_SECONDS = 2.0  # in which rank 0 says what has ended it: the first rank that ends takes the others along
 
 
 class Ranks:
@@ -179,6 +180,7 @@ class Ranks:
         finally:
             signal.signal(signal.SIGINT, before)
         if end is not None:
+            time.sleep(_PATIENCE_SECONDS)
             raise RuntimeError(f"rank 0 has ended: {end}")
         return bool(kind != "dismiss")
 
