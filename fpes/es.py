@@ -1,4 +1,4 @@
-"""Evolution strategies: a strategy with its run, trained on data sets and kept in checkpoints."""
+"""Evolution strategies: a strategy and its run. fit() trains it on a data set; checkpoints store it."""
 
 from __future__ import annotations
 
@@ -33,39 +33,39 @@ class ES(Strategy):
         for x, y in batches:
             es.tell(es.ask().evaluate(x, y))
 
-    Fitness may come from anywhere: es.ask().forward(x) gives the outputs of every member, and
-    es.ask().evaluate(x, y, loss=function) calls a function of them. For data sets, fit() does the loop, with
-    checkpoints.
+    Fitness may come from anywhere: es.ask().forward(x) returns the outputs of every member, and es.ask().evaluate(x, y,
+    loss=function) passes them to a function. For data sets, fit() runs the loop, with checkpoints.
 
-    Node perturbation wants a fitness for each sample, es.ask().evaluate(x, y, per_sample=True), and works with [size]
-    too, much less well.
+    Node perturbation needs a fitness for each sample, es.ask().evaluate(x, y, per_sample=True). It also works with one
+    fitness for each member, [size], but much less well.
 
     Several threads may use one ES: ask(), tell() and save() wait for each other.
 
-    Numbers that may be schedules (schedules.py) may also be assigned between generations.
+    Arguments that accept a schedule (schedules.py) may also be assigned between generations.
 
     Args:
         net: the network.
         theta: initial parameters, float32 [net.parameters], finite. Copied.
         size: members of a population, even.
-        sigma: standard deviation of the perturbation, above 0; or a schedule.
+        sigma: standard deviation of the perturbation, above 0, or a schedule.
         perturbation: FullRank() (default), LowRank(rank), NodePerturbation() or OneUnit().
-        optimiser: Adam() (default), SGD(), ClipUp(), or one of your own (optimisers.Optimiser).
-        learning_rate: how far a step goes, 0 or above; or a schedule.
-        weight_decay: fraction of the weights, not of the biases, that a step takes away, times the learning rate
+        optimiser: Adam() (default), SGD(), ClipUp(), or your own (optimisers.Optimiser).
+        learning_rate: size of a step, 0 or above, or a schedule.
+        weight_decay: a step removes this fraction, times the learning rate, of the weights, not of the biases
             (Loshchilov & Hutter 2019, algorithm 2); or a schedule.
-        clip: the largest Euclidean norm of the gradient; longer ones are shortened to it.
-        shaping: "centred_ranks", "z_score", "sign" or "none", or one of your own (shaping.Shaping); by default centred
-            ranks, and none for node perturbation and OneUnit, whose gradients need the differences themselves.
-        averaging: factor of the running mean of theta, from 0 (none) to below 1: `solution` is that mean.
-        steps: how many generations are planned: schedules need to know.
-        seed: of the noise, and of fit()'s minibatches, 0 ... 2**64 - 1.
-        device: where populations are computed: "cpu", "cuda" or "cuda:1". Not part of the state: a run may change
-            it half-way, to the same bits.
+        clip: the largest Euclidean norm of the gradient; a longer gradient is shortened to it.
+        shaping: "centred_ranks", "z_score", "sign" or "none", or your own (shaping.Shaping). The default is centred
+            ranks, and "none" for node perturbation and OneUnit, because their gradients need the differences
+            themselves.
+        averaging: factor of the running mean of theta, from 0 (none) to below 1; `solution` is the mean.
+        steps: planned number of generations, which schedules need.
+        seed: seed of the noise and of fit()'s minibatches, 0 ... 2**64 - 1.
+        device: device that computes populations: "cpu", "cuda" or "cuda:1". It isn't part of the state: a run may
+            change it half-way, and the bits stay the same.
 
     Raises:
-        TypeError, ValueError: as Population does; a number out of range; an optimiser, a schedule or a shaping of a
-            class that isn't registered, for a checkpoint couldn't hold it.
+        TypeError, ValueError: as for Population; a number out of range; an optimiser, a schedule or a shaping of a
+            class that isn't registered, because a checkpoint couldn't store it.
         ImportError: device isn't "cpu", and CuPy is missing.
     """
 
@@ -73,19 +73,19 @@ class ES(Strategy):
 
     @property
     def run(self) -> Run:
-        """What a checkpoint keeps besides the state: whose it is, how fit() trains, the curves so far."""
+        """The part of a checkpoint besides the state: identity, settings of fit(), curves so far."""
         if "_run" not in vars(self):
             vars(self).setdefault("_run", Run())  # the same one for threads that come at the same time
         return self._run
 
     @property
     def records(self) -> list[Record]:
-        """The points of the training curves that fit() has taken so far."""
+        """The points of the training curves so far."""
         return self.run.records
 
     @property
     def residuals(self) -> FloatArray | None:
-        """How wrong each training sample was when fit() last saw it, float32; None without importance sampling."""
+        """The error of each training sample when fit() last evaluated it, float32; None without importance sampling."""
         return self.run.residuals_at(self.generation)
 
     def fit(
@@ -106,60 +106,63 @@ class ES(Strategy):
         after_step: Callable[[ES], object] | Sequence[Callable[[ES], object]] | None = None,
         executor: Any = None,
     ) -> list[Record]:
-        """Train on a data set until the planned number of generations is done.
+        """Train on a data set until the planned number of generations is reached.
 
             es.fit(data, steps=2000, batch=512, checkpoint="run.npz")
             ...
             es = fpes.ES.load("run.npz")  # after a crash, on this machine or another
             es.fit(data, checkpoint="run.npz")  # ends with the same bits as if nothing had happened
 
-        Whatever ends it, a last checkpoint is saved first, and then the exception is raised again: Ctrl-C, SIGTERM, an
-        error in `fitness` or `after_step`. Only a DivergedError leaves the last periodic one.
+        If an exception ends fit() (Ctrl-C, SIGTERM, an error in `fitness` or `after_step`), fit() saves a last
+        checkpoint and raises the exception again. Only a DivergedError keeps the last periodic checkpoint instead.
 
         Args:
-            data: trains on its training part; a metric on all parts is measured as it goes, about 50 times. Once the
-                planned end is reached, fit() goes on with other data too; importance sampling begins anew with them.
-            steps: how many generations are planned, in all; as before if not given, and what the constructor was told
-                at first. Schedules follow the new number: where 400 are done and 800 wanted, they are half-way.
-            batch: samples in a minibatch; as before if not given, and 512 at first; all, where these data have fewer.
-            groups: minibatches for each generation: one for all members (1), or one for each group; as before if not
-                given, and 1 at first.
-            augmentation: deforms the images of each minibatch; as before if not given, and none at first.
-            importance: prefers samples that are still wrong; as before if not given, and off at first. For loss
-                "cross_entropy", and node perturbation without shaping.
-            loss: "cross_entropy", "squared_error" or "binary_cross_entropy", as for Population.evaluate(); as before if
-                not given, and what suits the data at first: cross-entropy for labels, squared error for numbers. It
-                chooses the metric too: accuracy, R² or the fraction of right labels (fpes.metric()).
-            fitness: fitness(outputs, y) of outputs float32 [size, batch, outputs] and the minibatch's targets as
-                float32 [size] or, for node perturbation, [size, batch]; higher is better. Minus the loss if not given.
-                A checkpoint keeps its name only, so it must be given again.
+            data: fit() trains on its training part and measures a metric on all parts about 50 times. After the planned
+                end, fit() also continues with other data; importance sampling then starts again.
+            steps: planned number of generations in all. Default: as before, and at first the constructor's value.
+                Schedules follow the new number: after 400 of 800 generations they are half-way.
+            batch: samples in a minibatch. Default: as before, and at first 512, or all samples if there are fewer.
+            groups: minibatches for each generation: one for all members (1), or one for each group. Default: as before,
+                and at first 1.
+            augmentation: deforms the images of each minibatch. Default: as before, and at first none.
+            importance: draws samples that are still wrong more often. Default: as before, and at first off. It needs
+                the loss "cross_entropy"; node perturbation also needs shaping "none".
+            loss: "cross_entropy", "squared_error" or "binary_cross_entropy", as for Population.evaluate(). Default: as
+                before, and at first cross-entropy for labels, squared error for numbers. The loss also determines the
+                metric: accuracy, R² or the fraction of right labels (fpes.metric()).
+            fitness: a function fitness(outputs, y). It takes outputs, float32 [size, batch, outputs], and the
+                minibatch's targets, and returns float32 [size] or, for node perturbation, [size, batch]; higher is
+                better. Default: minus the loss. A checkpoint stores only the function's name, so pass the function
+                again.
             chunk: as for Population.evaluate().
-            max_seconds: a limit to the time. At the very start it is turned into a number of generations, `steps` at
-                most, by timing a few; so schedules come to their end in time. A run that comes to the limit before its
-                plan ends nevertheless stops, and can be resumed.
-            checkpoint: file to save to, at the start, at the end, and every `checkpoint_seconds` in between. It is this
-                run's alone until fit() ends. As save() does, it replaces earlier states of this run only.
-            checkpoint_seconds: time between checkpoints. One that fails, on a full disk, is warned of and tried again.
-            after_step: called with this ES after every generation, one function or a list of them: for progress bars,
-                logs, and whatever looks at `last`. training.StopTraining, raised there, ends fit() in peace.
-            executor: who shares the work: any concurrent.futures.Executor, or Workers or Ranks of fpes.distributed.
-                This process alone if not given. It decides about no bit.
+            max_seconds: time limit. At the start, fit() times a few generations and plans as many as fit into the
+                limit, at most `steps`, so that schedules reach their end in time. A run that reaches the limit before
+                the end of its plan stops, and can be resumed.
+            checkpoint: file for checkpoints at the start, at the end, and every `checkpoint_seconds` in between. fit()
+                locks it until fit() ends. Like save(), fit() only replaces earlier states of this run.
+            checkpoint_seconds: time between checkpoints. If one fails, for example on a full disk, fit() warns and
+                tries again.
+            after_step: a function, or a list of functions, called with this ES after every generation, for example for
+                progress bars and logs; `last` has the details of the step. training.StopTraining, raised by such a
+                function, ends fit() normally.
+            executor: shares the work: any concurrent.futures.Executor, or Workers or Ranks of fpes.distributed.
+                Default: this process does all the work. The executor changes no bit.
 
         Returns:
             records: the points of the training curves (records.py).
 
         Raises:
-            TypeError, ValueError: an argument of the wrong type or out of its range; no number of steps and no limit;
-                data whose targets aren't the loss's;
-                other data than the half-finished run has seen; no `fitness` where the run had one.
-            FileExistsError: `checkpoint` holds another run's state, or a later one of this run. Nothing was done then.
-            BlockingIOError: somebody else is writing it. Nothing was done then.
-            DivergedError: as tell(); or no member has differed in fitness for some generations.
-            OSError: the first checkpoint can't be written; nothing was done then.
+            TypeError, ValueError: an argument of the wrong type or out of its range; neither a number of steps nor a
+                time limit; targets that don't suit the loss; other data than the data of the half-finished run; no
+                `fitness` although the run had one.
+            FileExistsError: `checkpoint` holds a state of another run, or a later state of this run. No work was done.
+            BlockingIOError: another fit() or save() is writing the file. No work was done.
+            DivergedError: as for tell(); or all members had equal fitness for some generations.
+            OSError: the first checkpoint can't be written. No work was done.
             NotSavedError: training is done, and the last checkpoint can't be written.
 
         Warns:
-            TrainingWarning: the planned end is reached already, so there is nothing to do; signs of trouble.
+            TrainingWarning: the planned end is already reached, so there is nothing to do; signs of trouble.
         """
         settings = self.run.settings.changed(
             batch=batch, groups=groups, augmentation=augmentation, importance=importance, loss=loss
@@ -179,20 +182,20 @@ class ES(Strategy):
 
     @in_turn
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write a checkpoint: all that it takes to go on to the same bits. The file is whole, or the old one is kept.
+        """Write a checkpoint, from which a run continues to the same bits. The file is replaced as a whole.
 
-        A file is replaced where it holds an earlier state, or the same, of this run: of this ES, or of the one that it
-        was loaded from. A checkpoint without any generation is replaced too.
+        save() replaces a file that holds the same or an earlier state of this run: of this ES, or of the ES that it was
+        loaded from. It also replaces a checkpoint of generation 0.
 
         Args:
-            path: the file. Of a symbolic link, the file that it names.
-            overwrite: replace whatever is there.
+            path: the file. A symbolic link stands for its target.
+            overwrite: replace any file.
 
         Raises:
-            ValueError: NaN or infinity has come into theta.
-            FileExistsError: the file holds something else; the message says what.
-            BlockingIOError: somebody else is writing the file: a fit(), perhaps in another process.
-            OSError: it can't be written.
+            ValueError: theta has NaN or infinity.
+            FileExistsError: the file holds something else, which the message names.
+            BlockingIOError: another call is writing the file, for example a fit() in another process.
+            OSError: the file can't be written.
         """
         target = resolved(Path(path))
         # fit() owns its own file, and whoever is called by it may save there as well.
@@ -203,11 +206,11 @@ class ES(Strategy):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, device: str = "cpu") -> ES:
-        """What save() has written, ready for the next generation, on this device or another.
+        """Load a checkpoint that save() or fit() wrote, ready for the next generation, on any device.
 
         Raises:
             FileNotFoundError: there is no such file.
-            CheckpointError: it is damaged, truncated, or no checkpoint.
+            CheckpointError: the file is damaged, truncated, or no checkpoint.
             ValueError, ImportError, RuntimeError: the device can't be used.
         """
         checked_device(device)

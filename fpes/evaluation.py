@@ -1,4 +1,4 @@
-"""What an evaluation of a population gives: fitness, and what a step needs to know about where it comes from."""
+"""The evaluation of a population: fitness, and the information about its origin that a step needs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHARING = ("__cuda_array_interface__", "__dlpack__", "__dlpack_device__")
 
 @dataclass(frozen=True, eq=False)
 class Origin:
-    """Which population it was: what decides about its members.
+    """The identity of a population: everything that its members depend on.
 
     Args:
         net: the network.
@@ -30,7 +30,7 @@ class Origin:
         sigma: standard deviation of the perturbation.
         perturbation: how members differ from theta.
         seed: of the noise.
-        generation: likewise.
+        generation: generation of the noise.
     """
 
     net: LinearNetwork
@@ -42,9 +42,9 @@ class Origin:
     generation: int
 
     def difference(self, other: Origin) -> str | None:
-        """What differs, in words; None where both have the same members.
+        """The difference in words; None if both have the same members.
 
-        Parameters are compared by value only where they aren't the same array.
+        Parameters are compared by value only if they aren't the same array.
         """
         for name in ("generation", "seed", "size", "sigma", "perturbation"):
             ours, theirs = getattr(self, name), getattr(other, name)
@@ -63,13 +63,13 @@ class Origin:
 class Evaluation(NDArrayOperatorsMixin):
     """The fitness of a population on a batch; higher is better.
 
-    It behaves as the array of fitness that it holds: NumPy's functions, operators, indices and methods work, and
-    ``evaluation[5] = -1e20`` changes what ES.tell() sees. Arithmetic that keeps the shape gives an Evaluation of the
-    same batch again, so a penalty is ``evaluation - penalty``. On a GPU the array is a CuPy array.
+    An Evaluation behaves like its array of fitness: NumPy's functions, operators, indices and methods work, and
+    ``evaluation[5] = -1e20`` changes the fitness that ES.tell() reads. Arithmetic that keeps the shape returns an
+    Evaluation of the same batch, so ``evaluation - penalty`` applies a penalty. On a GPU the array is a CuPy array.
 
-    It belongs to its population and its batch. ES.tell() and Population.gradient() take it, and refuse that of another
-    population. For node perturbation it has a copy of the inputs, as large as they are; nothing that happens to the
-    arrays it was computed from changes it.
+    An Evaluation belongs to its population and its batch. ES.tell() and Population.gradient() take it, and refuse the
+    Evaluation of another population. For node perturbation it holds a full copy of the inputs. Later changes of the
+    arrays that it was computed from have no effect on it.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Evaluation(NDArrayOperatorsMixin):
 
     @property
     def values(self) -> Array:
-        """The array itself, not a copy: float [size], or [size, batch] where each sample has a fitness of its own."""
+        """The array itself, not a copy: float [size], or [size, batch] if each sample has its own fitness."""
         return self._values
 
     @property
@@ -105,36 +105,36 @@ class Evaluation(NDArrayOperatorsMixin):
 
     @property
     def losses(self) -> Array | None:
-        """Minus the values of each sample, [size, batch], a new array; None where there is one number for a member."""
+        """Minus the values of each sample, [size, batch], a new array; None if each member has one number."""
         return negated(self._values.copy()) if self._values.ndim == 2 else None
 
     @property
     def centre_losses(self) -> Array | None:
-        """Losses of the unperturbed network, [groups, batch]; None where it wasn't evaluated: it is for OneUnit."""
+        """Losses of the unperturbed network, [groups, batch], for OneUnit; None for other perturbations."""
         centre = self._seen.centre
         return None if centre is None else centre.reshape(self.groups, self.samples)
 
     @property
     def pairs(self) -> tuple[int, int]:
-        """The antithetic pairs begin ... end - 1 whose members these are; all of the population unless told."""
+        """The range (begin, end) of antithetic pairs of these members; by default all pairs of the population."""
         return self._pairs
 
     @property
     def groups(self) -> int:
-        """How many groups of members had a minibatch of their own; 1 where all saw the same."""
+        """The number of groups of members with their own minibatch; 1 if all members have the same minibatch."""
         return self._seen.groups
 
     @property
     def samples(self) -> int:
-        """How many samples each member saw."""
+        """The number of samples for each member."""
         return self._seen.samples
 
     def with_fitness(self, values: Any) -> Evaluation:
-        """The same evaluation with other fitness: shaped, penalised, or measured in another way.
+        """The same evaluation with other fitness values: shaped, penalised, or measured in another way.
 
         Args:
-            values: float32 or float64 of as many members, or [members, batch]; anything that is an array. Not copied
-                where it is one already. (Where a GPU is in use they may lie on the host, for ES.tell().)
+            values: float32 or float64 [members] or [members, batch], any kind of array. An array isn't copied. (On a
+                GPU, values for ES.tell() may be on the host.)
 
         Raises:
             TypeError: values isn't an array of float32 or float64.
@@ -147,7 +147,7 @@ class Evaluation(NDArrayOperatorsMixin):
         """Refuse the evaluation of another population.
 
         Raises:
-            ValueError: it is, with what differs.
+            ValueError: the population is another one; the message names the difference.
         """
         difference = self._origin.difference(origin)
         if difference is not None:
@@ -160,7 +160,7 @@ class Evaluation(NDArrayOperatorsMixin):
         """Refuse the evaluation of other pairs.
 
         Raises:
-            ValueError: it has seen only some of these pairs.
+            ValueError: the evaluation lacks some of these pairs.
         """
         if self._pairs[0] > pairs[0] or self._pairs[1] < pairs[1]:
             raise ValueError(
@@ -214,19 +214,19 @@ class Evaluation(NDArrayOperatorsMixin):
         return result
 
     def __getattr__(self, name: str) -> Any:
-        """What the class lacks the array has: shape, dtype, mean(), argmax(), and how GPU libraries share memory."""
+        """Attributes of the array: shape, dtype, mean(), argmax(), and the protocols of GPU libraries."""
         if name == "_values" or (name.startswith("__") and name not in _SHARING):
             raise AttributeError(f"'Evaluation' object has no attribute {name!r}")
         return getattr(self._values, name)
 
 
 def members_of(pairs: tuple[int, int]) -> int:
-    """How many members the pairs begin ... end - 1 have."""
+    """The number of members of the pairs begin ... end - 1."""
     return 2 * (pairs[1] - pairs[0])
 
 
 def negated(losses: Array) -> Array:
-    """Minus losses, in place: by their sign bits, for CuPy's minus would flush."""
+    """Minus losses, in place, by their sign bits, because CuPy's minus would flush."""
     bits = losses.view(np.uint32)
     bits ^= np.uint32(1 << 31)
     return losses

@@ -1,4 +1,4 @@
-"""Losses: what each compares the outputs with, and by which metric its results are told."""
+"""Losses: the targets that each loss takes, and its metric."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Loss:
     """A loss of csrc/common/losses/, of the same name.
 
     Args:
-        name: as users write it.
-        unit: what its numbers are, for the axis of a plot.
-        metric: what is measured beside it, in words.
-        percent: whether that is a fraction, shown in per cent.
-        targets: targets(backend, name, y, samples, outputs): `y` as the kernels take it, for an array of samples of
-            this shape and so many outputs; refused by its name where the loss doesn't compare outputs with such.
-        measured: measured(outputs, targets): the metric of outputs [batch, outputs]; the higher the better.
+        name: the name that users write.
+        unit: name and unit of its values, for the axis of a plot.
+        metric: the name of its metric.
+        percent: whether the metric is a fraction, shown in per cent.
+        targets: targets(backend, name, y, samples, outputs) returns `y` in the form for the kernels, for samples of
+            this shape and this number of outputs. It raises an error with this name if `y` doesn't suit the loss.
+        measured: measured(outputs, targets) returns the metric of outputs [batch, outputs]; higher is better.
     """
 
     name: str
@@ -69,9 +69,9 @@ def accuracy(outputs: Outputs, labels: IntArray) -> float:
 
 @ieee_mode()
 def coefficient_of_determination(outputs: Outputs, targets: FloatArray) -> float:
-    """R²: 1 minus the squared error over that of always giving each column's mean, all columns together.
+    """R²: 1 minus the squared error divided by the squared error of each column's mean, over all columns.
 
-    1 is perfect, and 0 no better than the means; it may be any number below. Where targets are constant it is 1 if all
+    1 is perfect, 0 is no better than the means, and there is no lower bound. For constant targets, R² is 1 if all
     outputs are right, else 0.
     """
     wanted = targets.astype(np.float64)
@@ -85,7 +85,7 @@ def coefficient_of_determination(outputs: Outputs, targets: FloatArray) -> float
 
 @ieee_mode()
 def right_labels(outputs: Outputs, targets: FloatArray) -> float:
-    """The fraction of outputs above 0 exactly where the target is above one half."""
+    """The fraction of outputs on the right side: above 0 if and only if the target is above one half."""
     return float(np.mean((outputs > 0.0) == (targets > 0.5)))
 
 
@@ -103,7 +103,7 @@ def loss_named(name: Any) -> Loss:
     """The loss of this name.
 
     Raises:
-        TypeError: it is no string.
+        TypeError: the name is no string.
         ValueError: there is no such loss.
     """
     if not isinstance(name, str):
@@ -114,10 +114,10 @@ def loss_named(name: Any) -> Loss:
 
 
 def checked_targets(loss: Loss, backend: Backend, y: Any, shape: tuple[int, ...], outputs: int) -> Targets:
-    """The targets of samples of this shape, as a backend takes them.
+    """The targets of samples of this shape, in the form for a backend.
 
     Raises:
-        TypeError, ValueError: as the loss's targets().
+        TypeError, ValueError: as for the loss's targets().
     """
     return Targets(loss.name, loss.targets(backend, "y", y, shape, outputs))
 
@@ -133,7 +133,7 @@ def loss(
 def loss(
     net: LinearNetwork, theta: Array, x: Array, y: Any, loss: str = "cross_entropy", *, per_sample: bool = False
 ) -> float | Array:
-    """The loss of one network, with a population's bits: minus the fitness of a member that has these parameters.
+    """The loss of one network, with the bits of a population: minus the fitness of a member with these parameters.
 
     Args:
         net: the network.
@@ -141,10 +141,10 @@ def loss(
         x: float32 [batch, features], on theta's device.
         y: as for Population.evaluate(), on theta's device.
         loss: "cross_entropy", "squared_error" or "binary_cross_entropy".
-        per_sample: don't take the mean over the batch.
+        per_sample: return the loss of each sample instead of the mean over the batch.
 
     Returns:
-        a float that float32 holds; float32 [batch] where per_sample, a CuPy array on a GPU.
+        a float that is a float32 number; with per_sample float32 [batch], a CuPy array on a GPU.
 
     Raises:
         TypeError, ValueError: as Population.evaluate().
@@ -158,11 +158,11 @@ def loss(
 
 
 def metric(net: LinearNetwork, theta: Array, x: Array, y: Any, loss: str = "cross_entropy") -> float:
-    """How well one network does, by the metric that suits the loss; the higher the better, and 1 is perfect.
+    """The metric of one network that suits the loss; higher is better, and 1 is perfect.
 
     "cross_entropy": accuracy, the fraction of samples whose largest output is at the label. "squared_error": R², the
-    coefficient of determination (1 minus the squared error over that of always giving each column's mean).
-    "binary_cross_entropy": the fraction of labels that are right, an output above 0 meaning true.
+    coefficient of determination (1 minus the squared error divided by the squared error of each column's mean).
+    "binary_cross_entropy": the fraction of right labels; an output above 0 means true.
 
     Args:
         net, theta, x, y, loss: as for fpes.loss().
@@ -178,7 +178,7 @@ def metric(net: LinearNetwork, theta: Array, x: Array, y: Any, loss: str = "cros
 
 @ieee_mode()
 def mean(losses: FloatArray) -> float:
-    """The mean of losses [batch] as populations take it: in float64, blocks of 64 samples in order, then the blocks."""
+    """The mean of losses [batch] as in populations: in float64, blocks of 64 samples in order, then the blocks."""
     total = 0.0
     for first in range(0, len(losses), _SUM_BLOCK):
         # numpy.cumsum adds one after the other.

@@ -1,4 +1,4 @@
-"""One step of theta: weight decay, clipping, the optimiser, the running mean, and what no step may lead to."""
+"""One step of theta: weight decay, clipping, the optimiser, the running mean, and the check of the result."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ ADVICE = "lower the learning rate or sigma, or go on from an earlier checkpoint"
 
 @dataclass(frozen=True, eq=False)
 class Generation:
-    """What the last step of an ES went by, and how far it went.
+    """Details of the last step of an ES.
 
     Args:
-        population: that was evaluated.
-        fitness: as it was told: float [size], or [size, batch] for node perturbation, on the host.
-        gradient: float32 [parameters], times
-        factor: a number that shaping and clipping have decided about.
+        population: the evaluated population.
+        fitness: the fitness given to tell(): float [size], or [size, batch] for node perturbation, on the host.
+        gradient: float32 [parameters]. The optimiser receives gradient x factor.
+        factor: a number from shaping and clipping.
         before: theta before the step.
-        after: theta after it.
-        evaluation: of the population; None where fitness came as an array.
-        all_equal: whether no member differed from another of its group in fitness.
+        after: theta after the step.
+        evaluation: of the population; None if fitness was an array.
+        all_equal: whether all members of each group have equal fitness.
     """
 
     population: Population
@@ -48,44 +48,44 @@ class Generation:
 
     @cached_property
     def best(self) -> int:
-        """The number of the fittest member, the first of several."""
+        """The index of the fittest member; the first of several."""
         with ieee_mode():
             each = self.fitness if self.fitness.ndim == 1 else self.fitness.mean(axis=1, dtype=np.float64)
             return int(np.argmax(each))
 
     def best_member(self) -> Any:
-        """The parameters of the fittest member, float32 [parameters], where the population is.
+        """The parameters of the fittest member, float32 [parameters], on the population's device.
 
         Raises:
-            ValueError: node perturbation, whose members have no parameters of their own.
+            ValueError: for node perturbation, whose members don't have their own parameters.
         """
         return self.population.member(self.best, self.evaluation)
 
     @cached_property
     def gradient_norm(self) -> float:
-        """Euclidean norm of the gradient that the optimiser was given, clipped where that was asked for."""
+        """Euclidean norm of the gradient that the optimiser received, after clipping."""
         with ieee_mode():
             return self.factor * norm(self.gradient)
 
     @cached_property
     def step_norm(self) -> float:
-        """Euclidean norm of what was added to theta, weight decay included."""
+        """Euclidean norm of the change of theta, with weight decay."""
         return norm(weighted_sum(1.0, self.after, -1.0, self.before))
 
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """All that a generation changes. It is replaced as a whole, so an interrupt finds either the old or the new one.
+    """Everything that a generation changes. It is replaced as a whole, so an interrupt leaves the old or the new state.
 
     Args:
-        generation: how many lie behind.
+        generation: number of completed generations.
         theta: the centre of the population, float32 [parameters].
         memory: the optimiser's.
-        average: the running mean of theta, where there is one.
-        spare: the memory of the generation before, of no more use.
-        evaluations: of one member on one sample, so far.
+        average: the running mean of theta, if there is one.
+        spare: the memory of the previous generation, which is no longer needed.
+        evaluations: number of evaluations so far, each of one member on one sample.
         fitness: mean over the last population.
-        last: how the state came about; None at the beginning and after loading.
+        last: details of the step that led to this state; None at the beginning and after loading.
     """
 
     generation: int
@@ -99,7 +99,7 @@ class State:
 
 
 def clipped(gradient: FloatArray, factor: float, clip: float | None) -> float:
-    """The factor, lowered where the gradient times it would be longer than it may be."""
+    """The factor, lowered if factor x gradient would be longer than `clip`."""
     if clip is None:
         return factor
     length = factor * norm(gradient)
@@ -107,7 +107,7 @@ def clipped(gradient: FloatArray, factor: float, clip: float | None) -> float:
 
 
 def decayed(net: LinearNetwork, theta: FloatArray, keep: float, scratch: FloatArray) -> FloatArray:
-    """Theta after weight decay, which is for weights: a bias below the boundary does nothing as it is."""
+    """Theta after weight decay. Biases don't decay: a bias below the boundary has no effect anyway."""
     if keep == 1.0:
         return theta
     layers = zip(net.unpack(theta), net.unpack(scratch), strict=True)
@@ -120,7 +120,7 @@ def decayed(net: LinearNetwork, theta: FloatArray, keep: float, scratch: FloatAr
 def updated(
     optimiser: Optimiser, gradient: FloatArray, memory: Memory, start: FloatArray, step: Step
 ) -> tuple[FloatArray, Memory]:
-    """Theta and the optimiser's memory after a step, as it gives them: checked, and theta in an array of its own."""
+    """Theta and the optimiser's memory after a step: checked, with theta in a new array."""
     read_only = start.view()
     read_only.flags.writeable = False  # it is, or may be, the present theta
     theta, after = optimiser.update(gradient, memory, read_only, step)
@@ -132,7 +132,7 @@ def updated(
 
 
 def averaged(average: FloatArray | None, theta: FloatArray, averaging: float, generation: int) -> FloatArray | None:
-    """The running mean after a generation. It is shorter at first, so that initial weights are soon forgotten."""
+    """The running mean after a generation. It is shorter at first, so that the initial weights soon lose influence."""
     if average is None:
         return None
     factor = min(averaging, (generation + 1) / (generation + 10))
@@ -140,10 +140,10 @@ def averaged(average: FloatArray | None, theta: FloatArray, averaging: float, ge
 
 
 def check_step(generation: int, theta: FloatArray, average: FloatArray | None, memory: Memory) -> None:
-    """Refuse a step that leads to infinity or NaN anywhere: no later one would lead back.
+    """Refuse a step that leads to infinity or NaN: later steps couldn't correct it.
 
     Raises:
-        DivergedError: it does.
+        DivergedError: theta, its running mean or the optimiser's memory has infinity or NaN.
     """
     results: dict[str, FloatArray | None] = {"parameters": theta, "means of parameters": average}
     results |= {f"numbers that the optimiser remembers ({name})": array for name, array in memory.items()}
@@ -156,7 +156,7 @@ def check_step(generation: int, theta: FloatArray, average: FloatArray | None, m
 
 
 def checked_memory(memory: Any, what: str, before: Memory | None = None) -> Memory:
-    """What an optimiser is to remember, as `what` gave it: named and shaped as before."""
+    """An optimiser's memory as `what` returned it, checked: with the same names and shapes as before."""
     if not isinstance(memory, Mapping) or not all(isinstance(name, str) and name.isidentifier() for name in memory):
         raise TypeError(f"the memory that {what} gives is {memory!r}, expected a dictionary of arrays by identifiers")
     if before is not None and memory.keys() != before.keys():

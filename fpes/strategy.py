@@ -1,4 +1,4 @@
-"""The strategy: ask for a population, tell its fitness, and the centre moves. No data, no files, no clock."""
+"""The strategy: ask() returns a population, tell() takes its fitness and moves the centre. No data, files or clock."""
 
 from __future__ import annotations
 
@@ -56,10 +56,7 @@ Gradient = Callable[[Population, FloatArray, Any, Evaluation | None], FloatArray
 
 
 class Strategy:
-    """ask, tell, and the state between them: what fpes.ES is without data sets, files and a clock.
-
-    The settings, and what may be wrong with them, are those of fpes.ES.
-    """
+    """ask(), tell() and their state: fpes.ES without data sets, files and a clock. Arguments as for fpes.ES."""
 
     sigma = Scheduled(_checks.positive)
     learning_rate = Scheduled(_checks.not_negative)
@@ -112,9 +109,9 @@ class Strategy:
         return f"{type(self).__name__}({self.net!r}, {settings}; generation {self.generation})"
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy has: all but what can be made again and the last step's large arrays.
+        """The state of a copy: without the last step's large arrays and values that can be computed again.
 
-        Its optimiser's memory is its own, for that of two generations ago is written over.
+        The copy has its own optimiser's memory, because steps overwrite the memory of two generations ago.
         """
         memory = {name: array.copy() for name, array in self._state.memory.items()}
         state = replace(self._state, memory=memory, spare=None, last=None)
@@ -132,12 +129,12 @@ class Strategy:
 
     @property
     def generation(self) -> int:
-        """How many generations lie behind."""
+        """The number of completed generations."""
         return self._state.generation
 
     @property
     def evaluations(self) -> int:
-        """Of one member on one sample, so far, as far as tell() was given evaluations."""
+        """Evaluations so far, each of one member on one sample. Only an Evaluation given to tell() counts."""
         return self._state.evaluations
 
     @property
@@ -147,17 +144,20 @@ class Strategy:
 
     @property
     def last(self) -> Generation | None:
-        """What the last step went by: population, fitness, best member, norms. None before the first, and in a copy."""
+        """Details of the last step: population, fitness, best member, norms.
+
+        None before the first step and in copies.
+        """
         return self._state.last
 
     @property
     def solution(self) -> FloatArray:
-        """The parameters to use: the running mean where there is one, else theta."""
+        """The parameters to use: the running mean if there is one, else theta."""
         return self.theta if self._state.average is None else self._state.average
 
     @ieee_mode()
     def value(self, name: str, generation: int) -> float:
-        """What "sigma", "learning_rate" or "weight_decay" is in a generation, schedules applied."""
+        """The value of "sigma", "learning_rate" or "weight_decay" in a generation, with schedules applied."""
         value = getattr(self, name)
         if self.steps is None and isinstance(value, Schedule) and not isinstance(value, Constant):
             raise ValueError(
@@ -169,7 +169,7 @@ class Strategy:
 
     @in_turn
     def ask(self) -> Population:
-        """The population of the present generation. Asking again gives the same one."""
+        """The population of the current generation. Another ask() returns the same population."""
         sigma, population = self.value("sigma", self.generation), self._population
         if population is None or (population.generation, population.sigma) != (self.generation, sigma):
             self._population = population = self._population_at(sigma)
@@ -177,18 +177,18 @@ class Strategy:
 
     @in_turn
     def tell(self, fitness: Any) -> None:
-        """Move theta towards the fitter members, and go on to the next generation.
+        """Move theta towards the fitter members, and advance to the next generation.
 
         Args:
-            fitness: what ask().evaluate() gave, higher is better; [size], or [size, batch] for node perturbation only.
-                Where each group of members saw a minibatch of its own, each is shaped by itself. Without a batch also
-                an array, float32 or float64 [size], which counts as one group; not for node perturbation, whose
+            fitness: the result of ask().evaluate(); higher is better; [size], or [size, batch] for node perturbation
+                only. If each group of members has its own minibatch, each group is shaped separately. An array, float32
+                or float64 [size], is also accepted and counts as one group, but not for node perturbation, whose
                 gradient needs the batch.
 
         Raises:
-            TypeError: fitness is no such array.
+            TypeError: fitness is no array of this kind.
             ValueError: wrong shape, the evaluation of another population, an array for node perturbation.
-            DivergedError: NaN in fitness, or a step that leads to infinity or NaN. Nothing has changed then.
+            DivergedError: NaN in fitness, or a step that leads to infinity or NaN. The state is unchanged.
         """
         state = self.proposed(fitness)
         self.warn_if_equal(state)
@@ -196,20 +196,20 @@ class Strategy:
 
     @in_turn
     def proposed(self, fitness: Any, gradient: Gradient | None = None) -> State:
-        """The state that tell() leads to; nothing changes yet.
+        """The state after tell(); this ES doesn't change.
 
         Args:
             fitness: as for tell().
-            gradient: who makes it; this process if not given.
+            gradient: function that computes the gradient; this process if not given.
 
         Raises:
-            TypeError, ValueError, DivergedError: as tell() does.
+            TypeError, ValueError, DivergedError: as for tell().
         """
         with ieee_mode():
             return self._proposed(fitness, gradient or self._gradient)
 
     def warn_if_equal(self, state: State) -> None:
-        """Once: the fitness that has led to this state doesn't tell one member from another."""
+        """Warn once if all members that led to this state have equal fitness."""
         if self._warned or state.last is None or not state.last.all_equal:
             return
         self._warned = True
@@ -221,7 +221,7 @@ class Strategy:
 
     @in_turn
     def accept(self, state: State) -> None:
-        """Go on with a state: one that was proposed, or one of an earlier run."""
+        """Continue with a state: a proposed state, or a state of an earlier run."""
         self._state = state
 
     def _population_at(self, sigma: float) -> Population:

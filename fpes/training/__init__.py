@@ -1,6 +1,7 @@
 """Training on a data set: minibatches, the clock, curves, checkpoints and callbacks around a strategy.
 
-`ES.fit()` is the way in; the settings of a run, and how callbacks stop it, are here. What they see is `ES.last`.
+`ES.fit()` starts it. This module has the settings of a run, and the ways to stop it from a callback. Callbacks read
+`ES.last`.
 """
 
 from fpes.training.callbacks import EarlyStopping, StopTraining

@@ -1,8 +1,8 @@
-"""What may be called after every generation of fit(), and how it ends a run.
+"""Callbacks: functions that fit() calls after every generation, and that can end a run.
 
-A callback is a function of the ES: its state, `es.records`, and `es.last`, which has the population, its fitness, the
-best member and the norms of the last step. Whatever it raises ends the run after a last checkpoint; StopTraining ends
-it in peace.
+A callback is a function of the ES. It reads the state, `es.records`, and `es.last`, which has the population, its
+fitness, the best member and the norms of the last step. Any exception ends the run after a last checkpoint;
+StopTraining ends it normally.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ class StopTraining(Exception):  # noqa: N818 - like StopIteration: no error
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """A callback that stops a run whose validation metric hasn't risen for long (Prechelt 1998, criterion UP).
+    """A callback that stops a run when the validation metric stops rising (Prechelt 1998, criterion UP).
 
         data = fpes.datasets.load("mnist").with_validation(0.1)
         es.fit(data, steps=2000, after_step=fpes.training.EarlyStopping(patience=200))
 
-    It goes by the records alone, so a run that is resumed stops at the same one.
+    It depends only on the records, so a resumed run stops at the same record.
 
     Args:
-        patience: generations, 1 or more, without a better record, after which it stops.
-        least: by how much a metric has to be better to count, 0 or above.
+        patience: number of generations without a better record after which the run stops, 1 or more.
+        least: smallest improvement of the metric that counts, 0 or above.
 
     Raises:
         TypeError, ValueError: another type, or a number out of its range.
@@ -45,7 +45,7 @@ class EarlyStopping:
         """After a generation.
 
         Raises:
-            StopTraining: it has been long.
+            StopTraining: the metric hasn't risen for `patience` generations.
             ValueError: the data set has no validation part.
         """
         records = [record for record in es.records if record.valid is not None]

@@ -1,7 +1,7 @@
-"""The time of a run, and how many generations fit into it.
+"""The time of a run, and the number of generations that fit into it.
 
-The clock decides when a run stops and when it is saved, never what it computes; with the one exception of
-Plan.settle(), before the first generation, whose result is saved with the run.
+The clock decides when a run stops and when it is saved, never what it computes. Plan.settle(), before the first
+generation, is the one exception; its result is saved with the run.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _MOST_STEPS = 10**9
 
 
 class Clock:
-    """Seconds of this session and of the run, and their limit.
+    """Seconds of this session and of the run, and the limit.
 
     Args:
-        started: time.monotonic() of the session's beginning.
+        started: time.monotonic() at the beginning of the session.
         before: seconds of earlier sessions.
         limit: seconds of this session, if there is a limit.
     """
@@ -58,12 +58,12 @@ class Clock:
 
 
 class Plan:
-    """How many generations there will be.
+    """The planned number of generations.
 
     Args:
-        strategy, run: whose.
+        strategy, run: the strategy and the run that have the plan.
         clock: its time.
-        rehearse: does all that a generation does, and changes nothing.
+        rehearse: computes a generation without changing anything.
     """
 
     def __init__(self, strategy: Strategy, run: Run, clock: Clock, rehearse: Callable[[], object]) -> None:
@@ -75,7 +75,7 @@ class Plan:
         self._first, self._first_at = 0, 0.0  # the generation that the pace is measured from
 
     def settle(self, wanted: int | None) -> None:
-        """Before the first generation of a session: as many as are wanted, or as fit into the time."""
+        """Set the plan before the first generation of a session: as many as wanted, or as fit into the time."""
         strategy = self.strategy
         unplanned = strategy.generation == 0 or (wanted is None and strategy.steps is None)
         if self.clock.limit is not None and unplanned:
@@ -84,7 +84,7 @@ class Plan:
             self._set(wanted)
 
     def follow_clock(self) -> bool:
-        """Fit the time again, where generations are faster or slower than planned; whether the plan has changed."""
+        """Fit the plan to the time again if generations are faster or slower; return whether the plan has changed."""
         strategy = self.strategy
         if self._most is None or strategy.generation == self._first or strategy.steps is None:
             return False
@@ -96,7 +96,7 @@ class Plan:
         return True
 
     def end(self) -> None:
-        """A plan that followed the clock ends where the clock has ended it: nothing of it is left to be done."""
+        """End a plan that followed the clock at the present generation: the run is then finished."""
         strategy = self.strategy
         if self._most is not None and strategy.steps is not None and strategy.generation < strategy.steps:
             self._set(max(1, strategy.generation))
@@ -106,7 +106,7 @@ class Plan:
         self.run.plan.append((self.strategy.generation, steps))
 
     def _calibrate(self, most: int) -> None:
-        """As many generations as fit into the time, at most so many: a few are timed, and thrown away."""
+        """Plan as many generations as fit into the time, at most `most`: time a few generations and discard them."""
         strategy, clock, before = self.strategy, self.clock, self.strategy.steps
         strategy.steps = most
         try:

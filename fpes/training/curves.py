@@ -1,4 +1,4 @@
-"""The training curves: when a point is taken, and what is measured for it."""
+"""The training curves: the times of their points, and the measurements."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _ACTIVITY_SAMPLES = 1_000
 
 
 class Curves:
-    """Takes points of a run's curves, and warns of signs of trouble.
+    """Takes points of a run's curves, and warns about signs of trouble.
 
     Args:
-        strategy, run: whose; points go to the run's records.
-        data: what is measured on.
+        strategy, run: the strategy to measure, and the run whose records receive the points.
+        data: the data set of the measurements.
         loss: its metric is measured.
         clock: the run's time.
     """
@@ -40,14 +40,14 @@ class Curves:
         self._told: set[str] = set()
 
     def record_if_due(self) -> bool:
-        """Take a point now and then, at the beginning, and at the planned end; whether one was taken."""
+        """Take a point at the beginning, at the planned end, and regularly in between; return whether one was taken."""
         if not self._due():
             return False
         self.record()
         return True
 
     def record(self) -> None:
-        """Take a point, unless there is one of this generation."""
+        """Take a point, unless this generation already has one."""
         strategy, records = self.strategy, self.run.records
         if records and records[-1].generation == strategy.generation:
             return
@@ -75,7 +75,7 @@ class Curves:
         return not (few_steps or little_time)
 
     def _measured(self) -> Record:
-        """Where the run stands."""
+        """The record of the present state."""
         strategy, data = self.strategy, self.data
         last = max(0, strategy.generation - 1)
         valid = None if data.x_valid is None else self._metric(data.x_valid, data.y_valid)

@@ -1,4 +1,4 @@
-"""Whether a run, its data and its settings fit together: all that can be known to be wrong is known before any work."""
+"""Checks that a run, its data and its settings fit together. All checks come before any work."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _DEFAULT_BATCH = 512
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run from now on, all of it checked.
+    """The checked settings of a run from now on.
 
     Args:
-        settings: with nothing left open.
-        minibatches: of the data set.
+        settings: complete settings.
+        minibatches: minibatches of the data set.
         data: its fingerprint.
         loss: that of the settings.
-        fitness: the name of the user's function, where there is one.
+        fitness: the name of the user's function, if there is one.
     """
 
     settings: TrainingSettings
@@ -36,11 +36,11 @@ class Prepared:
 
     @property
     def importance(self) -> ImportanceSampling | None:
-        """That of the settings."""
+        """The importance sampling of the settings."""
         return self.settings.importance
 
     def adopt(self, run: Run, generation: int) -> None:
-        """Make it that of the run, from a generation on."""
+        """Use these settings and data in the run, from a generation on."""
         if run.data != self.data:
             run.residuals = None  # of other samples
             run.data, run.since = self.data, generation
@@ -48,10 +48,10 @@ class Prepared:
 
 
 def prepare(strategy: Strategy, run: Run, data: Dataset, settings: TrainingSettings, session: Session) -> Prepared:
-    """A run with these settings and data. Changes nothing.
+    """Check a run with these settings and data, without changing it.
 
     Raises:
-        TypeError, ValueError: as ES.fit() does.
+        TypeError, ValueError: as for ES.fit().
     """
     found = _checked_data(strategy, run, data)
     _check_steps(strategy, session)

@@ -1,4 +1,4 @@
-"""A run: whose checkpoint it is, what it is trained with and on, and its curves so far."""
+"""A run: its identity, its settings and data, and its curves so far."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from fpes.training.settings import TrainingSettings
 
 @dataclass(frozen=True, eq=False)
 class Residuals:
-    """How wrong each training sample was when it was last seen, from a generation on.
+    """The error of each training sample when it was last evaluated, from a generation on.
 
-    Those before are kept beside it: whoever is interrupted between this and the step of theta still has what fits.
+    The previous residuals are kept too: after an interrupt between this change and the step of theta, they still fit
+    the state.
     """
 
     generation: int
@@ -27,32 +28,32 @@ class Residuals:
     before: Residuals | None = None
 
     def at(self, generation: int) -> FloatArray | None:
-        """Those that a generation goes by."""
+        """The residuals that a generation uses."""
         if self.generation <= generation:
             return self.values
         return None if self.before is None else self.before.at(generation)
 
     def followed_by(self, generation: int, values: FloatArray) -> Residuals:
-        """Others, from a later generation on."""
+        """New residuals, from a later generation on."""
         kept = self if self.generation < generation else self.before
         return Residuals(generation, values, None if kept is None else replace(kept, before=None))
 
 
 @dataclass
 class Run:
-    """What a checkpoint keeps besides the strategy.
+    """The part of a checkpoint besides the strategy.
 
     Args:
-        id: tells the run from others; every ES that is made has its own, and one that is loaded its file's.
+        id: identifies the run. Every new ES has its own; a loaded ES has the id of its file.
         data: fingerprint of the data set.
-        since: the generation that saw this data set first.
-        settings: how it is trained.
-        fitness: the name of the user's function, where there was one.
-        seconds: of training so far.
+        since: the first generation with this data set.
+        settings: settings of the training.
+        fitness: the name of the user's function, if there is one.
+        seconds: training time so far.
         plan: (generation, planned steps from there on).
         records: the points of the training curves.
-        residuals: what importance sampling goes by, where there is any.
-        file: the checkpoint that fit() owns just now. No checkpoint keeps this.
+        residuals: the residuals of importance sampling, if it is used.
+        file: the checkpoint that fit() owns at present. Checkpoints don't store this.
     """
 
     id: str = field(default_factory=lambda: secrets.token_hex(8))
@@ -68,21 +69,21 @@ class Run:
 
     @property
     def samples(self) -> int:
-        """How many training samples the data set has; 0 without one."""
+        """The number of training samples; 0 without a data set."""
         return 0 if self.data is None else int(self.data["shape"][0])
 
     def residuals_at(self, generation: int) -> FloatArray | None:
-        """How wrong each training sample was last; None where nothing is known."""
+        """The last error of each training sample; None if unknown."""
         return None if self.residuals is None else self.residuals.at(generation)
 
     def remember(self, generation: int, values: FloatArray | None) -> None:
-        """The residuals from a generation on, which is yet to come."""
+        """Store the residuals for a later generation and the following ones."""
         if values is not None:
             before = self.residuals
             self.residuals = Residuals(generation, values) if before is None else before.followed_by(generation, values)
 
     def as_json(self) -> dict[str, Any]:
-        """As plain values, but for the residuals."""
+        """As plain values, without the residuals."""
         return {
             "id": self.id,
             "data": self.data,
@@ -96,10 +97,10 @@ class Run:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Run:
-        """What as_json() gave.
+        """The run of a result of as_json().
 
         Raises:
-            KeyError, TypeError, ValueError: something is missing, or of another type or size than as_json() gives.
+            KeyError, TypeError, ValueError: a value is missing, or has another type or size than as_json() gives.
         """
         return cls(
             id=_text("id", value["id"]),
@@ -114,13 +115,13 @@ class Run:
 
 
 def fingerprint(data: Dataset) -> dict[str, Any]:
-    """What tells one data set from another: its name, its size, and a checksum of the training part."""
+    """The identity of a data set: its name, its size, and a checksum of the training part."""
     checksum = zlib.crc32(data.y_train.data, zlib.crc32(data.x_train.data))
     return {"name": str(data.name), "shape": list(data.x_train.shape), "crc32": checksum}
 
 
 def _settings_of(value: dict[str, Any]) -> TrainingSettings:
-    """Those of a run. Checkpoints of early versions have them one by one."""
+    """The settings of a run. Checkpoints of early versions store them one by one."""
     if "settings" not in value:
         names = ("batch", "groups", "augmentation", "importance")
         return TrainingSettings(**{name: _config.from_json(value[name]) for name in names}, loss=value.get("loss"))

@@ -1,7 +1,6 @@
-"""What a generation sees and how fit its members are: minibatch, augmentation, importance sampling, loss.
+"""The samples of a generation, and the fitness of its members: minibatch, augmentation, importance sampling, loss.
 
-All of it depends on the seed and the number of the generation alone, and on the residuals where samples are chosen by
-them.
+They depend only on the seed and the number of the generation, and with importance sampling on the residuals.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ class Sampling:
     """Evaluates the present population of a strategy on the minibatch of its generation.
 
     Args:
-        strategy, run: whose.
-        engine: who computes it.
+        strategy, run: the strategy and its run.
+        engine: computes the evaluation.
         prepared: the run's settings.
-        session: whether there is a fitness of the user's own, and how many members are evaluated at once.
+        session: has the user's fitness function, if there is one, and the number of members evaluated at once.
     """
 
     def __init__(self, strategy: Strategy, run: Run, engine: Engine, prepared: Prepared, session: Session) -> None:
@@ -60,7 +59,7 @@ class Sampling:
     def _weighted_inside(
         self, samples: Samples, weights: FloatArray, residuals: FloatArray
     ) -> tuple[Evaluation, FloatArray]:
-        """By an evaluation that weights samples itself; the losses of the centre are remembered."""
+        """Use an evaluation that weights samples itself; the residuals follow the losses of the centre."""
         assert self.importance is not None
         measure = Measure(self.loss.name, sample_weights=self.minibatches.shaped(weights), chunk=self.chunk)
         evaluation = self._by(samples, measure)
@@ -70,7 +69,7 @@ class Sampling:
     def _weighted_outside(
         self, samples: Samples, weights: FloatArray, residuals: FloatArray
     ) -> tuple[Evaluation, FloatArray]:
-        """Of all others: the fitness on each sample is weighted, and its mean over the members remembered."""
+        """For all other families: weight the fitness of each sample; the residuals follow its mean over the members."""
         assert self.importance is not None
         evaluation = self._by(samples, Measure(self.loss.name, per_sample=True, chunk=self.chunk))
         groups = to_host(evaluation.values).reshape(evaluation.groups, -1, evaluation.samples)
@@ -82,12 +81,12 @@ class Sampling:
         return evaluation.with_fitness(_mean(weighted, axis=2).ravel()), residuals
 
     def _strength(self, step: int) -> float:
-        """Of the augmentation."""
+        """The strength of the augmentation."""
         augmentation, steps = self.minibatches.augmentation, self.strategy.steps
         return 1.0 if augmentation is None or steps is None else augmentation.strength(step, steps)
 
     def _drawn(self, step: int) -> tuple[npt.NDArray[np.int64], FloatArray, FloatArray | None]:
-        """Which samples a step sees, what they count for, and the residuals that decided about it."""
+        """The samples of a step, their weights, and the residuals that they were drawn by."""
         minibatches, importance = self.minibatches, self.importance
         samples, count = len(minibatches.data.x_train), minibatches.groups * minibatches.batch
         if importance is None:
@@ -103,10 +102,10 @@ class Sampling:
 
 @ieee_mode()
 def _mean(values: FloatArray, axis: int) -> FloatArray:
-    """The mean along an axis, added up in order in float64.
+    """The mean along an axis, summed in order in float64.
 
-    Along the first axis of a contiguous array numpy.sum() adds one slice after the other; along the last it goes by an
-    order that depends on the machine.
+    Along the first axis of a contiguous array, numpy.sum() adds one slice after the other; along the last axis, its
+    order depends on the machine.
     """
     slices = np.ascontiguousarray(np.moveaxis(values, axis, 0))
     mean: FloatArray = (slices.sum(axis=0, dtype=np.float64) / len(slices)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The checkpoint file of a run that is going on: who owns it, when it is written, and what if it can't be."""
+"""The checkpoint file of a current run: its owner, the times of writing, and failures of writing."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _RETRY_SECONDS = 5.0  # at most, from a checkpoint that failed to the next try
 
 
 class NotSavedError(OSError):
-    """Training is done, and its last state isn't on disk: the ES in memory alone has it."""
+    """Training is done, but its last state could not be saved: only the ES in memory has it."""
 
 
 class Saver:
-    """Saves a run now and then.
+    """Saves a run at intervals.
 
     Args:
-        strategy, run: what is saved.
-        path: its file; None: nothing is saved.
+        strategy, run: the strategy and the run to save.
+        path: the file; None: nothing is saved.
         seconds: time between checkpoints.
     """
 
@@ -43,11 +43,11 @@ class Saver:
 
     @contextmanager
     def owning(self) -> Iterator[None]:
-        """While the block runs, nobody else writes to the file.
+        """Own the file while the block runs: no other run writes to it.
 
         Raises:
-            BlockingIOError: somebody else does.
-            FileExistsError: it holds what isn't an earlier state of this run.
+            BlockingIOError: another run or save() is writing it.
+            FileExistsError: it holds something else than an earlier state of this run.
         """
         if self._file is None:
             yield
@@ -61,10 +61,10 @@ class Saver:
                 self.run.file = None
 
     def save(self) -> None:
-        """Write a checkpoint, where one is wanted.
+        """Write a checkpoint, if there is a file for it.
 
         Raises:
-            OSError: it can't be written, or the file isn't ours any more.
+            OSError: it can't be written, or the file no longer belongs to this run.
         """
         self.due_at = time.monotonic() + min(self.seconds, _RETRY_SECONDS)
         if self._file is not None:
@@ -75,12 +75,15 @@ class Saver:
         self.failing = False
 
     def save_if_due(self) -> None:
-        """A checkpoint every so many seconds."""
+        """Write a checkpoint if its time has come."""
         if time.monotonic() >= self.due_at:
             self.try_to_save()
 
     def try_to_save(self) -> None:
-        """A checkpoint. One that fails isn't the end: the last one is still there, and the next may work again."""
+        """Write a checkpoint.
+
+        After a failure training goes on: the last checkpoint is kept, and the next may succeed.
+        """
         try:
             self.save()
         except OSError as error:
@@ -89,7 +92,10 @@ class Saver:
             self.failing = True
 
     def save_after(self, end: BaseException) -> None:
-        """A last checkpoint before an exception is raised again, which stays what it is though this one fails."""
+        """Write a last checkpoint before an exception is raised again.
+
+        A failure here doesn't replace that exception.
+        """
         try:
             self.save()
         except Exception as error:
@@ -100,7 +106,7 @@ class Saver:
                 warn(message)
 
     def save_at_the_end(self) -> None:
-        """The last checkpoint.
+        """Write the last checkpoint.
 
         Raises:
             NotSavedError: it can't be written.
@@ -113,7 +119,7 @@ class Saver:
             ) from error
 
     def _check_ours(self, file: Path) -> None:
-        """Look at the file again, if it isn't the one that was seen last."""
+        """Check the file again if it has changed since the last check."""
         found = _identity(file)
         if found is None or found != self._seen:
             checkpoint.check_replaceable(file, self.run.id, self.strategy.generation)

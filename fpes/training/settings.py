@@ -1,4 +1,4 @@
-"""What a run is trained with, and what one call of fit() adds to that."""
+"""The settings of a run, and the additional arguments of one call of fit()."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Callback = Callable[[Any], object]
 @_config.register
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How a run is trained on its data set. It goes into checkpoints as it is.
+    """The settings of training on a data set. Checkpoints store them.
 
     Args:
-        batch: samples in a minibatch; None: 512, or all that there are.
+        batch: samples in a minibatch; None: 512, or all samples if there are fewer.
         groups: minibatches for each generation: one for all members (1), or one for each group.
-        augmentation: deforms the images of each minibatch; None: as they are.
-        importance: prefers samples that are still wrong; None: every sample once an epoch.
-        loss: "cross_entropy", "squared_error" or "binary_cross_entropy"; None: what suits the data.
+        augmentation: deforms the images of each minibatch; None: unchanged images.
+        importance: draws samples that are still wrong more often; None: every sample once per epoch.
+        loss: "cross_entropy", "squared_error" or "binary_cross_entropy"; None: the loss that suits the data.
 
     Raises:
         TypeError, ValueError: another type, or a number out of its range.
@@ -52,13 +52,13 @@ class TrainingSettings:
             object.__setattr__(self, name, value)
 
     def changed(self, **given: Any) -> TrainingSettings:
-        """These, with others in the place of those that are given and not None."""
+        """These settings, with the given values that aren't None."""
         return replace(self, **{name: value for name, value in given.items() if value is not None})
 
 
 @dataclass(frozen=True)
 class Session:
-    """What one call of fit() is asked for, besides the settings of its run: see there.
+    """The arguments of one call of fit() besides the settings of its run; see ES.fit().
 
     Raises:
         TypeError, ValueError: another type, or a number out of its range.
@@ -87,7 +87,7 @@ class Session:
 
     @property
     def callbacks(self) -> tuple[Callback, ...]:
-        """Whom to call after every generation."""
+        """The functions to call after every generation."""
         if self.after_step is None:
             return ()
         return tuple(self.after_step) if isinstance(self.after_step, Sequence) else (self.after_step,)

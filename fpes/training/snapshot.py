@@ -1,4 +1,4 @@
-"""What a checkpoint holds: a strategy and its run, as plain values and arrays, and back."""
+"""The content of a checkpoint: a strategy and its run as plain values and arrays, and the way back."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def described(strategy: Strategy, run: Run) -> tuple[dict[str, Any], checkpoint.
     """A description, as plain values, and arrays.
 
     Raises:
-        ValueError: NaN or infinity has come into them.
+        ValueError: an array has NaN or infinity.
     """
     net, state = strategy.net, strategy.state
     description = {
@@ -44,10 +44,10 @@ def described(strategy: Strategy, run: Run) -> tuple[dict[str, Any], checkpoint.
 def restored(
     cls: type[_Strategy], description: dict[str, Any], arrays: checkpoint.Arrays, device: str
 ) -> tuple[_Strategy, Run]:
-    """What described() was given, on a device.
+    """The strategy and the run of a result of described(), on a device.
 
     Raises:
-        KeyError, TypeError, ValueError, CheckpointError: it doesn't describe a run.
+        KeyError, TypeError, ValueError, CheckpointError: the description isn't that of a run.
     """
     net = LinearNetwork(**description["network"])
     settings = {name: _config.from_json(value) for name, value in description["settings"].items()}

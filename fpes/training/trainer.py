@@ -1,6 +1,6 @@
-"""The loop of ES.fit(): minibatch, population, fitness, step; with curves, checkpoints, a limit of time, and its end.
+"""The loop of ES.fit(): minibatch, population, fitness and step, with curves, checkpoints and a time limit.
 
-Nothing in here decides about bits but the settings: what a generation sees depends on the seed and its number.
+Only the settings affect bits: the samples of a generation depend on the seed and its number.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Trainer:
     """Trains a strategy on a data set: one session of a run.
 
     Args:
-        strategy: whose theta moves.
-        run: what a checkpoint keeps of it besides.
-        data: what it is trained on.
-        settings: how.
-        session: for how long, and what goes on around it.
+        strategy: the strategy to train.
+        run: the part of a checkpoint besides the strategy.
+        data: the data set.
+        settings: settings of the run.
+        session: the other arguments of fit().
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Trainer:
 
 
 def helpers_of(executor: Any) -> Helpers:
-    """Who shares the work of a fit().
+    """The helpers that share the work of a fit().
 
     Raises:
         TypeError, ValueError: as fpes.distributed.Workers().
@@ -91,7 +91,7 @@ class _Loop:
         self.equal_generations = 0
 
     def train(self) -> None:
-        """Until the plan or the time is at its end, or a callback stops it."""
+        """Train until the end of the plan or the time, or until a callback stops it."""
         strategy = self.strategy
         self.plan.settle(self.session.steps)
         self.keep_time()
@@ -113,7 +113,7 @@ class _Loop:
         self.saver.save_at_the_end()
 
     def generations(self) -> None:
-        """All that are left."""
+        """Run all remaining generations."""
         strategy = self.strategy
         try:
             self.record_if_due()
@@ -127,7 +127,7 @@ class _Loop:
         self.record_if_due()
 
     def generation(self) -> None:
-        """One step, and what follows from it."""
+        """Take one step, then record, call callbacks and save."""
         evaluation, residuals = self.sampling.evaluate()
         with turn_of(self.strategy):
             state = self.strategy.proposed(evaluation, self.engine.gradient)
@@ -142,12 +142,12 @@ class _Loop:
         self.saver.save_if_due()
 
     def rehearse(self) -> None:
-        """All that a generation does, and then leave everything as it was."""
+        """Compute a generation without changing anything."""
         evaluation, _ = self.sampling.evaluate()
         self.strategy.proposed(evaluation, self.engine.gradient)
 
     def watch(self, state: State) -> None:
-        """Give up where members haven't differed for long."""
+        """Give up when all members have had equal fitness for too long."""
         assert state.last is not None
         self.equal_generations = self.equal_generations + 1 if state.last.all_equal else 0
         if self.equal_generations >= _EQUAL_GENERATIONS:
@@ -159,7 +159,7 @@ class _Loop:
             )
 
     def record_if_due(self) -> None:
-        """A point of the curves; it has taken time, so the plan may have to follow."""
+        """Take a point of the curves if it is due. It takes time, so the plan may change."""
         if not self.curves.record_if_due() or self.strategy.generation >= (self.strategy.steps or 0):
             return
         if self.plan.follow_clock():
@@ -167,5 +167,5 @@ class _Loop:
             self.saver.try_to_save()
 
     def keep_time(self) -> None:
-        """The run's time so far."""
+        """Store the run's time so far."""
         self.run.seconds = self.clock.total
