@@ -1,4 +1,4 @@
-"""Settings as JSON: the small frozen dataclasses that describe a run, written with their names and read back."""
+"""Settings as JSON: writes and reads the small frozen dataclasses that describe a run, by name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _classes: dict[str, type] = {}
 
 
 def register(cls: _Class) -> _Class:
-    """Class decorator: checkpoints keep objects of this class, by the name of the class and its fields, without pickle.
+    """Class decorator: checkpoints store objects of this class by the name of the class and its fields, without pickle.
 
         @fpes.register
         @dataclass(frozen=True)
@@ -26,19 +26,19 @@ def register(cls: _Class) -> _Class:
             beta1: float = 0.9
             ...
 
-    Whoever loads such a checkpoint registers the class first: imports the module that defines it.
+    Before you load such a checkpoint, register the class: import the module that defines it.
 
     Args:
-        cls: a frozen dataclass whose fields are numbers, text, True, False, None, tuples of them, and objects of
-            registered classes. A class that takes the place of one of the same module and name, as when a notebook's
-            cell runs again, is registered anew.
+        cls: a frozen dataclass whose fields are numbers, text, True, False, None, tuples of these, and objects of
+            registered classes. A class with the same module and name replaces the earlier class, for example when a
+            notebook's cell runs again.
 
     Returns:
         cls itself.
 
     Raises:
-        TypeError: it is no frozen dataclass, or a field isn't an argument of its constructor.
-        ValueError: another class is registered under its name; a field is called "type".
+        TypeError: cls is no frozen dataclass, or a field isn't an argument of its constructor.
+        ValueError: another class is registered under this name; a field is called "type".
     """
     if not (isinstance(cls, type) and is_dataclass(cls) and cls.__dataclass_params__.frozen):  # type: ignore[attr-defined]
         raise TypeError(f"{cls!r} can't be registered, expected a frozen dataclass: write @dataclass(frozen=True)")
@@ -55,7 +55,7 @@ def register(cls: _Class) -> _Class:
 
 
 def is_registered(value: Any) -> bool:
-    """Whether a checkpoint can name the class of an object."""
+    """Whether the class of an object is registered."""
     return _classes.get(type(value).__name__) is type(value)
 
 
@@ -64,7 +64,7 @@ def setting(name: str, value: Any, protocol: type, expected: str) -> Any:
     """A description with Python's own numbers, of a registered class that follows a protocol.
 
     Raises:
-        TypeError: it doesn't, or a checkpoint couldn't hold it.
+        TypeError: the value doesn't follow the protocol, or a checkpoint couldn't store it.
     """
     if isinstance(value, type) or not isinstance(value, protocol):
         raise TypeError(f"{name} is {value!r}, expected {expected}")
@@ -84,10 +84,10 @@ def setting(name: str, value: Any, protocol: type, expected: str) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """The same description with Python's own numbers in place of NumPy's and others.
+    """The same description with Python's own numbers instead of NumPy's and others.
 
-    They go on as they come back from a checkpoint: a float32 in a formula would make it float32, and the float that is
-    read wouldn't.
+    A run must continue with the numbers that a checkpoint returns: a float32 makes a formula float32, and the float
+    that is read back doesn't.
     """
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
         return value.item()
@@ -106,10 +106,10 @@ def number_to_json(value: float | None) -> float | str | None:
 
 
 def number_from_json(value: Any) -> float | None:
-    """What number_to_json() was given.
+    """The inverse of number_to_json().
 
     Raises:
-        TypeError, ValueError: no number.
+        TypeError, ValueError: the value is no number.
     """
     if value is None:
         return None
@@ -121,7 +121,7 @@ def number_from_json(value: Any) -> float | None:
 
 
 def to_json(value: Any) -> Any:
-    """A description as plain JSON values; other values are themselves."""
+    """A description as plain JSON values; other values are unchanged."""
     if is_registered(value):
         return {"type": type(value).__name__} | {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, tuple | list):

@@ -1,4 +1,4 @@
-"""Counter-based noise, to look at: what a population draws while it is evaluated."""
+"""Counter-based noise: the draws of a population, for study."""
 
 from __future__ import annotations
 
@@ -29,18 +29,17 @@ def noise(
 
     Philox4x32-7 (Salmon et al., SC 2011) with key = seed and counter = (block, tensor, pair, generation); a block gives
     8 "binomial" draws (popcount of 16 bits, minus 8: variance 4), 128 "rademacher" draws (+1 or -1) or 4 "gaussian"
-    ones (Box-Muller). Nothing is stored, so any part can be drawn at any time, with the same bits everywhere.
+    draws (Box-Muller). Nothing is stored: any part can be drawn at any time, with the same bits everywhere.
 
     Args:
         kind: "binomial", "rademacher" or "gaussian".
         seed: 0 ... 2**64 - 1.
         layer: layer of the network, from 0; for noise on parameters, tied layers (LinearNetwork) count once.
-        role: which of the layer's tensors: "weight", "bias", "factor_a", "factor_b", "node", "positions",
-            "direction", "init".
+        role: tensor of the layer: "weight", "bias", "factor_a", "factor_b", "node", "positions", "direction", "init".
         pair: 0 ... 2**32 - 1.
         generation: 0 ... 2**32 - 1.
-        count: how many elements.
-        first: the first of them, in row-major order of the tensor.
+        count: number of elements.
+        first: the first element, in row-major order of the tensor.
         device: "cpu", "cuda" (the current CUDA device) or "cuda:1".
 
     Returns:
@@ -68,7 +67,7 @@ def noise(
 
 
 def check_kind(kind: str) -> str:
-    """`kind`, if there is such noise."""
+    """`kind`, if it is a known kind of noise."""
     if kind not in NOISE_KINDS:
         raise ValueError(f"noise is {kind!r}, expected one of {', '.join(map(repr, NOISE_KINDS))}")
     return kind

@@ -1,9 +1,9 @@
-"""Optimisers: how far theta goes along the gradient.
+"""Optimisers: steps of theta along the gradient.
 
 An optimiser is a description; its memory is a dictionary of arrays that the caller keeps. An update reads one memory
-and gives another, so whoever is interrupted still has the old one. The arithmetic of those here is in
-csrc/cpu/optimiser, on the host for every backend: the same bits everywhere. Fitness is maximised, so steps go up the
-gradient.
+and returns another, so the old memory survives an interrupt. The arithmetic of these optimisers is in
+csrc/cpu/optimiser and runs on the host for every backend, with the same bits everywhere. Fitness is maximised, so steps
+go up the gradient.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ Memory = Mapping[str, FloatArray]
 
 @dataclass(frozen=True)
 class Step:
-    """The numbers of one step, whatever the optimiser.
+    """The numbers of one step, for any optimiser.
 
     Args:
         number: 0 for the first step.
-        factor: what the gradient is multiplied by first.
-        learning_rate: how far to go.
-        spare: a memory that nobody reads any more; the new one may be written over it, which takes less time than
-            fresh arrays do. None, or not used: new arrays.
+        factor: the gradient is first multiplied by this.
+        learning_rate: size of the step.
+        spare: a memory that is no longer needed. The new memory may overwrite it, which is faster than new arrays. Its
+            use is optional; None: there is none.
     """
 
     number: int
@@ -45,26 +45,26 @@ class Step:
 
 @runtime_checkable
 class Optimiser(Protocol):
-    """What ES takes as its optimiser: any object of a class under `fpes.register` that has these two methods.
+    """The protocol of an optimiser for ES: any object of a class under `fpes.register` that has these two methods.
 
-    As in optax, `init` makes a memory and `update` is a function without side effects; it gives theta itself, and not
-    what is added to it, so that the optimiser decides how that is rounded.
+    As in optax, `init` creates a memory, and `update` is a function without side effects. Unlike optax, `update`
+    returns the new theta, not its change, so that the optimiser determines the rounding.
     """
 
     def init(self, parameters: int) -> Memory:
-        """The memory before the first step: float32 arrays of any shapes, by names that are identifiers."""
+        """The memory before the first step: float32 arrays of any shapes. Their names are identifiers."""
 
     def update(self, gradient: FloatArray, memory: Memory, theta: FloatArray, step: Step) -> tuple[FloatArray, Memory]:
         """Theta, in a new array, and the memory after a step up the gradient.
 
         Args:
-            gradient: float32 [parameters], still to be multiplied by step.factor.
-            memory: of the step before; to be left as it is.
-            theta: float32 [parameters], weight decay applied; to be left as it is.
+            gradient: float32 [parameters], not yet multiplied by step.factor.
+            memory: memory of the previous step; must not be changed.
+            theta: float32 [parameters], after weight decay; must not be changed.
             step: the numbers of this step.
 
         Returns:
-            theta, memory: float32, shaped and named as before.
+            theta, memory: float32, with the same shapes and names.
         """
 
 
@@ -96,12 +96,12 @@ class SGD:
 @_config.register
 @dataclass(frozen=True)
 class Adam:
-    """Adam (Kingma & Ba 2015, algorithm 1); with ES's weight decay, which is decoupled, it is AdamW.
+    """Adam (Kingma & Ba 2015, algorithm 1). With the decoupled weight decay of ES, it is AdamW.
 
     Args:
-        beta1: of the running mean of the gradient, from 0 to below 1.
-        beta2: of the running mean of its square, from 0 to below 1.
-        epsilon: added to the root of the latter, above 0.
+        beta1: factor of the running mean of the gradient, from 0 to below 1.
+        beta2: factor of the running mean of the squared gradient, from 0 to below 1.
+        epsilon: added to the root of the mean square, above 0.
     """
 
     beta1: float = 0.9
@@ -152,14 +152,14 @@ class Adam:
 @_config.register
 @dataclass(frozen=True)
 class ClipUp:
-    """ClipUp (Toklu, Liskowski & Srivastava 2020, algorithm 1): every step's length is known beforehand.
+    """ClipUp (Toklu, Liskowski & Srivastava 2020, algorithm 1): the length of every step is limited.
 
-    The gradient is brought to length `learning_rate` before it joins the velocity, and the velocity is cut to length
-    `top_speed`. For parameters and learning rates of which one knows the size, and not much else.
+    The gradient is scaled to length `learning_rate` before it is added to the velocity, and the velocity is cut to
+    length `top_speed`. ClipUp suits tasks where the scale of the parameters and of a step is known, and little else.
 
     Args:
         momentum: from 0 to below 1.
-        top_speed: in multiples of the learning rate, above 0; the paper's advice is 2.
+        top_speed: in multiples of the learning rate, above 0; the paper recommends 2.
     """
 
     momentum: float = 0.9
@@ -186,7 +186,7 @@ class ClipUp:
 
 
 def _room(step: Step, name: str) -> FloatArray | None:
-    """Where an array of the new memory may be written."""
+    """An array that the new memory may overwrite."""
     return None if step.spare is None else step.spare[name]
 
 
@@ -196,7 +196,7 @@ def weighted_sum(a: float, x: FloatArray, b: float, y: FloatArray, out: FloatArr
 
     Args:
         a, x, b, y: numbers, and float32 arrays of one shape.
-        out: where the result goes, if not into a new array; neither x nor y.
+        out: array for the result, neither x nor y; a new array if not given.
 
     Raises:
         TypeError: another dtype.

@@ -1,7 +1,7 @@
-"""The primitives of the network, one operation each: for looking at what the flush modes do.
+"""The primitives of the network, one operation each, to study the flush modes.
 
-NumPy arrays are computed on the CPU. CuPy arrays, and what else lies on a GPU and speaks DLPack or
-__cuda_array_interface__, are computed on their device and CuPy's current stream, asynchronously, into a CuPy array.
+NumPy arrays are computed on the CPU. CuPy arrays, and other GPU arrays with DLPack or __cuda_array_interface__, are
+computed asynchronously on their device and CuPy's current stream, into a CuPy array.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fpes._backends import Array, backend_of
 
 
 def gemm(a: Array, b: Array, flush: str = "boundary") -> Array:
-    """Matrix product a b in float32: for each element one accumulator and fused multiply-adds over k in order.
+    """Matrix product a b in float32, with one accumulator for each element and fused multiply-adds over k in order.
 
     Args:
         a: float32 [m, k].
@@ -28,7 +28,7 @@ def gemm(a: Array, b: Array, flush: str = "boundary") -> Array:
 
     Raises:
         TypeError: an argument isn't a float32 array.
-        ValueError: wrong rank, empty axis, inner extents that differ, unknown flush mode, arrays on several devices.
+        ValueError: wrong rank, empty axis, different inner extents, unknown flush mode, arrays on several devices.
     """
     mode = _checks.flush_mode(flush)
     backend = backend_of(a=a, b=b)
@@ -40,7 +40,7 @@ def gemm(a: Array, b: Array, flush: str = "boundary") -> Array:
 
 
 def bias_add(v: Array, b: Array, flush: str = "boundary") -> Array:
-    """Add b to every row of v: an elementwise operation, which flushes in every mode but "never".
+    """Add b to every row of v. This elementwise operation flushes in every mode except "never".
 
     Args:
         v: float32 [rows, n].
@@ -52,7 +52,7 @@ def bias_add(v: Array, b: Array, flush: str = "boundary") -> Array:
 
     Raises:
         TypeError: an argument isn't a float32 array.
-        ValueError: wrong rank, empty axis, extents that differ, unknown flush mode, arrays on several devices.
+        ValueError: wrong rank, empty axis, different extents, unknown flush mode, arrays on several devices.
     """
     mode = _checks.flush_mode(flush)
     backend = backend_of(v=v, b=b)
@@ -64,7 +64,7 @@ def bias_add(v: Array, b: Array, flush: str = "boundary") -> Array:
 
 
 def multiply(v: Array, s: float, flush: str = "boundary") -> Array:
-    """Multiply every element of v by s: an elementwise operation, which flushes in every mode but "never".
+    """Multiply every element of v by s. This elementwise operation flushes in every mode except "never".
 
     Args:
         v: float32, any shape that isn't empty.

@@ -1,8 +1,8 @@
 """Schedules: numbers that change over a run, such as the learning rate.
 
-A schedule depends on the step and on the planned number of steps, never on the clock, so that a run which is stopped
-and resumed goes on as if nothing had happened. It is computed without the C library's functions, whose last bit differs
-from one system to the next.
+A schedule depends on the step and on the planned number of steps, never on the clock. So a run that is stopped and
+resumed gives the same result. A schedule is computed without functions of the C library, because their last bit differs
+between systems.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _SINE_TERMS = 11  # of the Taylor series, which at pi / 2 is then exact to the l
 
 @runtime_checkable
 class Schedule(Protocol):
-    """What ES takes in the place of a number: any object of a class under `fpes.register` that has this method."""
+    """The protocol of a schedule for ES: any object of a class under `fpes.register` that has this method."""
 
     def at(self, step: int, steps: int) -> float:
-        """The number for step 0 ... steps - 1 of a run that is planned to take so many.
+        """The number for step 0 ... steps - 1 of a run with `steps` planned steps.
 
-        It depends on its arguments alone, or a run that is resumed ends with other bits. A run may go on beyond its
-        plan: then step is steps or more.
+        It must depend only on its arguments; otherwise a resumed run ends with other bits. A run may continue after its
+        planned end: then step is `steps` or more.
         """
 
 
@@ -35,7 +35,7 @@ class Constant:
     """The same number at every step.
 
     Args:
-        start: that number.
+        start: the number.
     """
 
     start: float
@@ -51,11 +51,11 @@ class Constant:
 @_config.register
 @dataclass(frozen=True)
 class Cosine:
-    """Half a wave from `start` to `end` (Loshchilov & Hutter 2017, "SGDR", equation 5, without restarts).
+    """Half a cosine wave from `start` to `end` (Loshchilov & Hutter 2017, "SGDR", equation 5, without restarts).
 
     Args:
-        start: the number of the first step.
-        end: the number that the last step comes close to.
+        start: the number at the first step.
+        end: the limit that the last step approaches.
     """
 
     start: float
@@ -73,11 +73,11 @@ class Cosine:
 @_config.register
 @dataclass(frozen=True)
 class Exponential:
-    """From `start` to `end` by the same factor at every step.
+    """From `start` to `end` with the same factor at every step.
 
     Args:
-        start: the number of the first step, above 0.
-        end: the number that the last step comes close to, above 0.
+        start: the number at the first step, above 0.
+        end: the limit that the last step approaches, above 0.
     """
 
     start: float
@@ -100,8 +100,8 @@ class WarmUp:
     """Another schedule, after a linear rise from 0 over the first part of the run (Goyal et al. 2017, section 2.2).
 
     Args:
-        then: the schedule, which counts its steps from the beginning of the run all the same.
-        fraction: how much of the run the rise takes, between 0 and 1.
+        then: the other schedule, which also counts its steps from the beginning of the run.
+        fraction: fraction of the run for the rise, between 0 and 1.
     """
 
     then: Schedule
@@ -118,12 +118,12 @@ class WarmUp:
 
 
 def _done(step: int, steps: int) -> float:
-    """How much of the run lies behind: 0 at the first step, and 1 from the planned end on."""
+    """The completed fraction of the run: 0 at the first step, and 1 from the planned end on."""
     return min(step, steps) / steps
 
 
 def _sine(x: float) -> float:
-    """For abs(x) up to pi / 2, by its Taylor series."""
+    """The sine for abs(x) up to pi / 2, by its Taylor series."""
     term = total = x
     for k in range(1, _SINE_TERMS):
         term *= -x * x / ((2 * k) * (2 * k + 1))
@@ -132,7 +132,7 @@ def _sine(x: float) -> float:
 
 
 def with_start(value: float | Schedule, start: float) -> float | Schedule:
-    """The same schedule from another number; where it ends doesn't change."""
+    """The same schedule with another start; its end doesn't change."""
     if isinstance(value, WarmUp):
         then = with_start(value.then, start)
         return replace(value, then=then if isinstance(then, Schedule) else Constant(then))

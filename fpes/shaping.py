@@ -1,8 +1,8 @@
-"""Fitness shaping: what a member's fitness counts for in the update.
+"""Fitness shaping: turns fitness into the utilities of the update.
 
-Every function takes fitness [size], or [size, batch] where each sample counts by itself, and the number of groups that
-the members are divided into, evenly and in order. A group with a minibatch of its own is compared within itself only:
-what its samples have in common is a baseline, and drops out.
+Every function takes fitness [size], or [size, batch] with one fitness for each sample, and the number of groups. Groups
+divide the members evenly and in order. Members are compared only within their group: the common part of its minibatch
+is a baseline, and cancels.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _MOST_IN_32_BITS = 2**30  # members, whose doubled ranks do
 
 @dataclass(frozen=True)
 class Weights:
-    """What Population.gradient() takes, and a factor that its result is to be multiplied by.
+    """Utilities for Population.gradient(), and a factor for its result.
 
     Args:
-        values: int32 or float32, shaped as the fitness.
-        factor: brings integers to a size that doesn't depend on how many members there are.
+        values: int32 or float32, in the shape of the fitness.
+        factor: scales integers so that the result doesn't depend on the number of members.
     """
 
     values: Any
@@ -35,42 +35,42 @@ class Weights:
 
 @runtime_checkable
 class Shaping(Protocol):
-    """What ES takes as its shaping: any object of a class under `fpes.register` that has this method."""
+    """The protocol of a shaping for ES: any object of a class under `fpes.register` that has this method."""
 
     def weights(self, fitness: FloatArray, groups: int) -> Weights:
-        """What each member counts for.
+        """The utility of each member.
 
         Args:
             fitness: float32 or float64 [size], or [size, batch] for node perturbation; higher is better; without NaN.
-            groups: how many groups of size / groups members, in order, saw a minibatch of their own.
+            groups: number of groups of size / groups members, in order, each with its own minibatch.
         """
 
 
 def centred_ranks(fitness: FloatArray, groups: int = 1) -> IntArray:
     """Doubled, centred ranks: u = 2 rank - (n - 1), from -(n - 1) for the worst to n - 1 for the best.
 
-    Ties share the doubled mean of their ranks, which is an integer again; so the update that they weight is an exact
-    integer sum. (Wierstra et al. 2014, section 3.1; Salimans et al. 2017, section 2.1.)
+    Ties share the doubled mean of their ranks, which is also an integer. So the update is an exact integer sum.
+    (Wierstra et al. 2014, section 3.1; Salimans et al. 2017, section 2.1.)
 
     Args:
-        fitness: float32 [n], or [n, batch] to rank the members on each sample.
-        groups: how many groups of n / groups members are ranked by themselves.
+        fitness: float32 [n], or [n, batch] to rank the members for each sample.
+        groups: number of groups of n / groups members, which are ranked separately.
 
     Returns:
-        int32, or int64 for more than 2**30 members, shaped as fitness, summing to 0 over each group.
+        int32, or int64 for more than 2**30 members, in the shape of fitness; the sum over each group is 0.
 
     Raises:
-        ValueError: NaN in fitness, which has no rank; groups that don't divide the members.
+        ValueError: NaN in fitness, or groups that don't divide the members evenly.
     """
     ranks: IntArray = _in_groups(fitness, groups, _doubled_ranks)
     return ranks
 
 
 def z_scores(fitness: FloatArray, groups: int = 1) -> FloatArray:
-    """(fitness - mean) / standard deviation within each group, float32; 0 where all members are equal.
+    """(fitness - mean) / standard deviation within each group, float32; 0 if all members are equal.
 
     Raises:
-        ValueError: as centred_ranks(), and infinity in fitness.
+        ValueError: as for centred_ranks(), or infinity in fitness.
     """
     if np.isinf(fitness).any():
         raise ValueError("fitness is infinite for some members, and has no mean: use centred ranks")
@@ -79,7 +79,7 @@ def z_scores(fitness: FloatArray, groups: int = 1) -> FloatArray:
 
 
 def signs(fitness: FloatArray, groups: int = 1) -> IntArray:
-    """int32: 1 for the fitter member of each antithetic pair, -1 for the other, 0 for both where they are equal."""
+    """int32: 1 for the fitter member of each antithetic pair, -1 for the other, 0 for both if they are equal."""
     result: IntArray = _in_groups(fitness, groups, _signs_of_pairs)
     return result
 
@@ -97,11 +97,11 @@ SHAPINGS: dict[str, Callable[[FloatArray, int], Weights]] = {
 
 
 def shaped(shaping: str | Shaping, fitness: FloatArray, groups: int) -> Weights:
-    """The weights of a shaping by name, or of one's own.
+    """The weights of a named or user-defined shaping.
 
     Raises:
-        TypeError: one's own gives something else than Weights of an array.
-        ValueError: its array isn't shaped as the fitness.
+        TypeError: a user-defined shaping returns something else than Weights of an array.
+        ValueError: its array hasn't the shape of the fitness.
     """
     if isinstance(shaping, str):
         return SHAPINGS[shaping](fitness, groups)
@@ -116,7 +116,7 @@ def shaped(shaping: str | Shaping, fitness: FloatArray, groups: int) -> Weights:
 
 
 def all_equal(fitness: FloatArray, groups: int = 1) -> bool:
-    """Whether within each group every member has the same fitness, on every sample if there are several."""
+    """Whether all members of each group have the same fitness, for every sample if there are several."""
     members = fitness.reshape(groups, len(fitness) // groups, -1)
     with ieee_mode():
         return bool((members == members[:, :1]).all())
@@ -166,7 +166,7 @@ def _standardised(members: FloatArray) -> FloatArray:
 
 
 def _sum_in_order(members: Any) -> Any:
-    """Over the first axis, one after the other: numpy.sum() goes by an order that depends on the machine."""
+    """The sum over the first axis, in order: the order of numpy.sum() depends on the machine."""
     return np.add.accumulate(members, axis=0)[-1]
 
 

@@ -1,4 +1,4 @@
-"""Tasks as plain NumPy arrays: your own, MNIST, the UCI digits and two spirals."""
+"""Data sets as plain NumPy arrays: your own, MNIST, the UCI digits and two spirals."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ __all__ = [
 
 
 def load(name: str, *, data_dir: str | os.PathLike[str] | None = None, seed: int = 0) -> Dataset:
-    """Load a data set by its name, with the defaults of its own function.
+    """Load a data set by its name, with the defaults of its loader.
 
     Args:
         name: ``"digits"``, ``"mnist"``, ``"mnist-14x14"`` (averaged down) or ``"spirals"``.
         data_dir: folder of the MNIST files; the others need no files.
-        seed: chooses the split of the digits and the points of the spirals; the split of MNIST is fixed.
+        seed: seed of the split of the digits and of the points of the spirals; the split of MNIST is fixed.
 
     Raises:
         ValueError: the name is not one of these.

@@ -1,4 +1,4 @@
-"""Data sets from arrays: what each column means, split at random, scaled."""
+"""Data sets from arrays: the kinds of targets, the random split, and scaling."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def inputs_of(x: Any) -> npt.NDArray[np.float32]:
     """`x` as float32 [samples, features].
 
     Raises:
-        TypeError: no array of numbers.
-        ValueError: another shape.
+        TypeError: x is no array of numbers.
+        ValueError: x has another shape.
     """
     array = _checks.numpy_array("x", x)
     _check_numbers("x", array)
@@ -27,14 +27,14 @@ def inputs_of(x: Any) -> npt.NDArray[np.float32]:
 
 
 def targets_of(y: Any, samples: int) -> tuple[npt.NDArray[Any], int | None]:
-    """`y` as targets, and how many classes there are.
+    """`y` as targets, and the number of classes.
 
-    Integers [samples] are labels: int32 [samples], and the classes reach to the largest. All else is numbers: float32
-    [samples, outputs], without classes; [samples] becomes one column.
+    Integers [samples] are labels: int32 [samples], with classes up to the largest label. Everything else is numbers:
+    float32 [samples, outputs], without classes; [samples] becomes one column.
 
     Raises:
-        TypeError: no array of numbers.
-        ValueError: another shape, labels below 0 or beyond int32.
+        TypeError: y is no array of numbers.
+        ValueError: y has another shape, or labels below 0 or beyond int32.
     """
     array = _checks.numpy_array("y", y)
     _check_numbers("y", array)
@@ -50,13 +50,13 @@ def targets_of(y: Any, samples: int) -> tuple[npt.NDArray[Any], int | None]:
 def split(
     samples: int, held_out: float, seed: int, part: str = "test"
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Which samples are for training, and which are held out: int64, chosen at random.
+    """The training samples and the held-out samples: int64 indices, chosen at random.
 
     Args:
-        samples: how many there are.
-        held_out: which fraction of them.
-        seed: chooses them.
-        part: what the fraction is called in errors.
+        samples: number of samples.
+        held_out: the held-out fraction.
+        seed: seed of the choice.
+        part: name of the fraction in errors.
 
     Raises:
         TypeError, ValueError: the fraction is no number, or a part would be empty.
@@ -73,7 +73,7 @@ def split(
 
 
 def scaled(name: str, kind: str | None, train: Any, test: Any) -> tuple[Any, Any, Scaling | None]:
-    """Both parts [n, columns], scaled by what the training part is, and by what.
+    """Both parts [n, columns], scaled by the statistics of the training part, and the scaling.
 
     Raises:
         ValueError: an unknown kind.
@@ -92,7 +92,7 @@ def _check_numbers(name: str, array: np.ndarray) -> None:
 
 
 def _as_floats(array: np.ndarray) -> npt.NDArray[np.float32]:
-    """In float32; what doesn't fit becomes infinite, which a data set refuses."""
+    """In float32. Numbers beyond float32 become infinite, which a data set refuses."""
     with np.errstate(over="ignore"):
         floats: npt.NDArray[np.float32] = np.ascontiguousarray(array, dtype=np.float32)
     return floats

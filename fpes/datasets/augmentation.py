@@ -1,4 +1,4 @@
-"""Augmentation: training images moved and bent at random, the same way whenever the same step is run again."""
+"""Augmentation: random deformations of training images, which depend only on the seed and the step."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _LARGEST = 2.0**24  # of displacements: beyond the edge of any image, and far fr
 class Augmentation:
     """Random shifts, linear maps and elastic deformations of grey images (Simard, Steinkraus & Platt 2003, section 2).
 
-    All three displace the control points of a grid that is laid over the image; between them displacements are
-    interpolated bilinearly, and so are pixels. What comes from outside of the image is 0.
+    All three displace the control points of a grid over the image. Displacements between the control points are
+    interpolated bilinearly, and so are pixels. Pixels from outside the image are 0.
 
     Args:
         height: rows of an image.
         width: columns of an image; a sample has height * width features.
         shift: largest shift along either axis, in pixels.
-        linear: largest deviation of each entry of the 2 x 2 matrix from the identity: rotation, scaling and shear about
-            the centre in one; 0.1 turns by up to 6 degrees.
-        elastic: largest displacement of each control point by itself along either axis, in pixels.
-        points: control points along each side, 2 ... 64. Without elastic 2 are enough.
-        fade: the fraction of a training run, 0 ... 1, over which the deformations shrink to nothing, so that it ends on
-            the images as they are; 0: they don't shrink.
+        linear: largest deviation of each entry of the 2 x 2 matrix from the identity. The matrix combines rotation,
+            scaling and shear about the centre; 0.1 rotates by up to 6 degrees.
+        elastic: largest individual displacement of each control point along either axis, in pixels.
+        points: control points along each side, 2 ... 64. Without elastic deformations, 2 are enough.
+        fade: the fraction of a training run, 0 ... 1, over which the deformations shrink to 0, so that the run ends
+            with the original images; 0: they don't shrink.
 
     Raises:
         TypeError, ValueError: a number of the wrong type or out of its range.
@@ -59,12 +59,12 @@ class Augmentation:
 
     @property
     def features(self) -> int:
-        """Pixels of an image."""
+        """The number of pixels of an image."""
         return self.height * self.width
 
     @ieee_mode()
     def strength(self, step: int, steps: int) -> float:
-        """What the deformations of a step are multiplied by, where `steps` are planned: from 1 down to 0."""
+        """The factor of the deformations in a step of `steps` planned steps: from 1 down to 0."""
         return max(0.0, 1.0 - step / (self.fade * steps)) if self.fade else 1.0
 
     def apply(
@@ -75,14 +75,14 @@ class Augmentation:
         step: int,
         strength: float = 1.0,
     ) -> npt.NDArray[np.float32]:
-        """The chosen images, each deformed by itself.
+        """The chosen images, each with its own deformation.
 
         Args:
             images: float32 [n, features].
-            chosen: which of them, integers [count], each in 0 ... n - 1.
+            chosen: indices of images, integers [count], each in 0 ... n - 1.
             seed: 0 ... 2**64 - 1.
-            step: 0 ... 2**32 - 1; every step has deformations of its own.
-            strength: what they are multiplied by, 0 ... 2**24.
+            step: 0 ... 2**32 - 1; every step has different deformations.
+            strength: factor of the deformations, 0 ... 2**24.
 
         Returns:
             float32 [count, features].
@@ -111,7 +111,7 @@ class Augmentation:
 
     @ieee_mode()
     def displacements(self, count: int, seed: int, step: int) -> npt.NDArray[np.float32]:
-        """Where the control points of so many images look for their pixels: float32 [count, points, points, 2].
+        """The displacements of the control points of `count` images: float32 [count, points, points, 2].
 
         The last axis is (down, right), in pixels.
         """

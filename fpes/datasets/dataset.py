@@ -1,4 +1,4 @@
-"""The container that every data set of this package comes in."""
+"""The container of every data set of this package."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from .scaling import Scaling
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A task, to tell classes or to give numbers: a training part, a test part, and perhaps one for validation.
+    """A task of classification or regression: a training part, a test part, and optionally a validation part.
 
     Attributes:
-        name: what the task is called.
+        name: name of the task.
         x_train: float32 [n, features], C-contiguous, finite.
-        y_train: C-contiguous. With classes int32 [n], labels in [0, classes); other integers are converted. Without
-            them float32 [n, outputs], finite.
+        y_train: C-contiguous. With classes: int32 [n], labels in [0, classes); other integers are converted. Without
+            classes: float32 [n, outputs], finite.
         x_test: float32 [m, features], like ``x_train``.
         y_test: [m] or [m, outputs], like ``y_train``.
-        classes: number of classes; None where targets are numbers.
-        x_scaling: what was done to x of both parts; None where nothing was.
-        y_scaling: likewise to y.
-        x_valid: a part to decide by, as EarlyStopping does, float32 [k, features]; None where there is none. Nothing
-            is trained on it.
-        y_valid: likewise, like ``y_train``.
+        classes: number of classes; None if targets are numbers.
+        x_scaling: the scaling of x in both parts; None if x isn't scaled.
+        y_scaling: the scaling of y in both parts; None if y isn't scaled.
+        x_valid: validation part, for decisions such as EarlyStopping, float32 [k, features]; None if there is none.
+            Training doesn't use it.
+        y_valid: targets of the validation part, like ``y_train``.
 
     Raises:
         TypeError: an array is not a NumPy array of the dtype above, or ``classes`` is not an integer.
-        ValueError: a shape, a memory layout or a value breaks what is said above, or a part is empty.
+        ValueError: a shape, a memory layout or a value differs from the description above, or a part is empty.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Dataset:
         scale_targets: str | None = None,
         name: str = "arrays",
     ) -> Dataset:
-        """A data set of your own, split at random.
+        """Make a data set from your arrays, with a random split.
 
             data = fpes.datasets.Dataset.from_arrays(x, y, scale="standard", scale_targets="standard")
             net = fpes.LinearNetwork([data.features, 64, 64, data.outputs])
@@ -92,19 +92,19 @@ class Dataset:
 
         Args:
             x: numbers [samples, features].
-            y: integers [samples] are labels, 0, 1, 2 ...; floats [samples], or numbers of any kind
-                [samples, outputs], are what the outputs are to be.
-            test: which fraction of the samples is the test part, above 0 and below 1.
-            seed: chooses them, the same ones on every machine; 0 ... 2**64 - 1.
-            scale: "standard": each column of x minus its mean, over its standard deviation; "range": brought to
-                0 ... 1; None: as it is. What is measured for it is the training part alone. A column of equal numbers
-                becomes 0.
-            scale_targets: likewise the columns of y, where they are numbers.
-            name: what the task is called.
+            y: integers [samples] are labels, 0, 1, 2 ...; floats [samples], or numbers of any kind [samples, outputs],
+                are the target values of the outputs.
+            test: fraction of the samples in the test part, above 0 and below 1.
+            seed: seed of the split, which is the same on every machine; 0 ... 2**64 - 1.
+            scale: "standard": each column of x minus its mean, divided by its standard deviation; "range": each column
+                scaled to 0 ... 1; None: unchanged. The statistics come only from the training part. A column of equal
+                numbers becomes 0.
+            scale_targets: the same for the columns of y, if they are numbers.
+            name: name of the task.
 
         Raises:
-            TypeError: no arrays of numbers.
-            ValueError: wrong shapes, NaN or infinity, a part that would be empty, an unknown scale, scaled labels.
+            TypeError: an argument is no array of numbers.
+            ValueError: wrong shapes, NaN or infinity, an empty part, an unknown scale, scaled labels.
         """
         inputs = inputs_of(x)
         targets, classes = targets_of(y, len(inputs))
@@ -116,14 +116,14 @@ class Dataset:
         return cls(name, x_train, y_train, x_test, y_test, classes, x_scaling, y_scaling)
 
     def with_validation(self, fraction: float = 0.1, *, seed: int = 0) -> Dataset:
-        """The same task, with a validation part: samples of the training part, which are not trained on any more.
+        """The same task with a validation part. Its samples are taken out of the training part.
 
         Args:
             fraction: of the training part, above 0 and below 1.
-            seed: chooses them, the same ones on every machine; 0 ... 2**64 - 1.
+            seed: seed of the choice, which is the same on every machine; 0 ... 2**64 - 1.
 
         Raises:
-            TypeError, ValueError: there is a validation part already, or a part would be empty.
+            TypeError, ValueError: there is already a validation part, or a part would be empty.
         """
         if self.x_valid is not None:
             raise ValueError(f"{self.name} has a validation part of {len(self.x_valid)} samples already")
@@ -143,7 +143,7 @@ class Dataset:
 
     @property
     def outputs(self) -> int:
-        """Outputs of a network for the task: one for each class, or for each column of targets."""
+        """Number of outputs of a network for the task: one for each class, or for each column of targets."""
         return int(self.y_train.shape[1]) if self.classes is None else self.classes
 
 

@@ -1,4 +1,4 @@
-"""The UCI handwritten digits that scikit-learn ships: a task which needs no download."""
+"""The UCI handwritten digits that scikit-learn ships. They need no download."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ def load_digits(side: int = 4, test_fraction: float = 0.4, seed: int = 0) -> Dat
     Args:
         side: pixels along one side of an image: 2, 4 or 8. The features are ``side * side``, in [0, 1].
         test_fraction: share of the samples in the test part, in (0, 1).
-        seed: chooses the split, which keeps the proportions of the classes; 0 ... 2**64 - 1.
+        seed: seed of the split, which keeps the proportions of the classes; 0 ... 2**64 - 1.
 
     Returns:
         ``Dataset`` with 10 classes.
 
     Raises:
-        ValueError: ``side``, ``test_fraction`` or ``seed`` is out of its range, or a part would be too small
-            to hold every class.
+        ValueError: ``side``, ``test_fraction`` or ``seed`` is out of its range, or a part is too small for all classes.
         ImportError: scikit-learn is not installed.
     """
     if side not in _SIDES:

@@ -23,10 +23,10 @@ _CHUNK_BYTES = 1 << 20
 
 
 def read_idx(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
-    """Read an IDX file of unsigned bytes; a name that ends in ``.gz`` says that it is gzipped.
+    """Read an IDX file of unsigned bytes. A file whose name ends in ``.gz`` is gzipped.
 
     Returns:
-        uint8 array, of the rank and dimensions that the file declares. It is a writable copy.
+        uint8 array of the rank and dimensions that the file declares; a writable copy.
 
     Raises:
         FileNotFoundError: there is no such file.

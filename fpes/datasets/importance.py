@@ -1,4 +1,4 @@
-"""Importance sampling: more of the samples that are still wrong, and each of them counting for less."""
+"""Importance sampling: samples that are still wrong are drawn more often, with smaller weights."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ _START = np.float32(0.9)  # about one minus the probability of one class in ten
 @_config.register
 @dataclass(frozen=True)
 class ImportanceSampling:
-    """Samples are drawn with a probability that follows how wrong they were, and weighted by its inverse.
+    """Draws samples with a probability that follows their last error, and weights them by its inverse.
 
-    The residual of a sample is r = 1 - exp(-loss), one minus the probability that its label had, when it was last seen:
-    about the length of its gradient at the logits (Katharopoulos & Fleuret 2018, "Not All Samples Are Created Equal",
-    section 3.2). It is drawn with probability p = (1 - uniform) r^exponent / sum(r^exponent) + uniform / n, and its
-    fitness weighted by 1 / (n p), so that the gradient estimates the same thing, with less noise: late in training most
-    samples are right, and what is spent on them is wasted.
+    The residual of a sample is r = 1 - exp(-loss), one minus the probability of its label at its last evaluation. This
+    is about the length of its gradient at the logits (Katharopoulos & Fleuret 2018, "Not All Samples Are Created
+    Equal", section 3.2). The sample is drawn with probability p = (1 - uniform) r^exponent / sum(r^exponent) + uniform
+    / n, and its fitness is weighted by 1 / (n p). So the expectation of the gradient stays the same, with less noise:
+    late in training most samples are right, and evaluations of these samples are wasted.
 
     Args:
-        exponent: 0 draws uniformly, 1 follows the residuals; in between it trusts them less, for they are old.
-        uniform: part of the draws that are uniform, above 0 and up to 1: no weight is larger than its inverse.
+        exponent: 0 draws uniformly, and 1 follows the residuals. Values in between trust the residuals less, because
+            they are old.
+        uniform: fraction of uniform draws, above 0 and up to 1. No weight is larger than its inverse.
     """
 
     exponent: float = 0.7
@@ -48,10 +49,10 @@ class ImportanceSampling:
     def draw(
         self, residuals: npt.NDArray[np.float32], count: int, seed: int, step: int
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Which samples a step sees, int64 [count], and their weights, float32 [count], from residuals float32 [n].
+        """The samples of a step, int64 [count], and their weights, float32 [count], from residuals float32 [n].
 
-        Systematic resampling: `count` points at equal distances, shifted by one random number, on the line on which
-        every sample has a stretch as long as its probability. Their order is then random.
+        This is systematic resampling. Every sample has an interval on a line, as long as its probability. `count`
+        points at equal distances, shifted by one random number, select samples. Their order is then random.
 
         Raises:
             TypeError: residuals aren't float32.
@@ -74,7 +75,7 @@ class ImportanceSampling:
     def updated(
         self, residuals: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], losses: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.float32]:
-        """The residuals after samples `rows`, integers [count], had these losses, float32 [count]; a new array.
+        """The new residuals when the samples `rows`, integers [count], have these losses, float32 [count]; a new array.
 
         Raises:
             TypeError: an argument of another type.

@@ -1,4 +1,4 @@
-"""Minibatches: which samples each step of a training run sees."""
+"""Minibatches: the samples of each step of a training run."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ _MOST_SAMPLES = 2**27  # of a step; more than any memory has room for their pixe
 
 
 class Minibatches:
-    """The training part of a data set, epoch after epoch, each in an order of its own.
+    """The training part of a data set, epoch after epoch, each in its own order.
 
-    Which samples a step sees depends on (seed, step) alone: steps may be taken in any order, and again.
+    The samples of a step depend only on (seed, step): steps may be taken in any order, and repeated.
 
         minibatches = fpes.datasets.Minibatches(data, batch=512, seed=0)
         for step in range(1000):
             x, y = minibatches.at(step)
 
     Args:
-        data: the samples are those of its training part.
-        batch: samples in a minibatch, at most those that there are.
+        data: data set whose training part has the samples.
+        batch: samples in a minibatch, at most all samples.
         groups: minibatches for each step: one that all members share (1), or one for each group of members.
         seed: 0 ... 2**64 - 1.
-        augmentation: deforms the images, each time anew.
+        augmentation: deforms the images, differently each time.
 
     Raises:
         TypeError: an argument of the wrong type.
-        ValueError: a number out of its range, images of another size than the augmentation's.
+        ValueError: a number out of its range, images that differ from the augmentation in size.
     """
 
     def __init__(
@@ -65,18 +65,18 @@ class Minibatches:
         self._epoch: tuple[int, npt.NDArray[np.int64]] | None = None
 
     def at(self, step: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any]]:
-        """What a step sees.
+        """The minibatch of a step.
 
         Returns:
-            x float32 [batch, features] and y int32 [batch] or float32 [batch, outputs]; with a first axis [groups]
-            where there is more than one group.
+            x float32 [batch, features] and y int32 [batch] or float32 [batch, outputs]; with a first axis [groups] if
+            there is more than one group.
         """
         return self.samples(self.rows(step), step)
 
     def samples(
         self, rows: npt.NDArray[np.int64], step: int, strength: float = 1.0
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any]]:
-        """As at(), with samples chosen by the caller, int64 [groups * batch], and the strength of the augmentation."""
+        """As at(), with given samples, int64 [groups * batch], and a given strength of the augmentation."""
         if self.augmentation is None:
             x = self.data.x_train[rows]
         else:
@@ -85,11 +85,11 @@ class Minibatches:
         return (x if self.groups == 1 else x.reshape(self.groups, self.batch, -1)), self.shaped(y)
 
     def shaped(self, values: npt.NDArray[_Number]) -> npt.NDArray[_Number]:
-        """What samples of a step have, [groups * batch, ...], as it sees them: [batch, ...] or [groups, batch, ...]."""
+        """Values of a step's samples, [groups * batch, ...], in its shape: [batch, ...] or [groups, batch, ...]."""
         return values if self.groups == 1 else values.reshape(self.groups, self.batch, *values.shape[1:])
 
     def rows(self, step: int) -> npt.NDArray[np.int64]:
-        """Which samples a step sees: int64 [groups * batch]."""
+        """The indices of the samples of a step: int64 [groups * batch]."""
         _checks.integer("step", step, 0, _MOST_STEPS)
         samples, count = len(self.data.x_train), self.groups * self.batch
         parts = []

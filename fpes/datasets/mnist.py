@@ -1,4 +1,4 @@
-"""MNIST from its four original files: found in a folder, or downloaded once into the user's cache."""
+"""MNIST from its four original files, in a folder, or downloaded once into the user's cache."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _LEAST = 20 * _PIECE
 class _Original:
     """One original file: the shape of its content, and the SHA-256 of the ``.gz`` file on the mirrors.
 
-    A file that was compressed anew has the same content but another hash, so only downloads must match it.
+    A recompressed file has the same content but another hash, so only downloads must match the hash.
     """
 
     shape: tuple[int, ...]
@@ -66,25 +66,24 @@ _BY_HAND = (
 def load_mnist(data_dir: str | os.PathLike[str] | None = None, download: bool = True, side: int = 28) -> Dataset:
     """Load MNIST: 60,000 training and 10,000 test images of 28x28 pixels, or averaged down to ``side`` x ``side``.
 
-    The four original files, gzipped or not, are looked for in ``data_dir``, else in the folder that the
-    environment variable ``FPES_DATA`` names, and in the subfolder ``mnist`` of either. If ``FPES_DATA`` is
-    not set or has not all of them, ``mnist`` in the user's cache (``pooch.os_cache("fpes")``) serves, filled
-    by a download if need be. A ``data_dir`` is taken at its word: where it lacks files, nothing is
-    downloaded, there or elsewhere.
+    The function looks for the four original files, gzipped or not, in ``data_dir``, or else in the folder that the
+    environment variable ``FPES_DATA`` names, and in the subfolder ``mnist`` of either. If ``FPES_DATA`` is not set or
+    the folder lacks files, the function uses ``mnist`` in the user's cache (``pooch.os_cache("fpes")``) and downloads
+    missing files there. If ``data_dir`` is given and lacks files, nothing is downloaded.
 
     Args:
-        data_dir: folder that holds the files, or holds ``mnist``.
-        download: whether files that the cache lacks may be downloaded.
+        data_dir: folder that holds the files, or the subfolder ``mnist``.
+        download: whether missing files of the cache may be downloaded.
         side: pixels along one side of an image: 7, 14 or 28.
 
     Returns:
         ``Dataset`` with ``side * side`` features, pixels in [0, 1], and 10 classes.
 
     Raises:
-        FileNotFoundError: files are missing in ``data_dir``, or anywhere without leave to download.
-        ValueError: a file is damaged, or its content has not the shape or the labels of MNIST; another ``side``.
-        ConnectionError: no mirror could serve the files; the message has the reason of each.
-        ImportError: the cache is needed, and pooch is not installed.
+        FileNotFoundError: files are missing in ``data_dir``, or everywhere if ``download`` is False.
+        ValueError: a file is damaged, or its content lacks the shape or the labels of MNIST; another ``side``.
+        ConnectionError: no mirror could serve the files; the message has the reason for each.
+        ImportError: the cache is needed, but pooch is not installed.
     """
     if side not in _SIDES:
         raise ValueError(f"side must be one of {_SIDES}, got {side!r}")
@@ -186,10 +185,10 @@ def _sha256(content: bytes) -> str:
 
 
 class _Download(threading.Thread):
-    """The content of an address, in a thread of its own, which can be given up.
+    """A download of an address in its own thread, which can be given up.
 
-    A server may send a byte now and then, or answer with a header that never ends. No limit of a socket's notices: they
-    begin anew with each byte that comes.
+    A server may send a byte now and then, or a header that never ends. A socket's timeout doesn't notice this, because
+    it starts again with each byte.
     """
 
     def __init__(self, url: str) -> None:
@@ -201,7 +200,7 @@ class _Download(threading.Thread):
         self.given_up = False
 
     def run(self) -> None:
-        """Take what comes, unless it is given up."""
+        """Receive the content, unless the download is given up."""
         import requests
 
         try:
@@ -216,12 +215,12 @@ class _Download(threading.Thread):
             self.error = error
 
     def wait(self) -> bytes:
-        """The content, when it is there.
+        """Wait for the content.
 
         Raises:
-            requests.RequestException: the server can't be reached, or gives an error.
-            TimeoutError: it sends too little.
-            ValueError: it sends too much.
+            requests.RequestException: the server can't be reached, or returns an error.
+            TimeoutError: the server sends too little.
+            ValueError: the server sends too much.
         """
         self.start()
         try:

@@ -1,4 +1,4 @@
-"""Scaling: columns of numbers brought to about 1, and back."""
+"""Scaling: brings columns of numbers to about 1, and back."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ SCALINGS = ("standard", "range")
 
 @dataclass(frozen=True, eq=False)
 class Scaling:
-    """(x - shift) / factor, column by column.
+    """(x - shift) / factor for each column.
 
     Args:
         shift: float64 [columns].
         factor: float64 [columns], above 0.
 
     Raises:
-        ValueError: other shapes, a factor that isn't above 0.
+        ValueError: other shapes, or a factor that isn't above 0.
     """
 
     shift: npt.NDArray[np.float64]
@@ -36,12 +36,15 @@ class Scaling:
 
     @ieee_mode()
     def apply(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Scaled: float32 [n, columns], of float32 [n, columns]."""
+        """Scale float32 [n, columns] to float32 [n, columns]."""
         return self._result((self._checked(x).astype(np.float64) - self.shift) / self.factor)
 
     @ieee_mode()
     def undo(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """What apply() was given, but for rounding: float32 [n, columns]. Of outputs, in the units of the targets."""
+        """The inverse of apply(), up to rounding: float32 [n, columns].
+
+        It brings outputs to the units of the targets.
+        """
         return self._result(self._checked(x).astype(np.float64) * self.factor + self.shift)
 
     def _checked(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -56,7 +59,7 @@ class Scaling:
 
 @ieee_mode()
 def scaling_of(kind: str, x: npt.NDArray[np.float32]) -> Scaling:
-    """What brings the columns of x [n, columns] to mean 0 and standard deviation 1 ("standard"), or 0 ... 1 ("range").
+    """The scaling of x [n, columns] to mean 0 and standard deviation 1 ("standard"), or to 0 ... 1 ("range").
 
     A column of equal numbers becomes 0.
     """

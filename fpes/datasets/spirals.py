@@ -1,4 +1,4 @@
-"""Two intertwined spirals: a task of two features, so that what a network has learnt can be drawn."""
+"""Two intertwined spirals: a task with two features, so that the decision regions can be drawn."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def two_spirals(samples: int = 1000, turns: float = 1.5, noise: float = 0.02, se
     """Draw points from two spirals that wind around each other, one for each class.
 
     Args:
-        samples: points in the training part, and again in the test part; the classes alternate.
+        samples: points in the training part, and as many in the test part; the classes alternate.
         turns: revolutions of each spiral from the centre to its end.
-        noise: standard deviation of the normal noise on each coordinate, where a spiral's radius is 1.
-        seed: chooses the points; the two parts come from independent streams.
+        noise: standard deviation of the normal noise on each coordinate; a spiral's radius is 1.
+        seed: seed of the points; the two parts come from independent streams.
 
     Returns:
         ``Dataset`` with 2 features, coordinates in [-1, 1], and 2 classes.

@@ -1,7 +1,7 @@
-"""Random numbers for the split, order and augmentation of data: from counters, the same with every version of NumPy.
+"""Counter-based random numbers for the split, order and augmentation of data, the same with every version of NumPy.
 
-NumPy promises that the raw output of its bit generators stays the same; what its Generator makes of it may change from
-version to version. So only the raw output is used here.
+NumPy promises that the raw output of its bit generators stays the same; the results of its Generator may change from
+version to version. So this module uses only the raw output.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _MANTISSA_BITS = 24
 
 
 class Stream(enum.IntEnum):
-    """What the numbers are for: no two uses share any."""
+    """The use of the numbers: no two uses share numbers."""
 
     ORDER = 1
     AUGMENTATION = 2
