@@ -1,4 +1,4 @@
-"""How the CPU backend computes: which instruction set, how many threads. Results never depend on either."""
+"""Settings of the CPU backend: instruction set and threads. Results never depend on them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def supported_isas() -> list[str]:
 
 
 def set_isa(name: str | None) -> None:
-    """Use one of :func:`supported_isas`; ``None`` means the best. Also set by the environment variable FPES_ISA.
+    """Use one of :func:`supported_isas`; ``None`` is the best. The environment variable FPES_ISA also sets it.
 
     Raises:
         ValueError: the machine doesn't run it.
@@ -33,7 +33,7 @@ def get_isa() -> str:
 
 
 def set_threads(count: int | None) -> None:
-    """Use `count` threads a call; ``None`` means one for each CPU that the process may use. Also: FPES_THREADS.
+    """Use `count` threads in each call; ``None`` is one for each usable CPU. FPES_THREADS also sets it.
 
     Raises:
         ValueError: not in 1 ... 1024.

@@ -32,7 +32,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 class CheckpointError(ValueError):
-    """A file that isn't a checkpoint, or isn't whole."""
+    """A file is no checkpoint, or is damaged or truncated."""
 
 
 @ieee_mode()  # another rounding would write and read other numbers

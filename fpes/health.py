@@ -1,4 +1,4 @@
-"""How a network is doing: which of its units are active, how large its weights are, and what that is a sign of."""
+"""The health of a network: its active units, the size of its weights, and their diagnosis."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _NEARLY_LINEAR = 0.97
 
 
 class TrainingWarning(UserWarning):
-    """Training goes on, and there is reason to doubt that it leads anywhere."""
+    """Training continues, but it may not lead to a useful result."""
 
 
 class DivergedError(ValueError):
-    """Training has come to a point from where it can't go on."""
+    """Training can't continue from its present state."""
 
 
 def warn(message: str) -> None:
@@ -36,9 +36,9 @@ def warn(message: str) -> None:
 
 @ieee_mode()
 def active_fractions(net: LinearNetwork, theta: FloatArray, x: FloatArray) -> list[float]:
-    """For each layer the fraction of its outputs that are not zero, over a batch x [batch, features].
+    """The fraction of nonzero outputs of each layer, over a batch x [batch, features].
 
-    In a flushing mode an output is zero where it was flushed; the last number is that of the logits.
+    In a flushing mode, a flushed output is zero. The last number is for the logits.
     """
     fractions = []
     for layer in range(1, net.layers + 1):
@@ -50,15 +50,15 @@ def active_fractions(net: LinearNetwork, theta: FloatArray, x: FloatArray) -> li
 
 @ieee_mode()
 def weight_norms(net: LinearNetwork, theta: FloatArray) -> list[float]:
-    """For each layer the root of the mean square of its weights, in multiples of the initial sqrt(2 / fan_in)."""
+    """The root mean square of each layer's weights, in multiples of the initial sqrt(2 / fan_in)."""
     return [norm(weight.ravel()) / (weight.size * 2.0 / weight.shape[0]) ** 0.5 for weight, _ in net.unpack(theta)]
 
 
 def diagnose(net: LinearNetwork, active: Sequence[float], generation: int) -> dict[str, str]:
-    """What the active fractions are a sign of, with advice; nothing where all is well.
+    """A diagnosis of the active fractions, with advice; empty if all is well.
 
     Returns:
-        findings: by a name that stays the same as long as the finding does, in words.
+        findings: descriptions, by a name that stays the same as long as the finding does.
     """
     if net.flush == "never":
         return {}

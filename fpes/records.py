@@ -1,4 +1,4 @@
-"""What is written down about a run as it goes: points of its training curves."""
+"""The records of a run: points of its training curves."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ class Record:
     """One point of a training curve.
 
     Args:
-        generation: how many generations lie behind.
-        evaluations: of one member on one sample, so far.
-        seconds: of training so far, over all sessions.
+        generation: number of completed generations.
+        evaluations: number of evaluations so far, each of one member on one sample.
+        seconds: training time so far, over all sessions.
         loss: minus the mean fitness of the last generation; None before the first.
-        train: the metric that suits the loss (fpes.metric) on training samples: accuracy, say. At most 1.
+        train: the metric that suits the loss (fpes.metric) on training samples, for example accuracy. At most 1.
         test: the same on the test part.
-        learning_rate: of the last generation, as is
-        sigma: the standard deviation of the perturbation.
-        active: for each layer the fraction of outputs that are not flushed to zero.
-        norms: for each layer the root mean square of its weights, in multiples of that of initial weights.
-        valid: the metric on the validation part; None where the data set has none.
+        learning_rate: learning rate of the last generation.
+        sigma: standard deviation of the perturbation in the last generation.
+        active: for each layer, the fraction of outputs that are not flushed to zero.
+        norms: for each layer, the root mean square of its weights, relative to the initial weights.
+        valid: the metric on the validation part; None if the data set has none.
     """
 
     generation: int

@@ -215,7 +215,7 @@ class Strategy:
         self._warned = True
         warn(
             f"all members of generation {self.generation} have the same fitness, so nothing can be learnt from "
-            "them: the network may be dead (fpes.health.active_fractions tells), sigma too small, or the fitness "
+            "them: the network may be dead (see fpes.health.active_fractions), sigma too small, or the fitness "
             "too coarse"
         )
 
@@ -302,8 +302,8 @@ class Strategy:
         per_sample = np.ndim(fitness) == 2
         if per_sample and not self.perturbation.per_sample:
             raise ValueError(
-                f"fitness has shape {np.shape(fitness)}, expected [{self.size}]: only node perturbation makes use of a "
-                "fitness for each sample; take its mean over the batch"
+                f"fitness has shape {np.shape(fitness)}, expected [{self.size}]: only node perturbation uses a fitness "
+                "for each sample; take its mean over the batch"
             )
         values = _checks.numpy_array("fitness", fitness)
         _checks.check_fitness("fitness", values, self.size, values.shape[1] if per_sample else None)

@@ -253,7 +253,7 @@ class TestRefusals:
             (
                 np.zeros((24, 9), np.float32),
                 ValueError,
-                "only node perturbation makes use of a fitness for each sample",
+                "only node perturbation uses a fitness for each sample",
             ),
             (np.zeros(24, int), TypeError, "fitness has dtype int64"),
             ([0.0] * 24, TypeError, "fitness is a list"),

@@ -187,7 +187,7 @@ def test_curves_say_what_they_show(tmp_path, monkeypatch, loss, axis, unit):
         ({"loss": 1}, TypeError, "loss is 1, expected a string"),
         ({"loss": "cross_entropy"}, TypeError, "y_train of data, for loss 'cross_entropy', has dtype float32"),
         ({"loss": "binary_cross_entropy"}, ValueError, "y_train of data, for loss 'binary_cross_entropy', has numbers"),
-        ({"importance": ImportanceSampling()}, ValueError, "importance sampling goes by .* loss is 'squared_error'"),
+        ({"importance": ImportanceSampling()}, ValueError, "importance sampling needs .* loss is 'squared_error'"),
     ],
 )
 def test_options_that_do_not_fit_the_data(options, error, message):

@@ -17,21 +17,27 @@ from fpes.files import writable_folder, written_whole
 from fpes.study import report, terminal
 
 _EPILOG = (
-    "bits: the same operands in every flush mode, compared bit by bit. cost: the same kernels in turns, on normal and "
-    "subnormal numbers. code: PTX and machine code of the two CUDA builds; no GPU is needed."
+    "bits: compares results on the same operands in every flush mode, bit by bit. cost: times the same kernels in "
+    "turns, on normal and subnormal numbers. code: compares PTX and machine code of the two CUDA builds; it needs no GPU."
 )
 
 
 @click.command("compare-builds", epilog=_EPILOG)
-@click.option("--only", "parts", multiple=True, type=click.Choice(report.PARTS), help="A part; may be given again.")
+@click.option(
+    "--only",
+    "parts",
+    multiple=True,
+    type=click.Choice(report.PARTS),
+    help="One part of the report; repeat the option for more.",
+)
 @click.option("--kernel", metavar="WORD", help="Kernels whose names contain this word.")
 @click.option("--quick", is_flag=True, help="Smaller operands and fewer rounds: under a minute.")
-@click.option("--device", help="cpu, cuda or cuda:1; a GPU where one can be used, unless told.")
+@click.option("--device", help="cpu, cuda or cuda:1; by default a GPU, if one can be used.")
 @click.option(
     "--output",
     type=FOLDER,
     default=Path("runs/compare-builds"),
-    help="Where report.html and report.json go.",
+    help="Folder for report.html and report.json.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the tables.")
 def command(**options: Any) -> None:

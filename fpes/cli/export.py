@@ -60,19 +60,19 @@ TARGETS = {
 
 @click.command("export")
 @click.argument("checkpoint", type=FILE)
-@click.option("--to", "target", type=click.Choice(list(TARGETS)), required=True, help="What to write.")
+@click.option("--to", "target", type=click.Choice(list(TARGETS)), required=True, help="Format of the file.")
 @click.option(
     "--output",
     type=FILE,
-    help="The file; network.onnx, .pt2 or .npz beside the checkpoint unless told.",
+    help="Output file; by default network.onnx, .pt2 or .npz beside the checkpoint.",
 )
 @click.option(
     "--data-dir",
     type=FOLDER,
-    help="Folder with MNIST's IDX files; also FPES_DATA.",
+    help="Folder with MNIST's IDX files; FPES_DATA also sets it.",
 )
 def command(**options: Any) -> None:
-    """Write the network of a checkpoint for ONNX, PyTorch (torch.export) or NumPy, and check what was written.
+    """Export the network of a checkpoint to ONNX, PyTorch (torch.export) or NumPy, and check the file.
 
     Underflow becomes a hard shrink: h = S(x W1 + b1), then h = S(S(h W) + S(b)).
     """

@@ -54,5 +54,5 @@ threads = click.option(
     type=click.IntRange(1, 1024),
     callback=_use_threads,
     expose_value=False,
-    help="Threads to use; all CPUs unless told.",
+    help="Number of threads; by default one for each CPU.",
 )

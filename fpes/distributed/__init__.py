@@ -1,8 +1,8 @@
-"""One population, several processes or machines, the same bits.
+"""One population on several processes or machines, with the same bits.
 
-Nothing here is needed for one process. `Workers` takes any executor of concurrent.futures; `processes()` starts some on
-this machine, by the standard library alone; `Ranks` is for programs under mpiexec; `ray_executor()` for Ray. Each is
-what `ES.fit(executor=)` takes. docs/machines.md says how they share the work, and how far it scales.
+One process needs nothing of this. `Workers` takes any executor of concurrent.futures. `processes()` starts workers on
+this machine and needs only the standard library. `Ranks` is for programs under mpiexec, and `RayExecutor` for Ray.
+`ES.fit(executor=)` takes each of them. docs/machines.md explains how they share the work, and how far it scales.
 """
 
 from fpes.distributed.errors import DigestError, VersionError, WorkerError

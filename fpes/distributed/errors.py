@@ -1,15 +1,15 @@
-"""What can go wrong between processes, by name."""
+"""Errors between processes."""
 
 from __future__ import annotations
 
 
 class WorkerError(RuntimeError):
-    """A worker came to an error of its own; the message has its name and its traceback."""
+    """A worker raised an error; the message has the worker's name and traceback."""
 
 
 class VersionError(RuntimeError):
-    """A worker has another version of the package, whose bits may differ."""
+    """A worker has another version of the package, which may give other bits."""
 
 
 class DigestError(RuntimeError):
-    """Two processes that ought to have the same numbers don't."""
+    """Two processes have different numbers that must be equal."""

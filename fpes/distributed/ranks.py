@@ -1,9 +1,9 @@
-"""Populations over the ranks of an MPI job, one for each processor, or group of them, or GPU.
+"""Populations on the ranks of an MPI job: one rank per processor, group of processors, or GPU.
 
-Rank 0 leads: it draws the minibatches, decides by the clock, writes and talks. The others follow: each has a copy of
-the run, evaluates its part of every population, and takes the same step, so that theta never travels. In a generation
-there are two small messages, one Allgatherv of fitness, and, where the gradient is a sum of integers whose noise costs
-more to draw than to send, one Allreduce of those sums. Everything else every rank computes by itself.
+Rank 0 leads: it draws the minibatches, watches the clock, writes and prints. The other ranks follow: each has a copy of
+the run, evaluates its part of every population, and takes the same step, so theta is never sent. A generation has two
+small messages, one Allgatherv of fitness, and one Allreduce of gradient sums if they are integers and sending them is
+cheaper than drawing their noise again. Every rank computes everything else itself.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ _PATIENCE_SECONDS = 2.0  # in which rank 0 says what has ended it: the first ran
 
 
 class Ranks:
-    """The ranks of an MPI communicator, as what ES.fit(executor=) takes; every rank makes one.
+    """The ranks of an MPI communicator, for ES.fit(executor=). Every rank creates one.
 
         ranks = fpes.distributed.Ranks()  # mpiexec -n 8 python train.py
         es.fit(data, steps=1000, checkpoint="run.npz", executor=ranks)
         if ranks.rank == 0:
             print(es.records[-1])
 
-    All ranks of a machine divide the processors that they may use, and its GPUs where device is "cuda". Afterwards
-    every rank's ES is in the same state; records and checkpoints are rank 0's.
+    The ranks of a machine divide the processors that they may use, and its GPUs if device is "cuda". After fit(), the
+    ES of every rank is in the same state; rank 0 has the records and checkpoints.
 
     Args:
-        communicator: of mpi4py; MPI.COMM_WORLD if not given.
+        communicator: communicator of mpi4py; MPI.COMM_WORLD if not given.
 
     Raises:
         ImportError: mpi4py is missing.
@@ -102,11 +102,11 @@ class Ranks:
         sample_weights: FloatArray | None = None,
         chunk: int | None = None,
     ) -> Evaluation:
-        """As population.evaluate() with these arguments, which every rank calls with the same: the same bits.
+        """As population.evaluate(), with the same bits. Every rank makes this call with the same arguments.
 
         Raises:
             DigestError: ranks have different theta.
-            TypeError, ValueError: as population.evaluate().
+            TypeError, ValueError: as for population.evaluate().
         """
         self._check_digests(population)
         weights = None if sample_weights is None else to_host(sample_weights)
@@ -152,17 +152,17 @@ class Ranks:
         self._comm.bcast(("end", {"generation": strategy.generation, "error": None}))
 
     def serve(self, strategy: Strategy | None = None, loss: Callable[[Any, Any], Any] | None = None) -> bool:
-        """On all ranks but 0: follow one fit() to its end. An error here ends the job.
+        """On all ranks except rank 0: follow one fit() to its end. An error here ends the job.
 
         Args:
-            strategy: gets the state at the end.
-            loss: the user's fitness function, where rank 0 has one.
+            strategy: receives the state at the end.
+            loss: the user's fitness function, if rank 0 has one.
 
         Returns:
-            False on rank 0, which leads; True on the others, when it is over.
+            False on rank 0, which leads; True on the other ranks, after the end.
 
         Raises:
-            RuntimeError: rank 0 has come to an error; its own message says which.
+            RuntimeError: rank 0 has raised an error; its own message describes it.
         """
         if self.rank == 0:
             return False
@@ -185,7 +185,7 @@ class Ranks:
         return bool(kind != "dismiss")
 
     def dismiss(self) -> None:
-        """On rank 0: the others, who wait in serve(), may go."""
+        """On rank 0: release the other ranks, which wait in serve()."""
         self._wake()
         self._comm.bcast(("dismiss", {}))
 

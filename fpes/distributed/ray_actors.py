@@ -10,14 +10,14 @@ from fpes import _checks
 
 
 class RayExecutor(Executor):
-    """So many actors of Ray; where one dies, another takes its place.
+    """`count` actors of Ray. A new actor replaces an actor that dies.
 
         with fpes.distributed.RayExecutor(8, num_cpus=1) as executor:
             es.fit(data, steps=1000, executor=executor)
 
     Args:
-        count: of actors.
-        options: of each actor, as Ray's .options() takes them: num_cpus, num_gpus, resources, ...
+        count: number of actors.
+        options: options of each actor, as for Ray's .options(): num_cpus, num_gpus, resources, ...
 
     Raises:
         ImportError: Ray is missing.
@@ -37,7 +37,7 @@ class RayExecutor(Executor):
         self._closed = False
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """As every Executor: fn(*args, **kwargs), by the actor with the least to do."""
+        """Run fn(*args, **kwargs) on the actor with the fewest tasks, as every Executor does."""
         if self._closed:
             raise RuntimeError("the executor is shut down")
         place = self._busy.index(min(self._busy))

@@ -1,7 +1,7 @@
-"""Populations over the workers of any executor of concurrent.futures.
+"""Populations on the workers of any executor of concurrent.futures.
 
-A task is sent again where its worker is lost, or takes too long, or its pool breaks; at last this process computes it.
-Whoever answers first counts, and all answers have the same bits.
+A task is sent again if its worker is lost or takes too long, or if its pool breaks. In the end this process computes
+it. The first answer counts, and all answers have the same bits.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _ANSWER = worker.answer
 
 
 class Workers:
-    """The workers of an executor, who share the evaluation of populations, and exact gradients where that pays.
+    """The workers of an executor. They share the evaluation of populations, and of exact gradients if that is faster.
 
         with ProcessPoolExecutor(4) as executor:
             es.fit(data, steps=1000, executor=executor)
@@ -48,20 +48,22 @@ class Workers:
         for x, y in batches:
             es.tell(workers.evaluate(es.ask(), x, y))
 
-    Workers get theta in every generation, and the data once. A worker that dies, hangs or answers twice changes no bit.
+    Workers receive theta in every generation, and the data once. A worker that dies, hangs or answers twice changes no
+    bit.
 
     Args:
-        executor: any concurrent.futures.Executor whose workers can import this package; or a function without arguments
-            that makes one, which is called again where the executor breaks. A ProcessPoolExecutor that breaks is
-            replaced by one of the same kind either way. What was given is never shut down, what was made here is.
-        parts: tasks for each generation; as many as there are workers if not given, where the executor tells.
-        limit: seconds after which a task counts as lost. It is sent again then, and computed here in the end.
-        threads: that each worker uses. If not given, the workers on this machine divide its processors, and others use
-            what their environment says (FPES_THREADS, affinity masks).
+        executor: any concurrent.futures.Executor whose workers can import this package, or a function without arguments
+            that creates one. The function is called again if the executor breaks. A broken ProcessPoolExecutor is
+            always replaced by one of the same kind. Workers shuts down only the executors that it has created.
+        parts: tasks for each generation. Default: the number of workers, if the executor has this information.
+        limit: seconds after which a task counts as lost. It is then sent again, and in the end computed by this
+            process.
+        threads: threads of each worker. Default: workers on this machine divide its processors; other workers follow
+            their environment (FPES_THREADS, affinity masks).
 
     Raises:
-        TypeError: executor is neither.
-        ValueError: a number out of its range; parts is missing, and the executor doesn't tell.
+        TypeError: executor is neither an executor nor a function.
+        ValueError: a number out of its range; parts is missing, and the executor doesn't have the number of workers.
     """
 
     def __init__(
@@ -97,7 +99,7 @@ class Workers:
         self.close()
 
     def close(self) -> None:
-        """Shut down what was started here, and leave alone what was given."""
+        """Shut down the executor if Workers has created it."""
         if self._mine:
             _end(self._executor)
             self._mine = False
@@ -115,11 +117,11 @@ class Workers:
         sample_weights: FloatArray | None = None,
         chunk: int | None = None,
     ) -> Evaluation:
-        """As population.evaluate() with these arguments, by the workers: the same bits.
+        """As population.evaluate() with these arguments, computed by the workers, with the same bits.
 
         Raises:
-            TypeError, ValueError: as population.evaluate(), raised by a worker; a loss that can't be sent.
-            WorkerError: any other exception of a worker, whose name and traceback the message has.
+            TypeError, ValueError: as for population.evaluate(), raised by a worker; a loss that can't be sent.
+            WorkerError: any other exception of a worker; the message has the worker's name and traceback.
             VersionError: a worker has another version of fpes.
         """
         measure = Measure(loss, per_sample, None if sample_weights is None else to_host(sample_weights), chunk)
@@ -354,14 +356,14 @@ class _Training:
 
 
 def processes(count: int, *, start: str = "spawn", limit: float = 300.0, threads: int | None = None) -> Workers:
-    """So many worker processes on this machine, by the standard library; where one dies, a fresh pool takes over.
+    """`count` worker processes on this machine, with the standard library. If one dies, a new pool takes over.
 
         with fpes.distributed.processes(4) as workers:
             es.fit(data, steps=1000, executor=workers)
 
     Args:
-        count: of processes, which divide this machine's processors, and its GPUs, between them.
-        start: how they are started: "spawn", "forkserver" or "fork" (multiprocessing).
+        count: number of processes. They divide this machine's processors and GPUs among them.
+        start: start method of multiprocessing: "spawn", "forkserver" or "fork".
         limit, threads: as for Workers.
 
     Raises:

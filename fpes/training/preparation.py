@@ -83,7 +83,7 @@ def _checked_data(strategy: Strategy, run: Run, data: Dataset) -> dict[str, Any]
     half_finished = strategy.steps is not None and 0 < strategy.generation < strategy.steps
     if run.data is not None and run.data != found and half_finished:
         raise ValueError(
-            f"data is {found}, and the first {strategy.generation} of {strategy.steps} generations have seen "
+            f"data is {found}, and the first {strategy.generation} of {strategy.steps} generations used "
             f"{run.data}: to train on other data, start a new ES from this one's theta"
         )
     return found
@@ -92,11 +92,11 @@ def _checked_data(strategy: Strategy, run: Run, data: Dataset) -> dict[str, Any]
 def _check_steps(strategy: Strategy, session: Session) -> None:
     if session.steps is None:
         if strategy.steps is None and session.max_seconds is None:
-            raise ValueError("steps is not given, nor max_seconds: expected one of them, or both")
+            raise ValueError("neither steps nor max_seconds is given: expected one of them, or both")
     elif session.steps < strategy.generation:
         raise ValueError(
-            f"steps is {session.steps}, and {strategy.generation} generations lie behind: expected at least as many, "
-            "for steps counts from the beginning of the run"
+            f"steps is {session.steps}, and {strategy.generation} generations are done: expected at least as many, "
+            "because steps counts from the beginning of the run"
         )
 
 
@@ -128,10 +128,10 @@ def _check_importance(strategy: Strategy, settings: TrainingSettings, session: S
     if settings.importance is None:
         return
     if session.fitness is not None:
-        raise ValueError("importance sampling goes by the cross-entropy of each sample, not by a fitness of one's own")
+        raise ValueError("importance sampling needs the cross-entropy of each sample, and can't use your own fitness")
     if loss.name != "cross_entropy":
         raise ValueError(
-            f"importance sampling goes by the cross-entropy of each sample, which tells how probable its label is, and "
+            f"importance sampling needs the cross-entropy of each sample, to know the probability of its label, and "
             f"loss is {loss.name!r}: expected 'cross_entropy', or no importance sampling"
         )
     if strategy.perturbation.per_sample and strategy.shaping != "none":
@@ -147,7 +147,7 @@ def _checked_fitness(strategy: Strategy, run: Run, session: Session) -> str | No
     if session.fitness is None:
         if before is not None:
             raise ValueError(
-                f"fitness is not given, and the {strategy.generation} generations so far went by a function "
+                f"fitness is not given, and the {strategy.generation} generations so far used a function "
                 f"{before!r}, which a checkpoint can't hold: give it again, fit(fitness=...), or start a new ES from "
                 "its theta"
             )

@@ -153,9 +153,9 @@ class _Loop:
         if self.equal_generations >= _EQUAL_GENERATIONS:
             fractions = ", ".join(f"{fraction:.1%}" for fraction in self.curves.activity())
             raise DivergedError(
-                f"for {self.equal_generations} generations no member has differed from another in fitness, so nothing "
-                f"is learnt any more; active units, layer by layer: {fractions}. Where a layer has none, start from "
-                "larger weights or lower the weight decay; else raise sigma"
+                f"for {self.equal_generations} generations all members have had equal fitness, so nothing is learnt; "
+                f"active units, layer by layer: {fractions}. If a layer has none, start from larger weights or lower "
+                "the weight decay; otherwise raise sigma"
             )
 
     def record_if_due(self) -> None:
