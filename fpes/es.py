@@ -141,7 +141,7 @@ class ES(Strategy):
                 run's alone until fit() ends. As save() does, it replaces earlier states of this run only.
             checkpoint_seconds: time between checkpoints. One that fails, on a full disk, is warned of and tried again.
             after_step: called with this ES after every generation, one function or a list of them: for progress bars,
-                logs, and whatever looks at `last`. training.StopTraining, raised there, ends fit() in peace.
+                logs, and whatever looks at `last`. StopTraining, raised there, ends fit() in peace.
             executor: who shares the work: any concurrent.futures.Executor, or Workers or Ranks of fpes.distributed.
                 This process alone if not given. It decides about no bit.
 
