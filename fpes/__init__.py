@@ -22,6 +22,7 @@ from fpes.population import Population
 from fpes.primitives import bias_add, gemm, multiply
 from fpes.schedules import Constant, Cosine, Exponential, WarmUp
 from fpes.shaping import centred_ranks
+from fpes.training.callbacks import EarlyStopping, StopTraining
 from fpes.training.saver import NotSavedError
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Constant",
     "Cosine",
     "DivergedError",
+    "EarlyStopping",
     "Evaluation",
     "Exponential",
     "FullRank",
@@ -44,6 +46,7 @@ __all__ = [
     "OneLayer",
     "OneUnit",
     "Population",
+    "StopTraining",
     "TrainingWarning",
     "WarmUp",
     "__version__",

@@ -143,7 +143,7 @@ class ES(Strategy):
             checkpoint_seconds: time between checkpoints. If one fails, for example on a full disk, fit() warns and
                 tries again.
             after_step: a function, or a list of functions, called with this ES after every generation, for example for
-                progress bars and logs; `last` has the details of the step. training.StopTraining, raised by such a
+                progress bars and logs; `last` has the details of the step. fpes.StopTraining, raised by such a
                 function, ends fit() normally.
             executor: shares the work: any concurrent.futures.Executor, or Workers or Ranks of fpes.distributed.
                 Default: this process does all the work. The executor changes no bit.

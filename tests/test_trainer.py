@@ -15,10 +15,10 @@ import oracle
 import pytest
 
 import fpes
-from fpes import _config
+from fpes import EarlyStopping, StopTraining, _config
 from fpes.datasets import Augmentation, Dataset, ImportanceSampling
 from fpes.records import Record, write_csv
-from fpes.training import EarlyStopping, StopTraining, TrainingSettings
+from fpes.training import TrainingSettings
 from fpes.training.run import Run
 from fpes.training.settings import Session
 

@@ -8,14 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 import fpes
-from fpes.training import EarlyStopping, StopTraining
 
 
 def watch(es: fpes.ES) -> None:
     """A callback."""
     last = es.last
     if last is not None and last.gradient_norm + last.step_norm > 1e6:
-        raise StopTraining
+        raise fpes.StopTraining
     best: int = 0 if last is None else last.best
     print(es.generation, es.fitness, best)
 
@@ -38,7 +37,7 @@ def train(path: Path) -> npt.NDArray[np.float32]:
         optimiser=fpes.Adam(),
         learning_rate=fpes.WarmUp(fpes.Cosine(0.02)),
     )
-    records = es.fit(data, steps=3, checkpoint=path, after_step=[watch, EarlyStopping(patience=100)])
+    records = es.fit(data, steps=3, checkpoint=path, after_step=[watch, fpes.EarlyStopping(patience=100)])
     valid: float | None = records[-1].valid
     assert valid is not None
     es.fit(data, steps=4, fitness=rightness)

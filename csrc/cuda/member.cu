@@ -42,10 +42,10 @@ __global__ __launch_bounds__(elementwise_threads) void perturb_kernel(MemberJob 
     }
 }
 
-// Eight columns of a row of a weight matrix.
+// Eight columns of a row of a weight matrix. Two blocks are enough: told of one, ptxas aims at four, and spills.
 template <class Mode>
-__global__ __launch_bounds__(elementwise_threads) void outer_products_kernel(const FPES_CONSTANT MemberJob job,
-                                                                             Weights from, float* to) {
+__global__ __launch_bounds__(elementwise_threads, 2) void outer_products_kernel(const FPES_CONSTANT MemberJob job,
+                                                                                Weights from, float* to) {
     const std::int64_t groups = parts(from.fan_out, 8), number = global_index(elementwise_threads);
     if (number >= groups * from.fan_in) return;
     const std::int64_t row = number / groups, column = number % groups * 8;

@@ -18,7 +18,7 @@ from fpes.study import report, terminal
 
 _EPILOG = (
     "bits: compares results on the same operands in every flush mode, bit by bit. cost: times the same kernels in "
-    "turns, on normal and subnormal numbers. code: compares PTX and machine code of the two CUDA builds; it needs no GPU."
+    "turns, on normal and subnormal numbers. code: compares PTX and machine code of the CUDA builds; it needs no GPU."
 )
 
 

@@ -22,7 +22,7 @@ class EarlyStopping:
     """A callback that stops a run when the validation metric stops rising (Prechelt 1998, criterion UP).
 
         data = fpes.datasets.load("mnist").with_validation(0.1)
-        es.fit(data, steps=2000, after_step=fpes.training.EarlyStopping(patience=200))
+        es.fit(data, steps=2000, after_step=fpes.EarlyStopping(patience=200))
 
     It depends only on the records, so a resumed run stops at the same record.
 
