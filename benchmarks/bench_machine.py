@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +20,7 @@ _UNKNOWN_CACHE = 2**25
 _PACKAGES = ("fpes", "numpy", "torch", "jax")
 
 
+@cache
 def machine() -> dict[str, Any]:
     """Processor, caches in bytes, clock in GHz, threads and instruction set in use, packages, commit of the sources."""
     found = cpuinfo.get_cpu_info()

@@ -11,12 +11,14 @@ from bench_measure import Measure, timed
 from bench_table import print_tables
 from rich.console import Console
 
-FLUSHES = ("never", "boundary", "always")
+from fpes._checks import FLUSH_MODES
 
 
 def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="more networks and families, half an hour")
-    parser.addoption("--flush", choices=[*FLUSHES, "all"], default="boundary", help="the flush mode, or all of them")
+    parser.addoption(
+        "--flush", choices=[*FLUSH_MODES, "all"], default="boundary", help="the flush mode, or all of them"
+    )
 
 
 def pytest_configure(config):
@@ -26,7 +28,7 @@ def pytest_configure(config):
 def pytest_generate_tests(metafunc):
     if "flush" in metafunc.fixturenames:
         wanted = metafunc.config.getoption("--flush")
-        metafunc.parametrize("flush", FLUSHES if wanted == "all" else [wanted])
+        metafunc.parametrize("flush", FLUSH_MODES if wanted == "all" else [wanted])
 
 
 def pytest_collection_modifyitems(config, items):

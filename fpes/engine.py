@@ -17,10 +17,10 @@ import numpy.typing as npt
 
 from fpes._checks import FloatArray
 from fpes.datasets import Minibatches
-from fpes.devices import to_device, to_host
+from fpes.devices import to_device
 from fpes.evaluation import Evaluation
 from fpes.population import Population
-from fpes.strategy import Strategy
+from fpes.strategy import Strategy, local_gradient
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,7 @@ class LocalEngine:
         self, population: Population, fitness: FloatArray, utilities: Any, evaluation: Evaluation | None
     ) -> FloatArray:
         """As the population gives it."""
-        gradient: FloatArray = to_host(population.gradient(to_device(utilities, self._device), evaluation))
-        return gradient
+        return local_gradient(population, utilities, evaluation, self._device)
 
 
 class Local:

@@ -55,6 +55,12 @@ SETTINGS = (
 Gradient = Callable[[Population, FloatArray, Any, Evaluation | None], FloatArray]
 
 
+def local_gradient(population: Population, utilities: Any, evaluation: Evaluation | None, device: str) -> FloatArray:
+    """The gradient, on the host, by this process on a device."""
+    gradient: FloatArray = to_host(population.gradient(to_device(utilities, device), evaluation))
+    return gradient
+
+
 class Strategy:
     """ask(), tell() and their state: fpes.ES without data sets, files and a clock. Arguments as for fpes.ES."""
 
@@ -282,8 +288,7 @@ class Strategy:
         self, population: Population, fitness: FloatArray, utilities: Any, evaluation: Evaluation | None
     ) -> FloatArray:
         """By this process."""
-        gradient: FloatArray = to_host(population.gradient(to_device(utilities, self.device), evaluation))
-        return gradient
+        return local_gradient(population, utilities, evaluation, self.device)
 
     def _checked_evaluation(self, fitness: Any, population: Population) -> Evaluation | None:
         """What the fitness says about its population, if it is more than an array."""

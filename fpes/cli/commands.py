@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from fpes import __version__
+from fpes._checks import FLUSH_MODES
 from fpes.cli import bench, compare, compare_builds, demo, export, info, train
 from fpes.cli.parameters import FILE, FOLDER, Finite, even, threads
 from fpes.cli.process import user_errors
@@ -107,9 +108,7 @@ def info_command(as_json: bool) -> None:
 @cli.command("bench")
 @click.option("--path", type=click.Path(exists=True, path_type=Path), help="Your own benchmarks: a file or a folder.")
 @click.option("--long", is_flag=True, help="More networks and families: half an hour.")
-@click.option(
-    "--flush", type=click.Choice(["never", "boundary", "always", "all"]), default="boundary", help="Flush mode."
-)
+@click.option("--flush", type=click.Choice([*FLUSH_MODES, "all"]), default="boundary", help="Flush mode.")
 @click.option(
     "--only", metavar="WORDS", help="Run only benchmarks whose names match: words with and, or, not, as for pytest -k."
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -83,6 +84,12 @@ class Minibatches:
             x = self.augmentation.apply(self.data.x_train, rows, self.seed, step, strength)
         y = self.data.y_train[rows]
         return (x if self.groups == 1 else x.reshape(self.groups, self.batch, -1)), self.shaped(y)
+
+    def for_training_only(self) -> Minibatches:
+        """The same minibatches without the validation part and all but one test sample: what other processes need."""
+        data = self.data
+        slim = replace(data, x_test=data.x_test[:1], y_test=data.y_test[:1], x_valid=None, y_valid=None)
+        return Minibatches(slim, self.batch, groups=self.groups, seed=self.seed, augmentation=self.augmentation)
 
     def shaped(self, values: npt.NDArray[_Number]) -> npt.NDArray[_Number]:
         """Values of a step's samples, [groups * batch, ...], in its shape: [batch, ...] or [groups, batch, ...]."""

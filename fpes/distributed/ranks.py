@@ -33,7 +33,7 @@ from fpes.evaluation import Evaluation
 from fpes.health import DivergedError
 from fpes.population import Population
 from fpes.steps import State
-from fpes.strategy import Strategy
+from fpes.strategy import Strategy, local_gradient
 
 _SCHEDULED = ("sigma", "learning_rate", "weight_decay")
 _INTERRUPTED = 130
@@ -128,17 +128,8 @@ class Ranks:
     def training(self, strategy: Strategy, minibatches: Minibatches, run: str) -> Iterator[Engine]:
         """On rank 0, around the generations of a run."""
         strategy.device = shared_device(strategy.device, self.place)
-        data = minibatches.data
-        # The others see training samples only.
-        slim = Minibatches(
-            replace(data, x_test=data.x_test[:1], y_test=data.y_test[:1], x_valid=None, y_valid=None),
-            minibatches.batch,
-            groups=minibatches.groups,
-            seed=minibatches.seed,
-            augmentation=minibatches.augmentation,
-        )
         self._wake()
-        self._comm.bcast(("start", {"strategy": strategy, "minibatches": slim}))
+        self._comm.bcast(("start", {"strategy": strategy, "minibatches": minibatches.for_training_only()}))
         leader = _Leader(self, strategy, minibatches)
         try:
             yield leader
@@ -243,8 +234,7 @@ class Ranks:
     def _gradient(self, population: Population, weights: Any, evaluation: Evaluation | None, device: str) -> FloatArray:
         """The whole gradient: from everybody's exact sums where that pays, and else by every rank for itself."""
         if not parts_pay(population, weights, self.size):
-            gradient: FloatArray = to_host(population.gradient(to_device(weights, device), evaluation))
-            return gradient
+            return local_gradient(population, weights, evaluation, device)
         pairs = self._mine(population)
         if pairs is None:
             sums = np.zeros(population.net.parameters, np.int64)
@@ -254,7 +244,7 @@ class Ranks:
         total = np.empty_like(sums)
         self._comm.Allreduce(sums, total)
         joined = population.joined_gradient([to_device(total.astype(np.int64, copy=False), device)])
-        gradient = to_host(joined)
+        gradient: FloatArray = to_host(joined)
         return gradient
 
 

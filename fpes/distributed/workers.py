@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -319,19 +318,7 @@ class _Training:
         self.workers = workers
         self.minibatches = minibatches
         self.device = strategy.device
-        data = minibatches.data
-        # Workers see training samples only.
-        slim = replace(data, x_test=data.x_test[:1], y_test=data.y_test[:1], x_valid=None, y_valid=None)
-        self.data = Parcel(
-            "data",
-            Minibatches(
-                slim,
-                minibatches.batch,
-                groups=minibatches.groups,
-                seed=minibatches.seed,
-                augmentation=minibatches.augmentation,
-            ),
-        )
+        self.data = Parcel("data", minibatches.for_training_only())
         self.local = LocalEngine(strategy, minibatches)
 
     def evaluate(self, population: Population, samples: Samples, measure: Measure) -> Evaluation:

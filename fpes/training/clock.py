@@ -13,12 +13,12 @@ import numpy as np
 
 from fpes.strategy import Strategy
 from fpes.training.run import Run
+from fpes.training.settings import MOST_STEPS
 
 RECORDING = 0.05  # of the time at most goes into points of the curves
 _CALIBRATION_SECONDS, _CALIBRATION_FRACTION = 2.0, 0.05
 _RESERVE = 0.01  # of the time
 _TOLERANCE = 0.02  # by which the plan may be off before it is changed
-_MOST_STEPS = 10**9
 
 
 class Clock:
@@ -79,7 +79,7 @@ class Plan:
         strategy = self.strategy
         unplanned = strategy.generation == 0 or (wanted is None and strategy.steps is None)
         if self.clock.limit is not None and unplanned:
-            self._calibrate(wanted or strategy.steps or _MOST_STEPS)
+            self._calibrate(wanted or strategy.steps or MOST_STEPS)
         elif wanted is not None and wanted != strategy.steps:
             self._set(wanted)
 

@@ -13,7 +13,7 @@ from fpes.losses import loss_named
 
 _T = TypeVar("_T")
 
-_MOST_STEPS = 10**9
+MOST_STEPS = 10**9
 
 Callback = Callable[[Any], object]
 
@@ -75,7 +75,7 @@ class Session:
 
     def __post_init__(self) -> None:
         if self.steps is not None:
-            _checks.integer("steps", self.steps, 1, _MOST_STEPS)
+            _checks.integer("steps", self.steps, 1, MOST_STEPS)
         _check_function("fitness", self.fitness)
         if self.chunk is not None and _checks.integer("chunk", self.chunk, 2, _checks.LARGEST_INDEX) % 2:
             raise ValueError(f"chunk is {self.chunk}, expected an even number: members come in antithetic pairs")
