@@ -36,6 +36,8 @@ def float_array(name: str, value: Any, shape: tuple[int | str, ...] | None = Non
 
 def contiguous(array: np.ndarray) -> np.ndarray:
     """The array in C order, each element at a multiple of its size: copied only if it isn't."""
+    if array.flags.carray:  # what most arrays are, known at a third of the cost
+        return array
     return np.require(array, requirements=("C_CONTIGUOUS", "ALIGNED"))
 
 

@@ -14,6 +14,11 @@ namespace {
 constexpr std::int64_t gemm_rows = 96;
 // Panels that one thread packs at a time.
 constexpr std::int64_t packed_panels = 8;
+// Bytes of the right operand's columns that a thread packs for itself, at most: a share of the third-level cache.
+constexpr std::int64_t most_stripe_bytes = std::int64_t{4} << 20;
+// Multiply-adds that are worth another thread, some 20 us of them; and how many take as long as to pack one element.
+constexpr std::int64_t least_work = std::int64_t{1} << 21;
+constexpr std::int64_t work_of_packing = 14;
 // Rows of outputs whose losses one thread finds at a time: a multiple of any vector's lanes.
 constexpr std::int64_t loss_rows = 64;
 // Floats that an elementwise operation gives to one thread at a time.
@@ -32,30 +37,39 @@ class Pending {
     std::atomic<std::int64_t> left_;
 };
 
-// Some rows of a product, a part of k at a time. Where the right operand's last panel isn't full its columns are
-// computed aside, for whole vectors are written.
+struct Operands {
+    const float* a;
+    const float* b;
+    float* c;
+    std::int64_t m, n, k;
+};
+
+// Some rows of a product, a part of k at a time, for some columns. Where the right operand's last panel isn't full its
+// columns are computed aside, for whole vectors are written.
 class GemmBlock {
    public:
-    GemmBlock(const Engine& engine, Panels right, float* c, std::int64_t n, std::int64_t k, std::int64_t most_rows)
+    GemmBlock(const Engine& engine, const Operands& operands, std::int64_t most_rows)
         : engine_(engine),
-          right_(right),
-          c_(c),
-          n_(n),
-          k_(k),
-          depth_(part_of(k, engine.kernels().part_depth, engine.width())),
-          left_(engine.matrix(most_rows, std::min(k, depth_))),
+          operands_(operands),
+          depth_(part_of(operands.k, engine.kernels().part_depth, engine.width())),
+          left_(engine.matrix(most_rows, std::min(operands.k, depth_))),
           last_(engine.matrix(most_rows, engine.width())) {}
 
-    // Rows row ... row + rows - 1, of which the left operand's begin at `a`.
-    void run(const float* a, std::int64_t row, int rows) {
-        for (std::int64_t first = 0; first < k_; first += depth_) {
-            const auto depth = static_cast<int>(std::min(depth_, k_ - first));
-            engine_.kernels().pack(a + first, k_, rows, depth, left_.view());
-            for (std::int64_t j = 0; j < n_; j += engine_.width()) multiply(row, rows, j, first, depth);
+    // Rows row ... row + rows - 1; columns begin ... end - 1, whose packed panels are `right`. begin is the first of a
+    // panel.
+    void run(std::int64_t row, int rows, std::int64_t begin, std::int64_t end, Panels right) {
+        const std::int64_t k = operands_.k, n = operands_.n, width = engine_.width();
+        for (std::int64_t first = 0; first < k; first += depth_) {
+            const auto depth = static_cast<int>(std::min(depth_, k - first));
+            engine_.kernels().pack(operands_.a + row * k + first, k, rows, depth, left_.view());
+            for (std::int64_t j = begin; j < end; j += width) {
+                const Panels panel = engine_.at_row(engine_.at_column(right, j - begin), first);
+                multiply(row, rows, j, static_cast<int>(std::min(width, end - j)), panel, first > 0, depth);
+            }
         }
-        const std::int64_t whole = n_ - n_ % engine_.kernels().lanes, panel = whole / engine_.width() * engine_.width();
-        if (whole < n_) {
-            engine_.kernels().unpack(last_.view(), rows, static_cast<int>(n_ - panel), c_ + row * n_ + panel, n_);
+        const std::int64_t whole = end - end % engine_.kernels().lanes, last = whole / width * width;
+        if (whole < end) {
+            engine_.kernels().unpack(last_.view(), rows, static_cast<int>(end - last), operands_.c + row * n + last, n);
         }
     }
 
@@ -66,51 +80,91 @@ class GemmBlock {
         return (k + parts * step - 1) / (parts * step) * step;
     }
 
-    void multiply(std::int64_t row, int rows, std::int64_t j, std::int64_t first, int depth) {
-        const auto columns = static_cast<int>(std::min<std::int64_t>(engine_.width(), n_ - j));
+    void multiply(std::int64_t row, int rows, std::int64_t j, int columns, Panels panel, bool goes_on, int depth) {
+        const std::int64_t n = operands_.n;
         const bool whole = columns % engine_.kernels().lanes == 0;
-        const Panels left = left_.view(), b = engine_.at_row(engine_.at_column(right_, j), first);
-        engine_.in_product(&ModeKernels::product_part, left.data, left.stride, b.data, first > 0,
-                           whole ? c_ + row * n_ + j : last_.view().data, whole ? n_ : std::int64_t{engine_.width()},
-                           rows, columns, depth);
+        const Panels left = left_.view();
+        engine_.in_product(&ModeKernels::product_part, left.data, left.stride, panel.data, goes_on,
+                           whole ? operands_.c + row * n + j : last_.view().data,
+                           whole ? n : std::int64_t{engine_.width()}, rows, columns, depth);
     }
 
     const Engine& engine_;
-    Panels right_;
-    float* c_;
-    std::int64_t n_, k_, depth_;
+    const Operands& operands_;
+    std::int64_t depth_;
     PanelMatrix left_;  // rows and k's that are being multiplied
     PanelMatrix last_;
 };
 
-}  // namespace
+void pack_columns(const Engine& engine, const Operands& operands, std::int64_t begin, std::int64_t end, Panels to) {
+    engine.kernels().pack(operands.b + begin, operands.n, static_cast<int>(operands.k), static_cast<int>(end - begin),
+                          to);
+}
 
-// Packing and multiplying are items of one queue, for to wake the threads twice takes longer than to pack a small
-// operand. Items are handed out in order: when the first block of rows is taken, somebody packs the last panels.
-void gemm(const Engine& engine, int threads, const float* a, const float* b, float* c, std::int64_t m, std::int64_t n,
-          std::int64_t k) {
-    const Kernels& kernels = engine.kernels();
-    PanelMatrix right = engine.matrix(k, n);
-    const std::int64_t packed = packed_panels * kernels.width, pieces = (n + packed - 1) / packed;
-    // Every thread gets as many rows as any other.
-    const std::int64_t rounds = (m + gemm_rows * threads - 1) / (gemm_rows * threads);
-    const std::int64_t block = (m + rounds * threads - 1) / (rounds * threads);
+// Parts of `count`, nearly equal: a multiple of `step` each, and as many for every thread, at most `most` long.
+std::int64_t even_part(std::int64_t count, int threads, std::int64_t most, std::int64_t step) {
+    const std::int64_t parts = (count + most * threads - 1) / (most * threads) * threads;
+    return (count + parts * step - 1) / (parts * step) * step;
+}
+
+// Many rows: threads share the right operand, which each packs some of, and divide the rows. Packing and multiplying
+// are items of one queue, for to wake the threads twice takes longer than to pack a small operand. Items are handed out
+// in order: when the first block of rows is taken, somebody packs the last panels.
+void gemm_by_rows(const Engine& engine, int threads, const Operands& operands) {
+    const std::int64_t m = operands.m, n = operands.n;
+    PanelMatrix right = engine.matrix(operands.k, n);
+    const std::int64_t packed = packed_panels * engine.width(), pieces = (n + packed - 1) / packed;
+    const std::int64_t block = even_part(m, threads, gemm_rows, 1);
     Pending packing(pieces);
     parallel(threads, pieces + (m + block - 1) / block, [&](WorkQueue& queue) {
-        GemmBlock rows(engine, right.view(), c, n, k, block);
+        GemmBlock rows(engine, operands, block);
         for (std::int64_t item; queue.take(item);) {
             if (item < pieces) {
-                const std::int64_t begin = item * packed, columns = std::min(packed, n - begin);
-                kernels.pack(b + begin, n, static_cast<int>(k), static_cast<int>(columns),
+                const std::int64_t begin = item * packed;
+                pack_columns(engine, operands, begin, std::min(n, begin + packed),
                              engine.at_column(right.view(), begin));
                 packing.done();
             } else {
                 packing.wait();
                 const std::int64_t row = (item - pieces) * block;
-                rows.run(a + row * k, row, static_cast<int>(std::min(block, m - row)));
+                rows.run(row, static_cast<int>(std::min(block, m - row)), 0, n, right.view());
             }
         }
     });
+}
+
+// Few rows: threads divide the columns, and nobody waits for what another has packed, nor fetches it from the other's
+// cache. Each packs all rows, which are few.
+void gemm_by_columns(const Engine& engine, int threads, const Operands& operands) {
+    const std::int64_t m = operands.m, n = operands.n, width = engine.width();
+    const std::int64_t most = most_stripe_bytes / (operands.k * static_cast<std::int64_t>(sizeof(float)));
+    const std::int64_t stripe = even_part(n, threads, std::max(most, packed_panels * width), width);
+    const std::int64_t block = even_part(m, 1, gemm_rows, 1);
+    parallel(threads, (n + stripe - 1) / stripe, [&](WorkQueue& queue) {
+        GemmBlock rows(engine, operands, block);
+        PanelMatrix right = engine.matrix(operands.k, stripe);
+        for (std::int64_t item; queue.take(item);) {
+            const std::int64_t begin = item * stripe, end = std::min(n, begin + stripe);
+            pack_columns(engine, operands, begin, end, right.view());
+            for (std::int64_t row = 0; row < m; row += block) {
+                rows.run(row, static_cast<int>(std::min(block, m - row)), begin, end, right.view());
+            }
+        }
+    });
+}
+
+}  // namespace
+
+void gemm(const Engine& engine, int threads, const float* a, const float* b, float* c, std::int64_t m, std::int64_t n,
+          std::int64_t k) {
+    const Operands operands = {a, b, c, m, n, k};
+    const double work = static_cast<double>(k) * static_cast<double>(n) * static_cast<double>(m + work_of_packing);
+    const auto busy = static_cast<int>(std::clamp(work / least_work, 1.0, static_cast<double>(threads)));
+    if (m < n) {
+        gemm_by_columns(engine, busy, operands);
+    } else {
+        gemm_by_rows(engine, busy, operands);
+    }
 }
 
 void bias_add(const Engine& engine, int threads, const float* v, const float* bias, float* out, std::int64_t rows,
