@@ -97,8 +97,8 @@ class Engine {
     static std::int64_t work_of(Nonzeros, int, Panels, Panels, Panels, Panels, int m, int n, int k) {
         return std::int64_t{m} * n * k;
     }
-    static std::int64_t work_of(const float*, std::size_t, const float*, bool, float*, std::int64_t, int m, int columns,
-                                int k) {
+    static std::int64_t work_of(const float*, std::size_t, const float*, const float*, bool, float*, std::int64_t,
+                                int m, int columns, int k) {
         return std::int64_t{m} * columns * k;
     }
     template <class... Others>

@@ -83,8 +83,9 @@ struct ModeKernels {
     void (*product_transposed)(Panels a, Panels b, Panels init, Panels c, int m, int n, int k);
     // c[m, columns] = a b, or c + a b where it goes on: one panel's columns and some k's of a product. Rows of c are
     // `step` floats apart, and written to a multiple of `lanes` columns. a is packed, its panels a_stride floats apart.
-    void (*product_part)(const float* a, std::size_t a_stride, const float* b, bool goes_on, float* c,
-                         std::int64_t step, int m, int columns, int k);
+    // next: b of the next call.
+    void (*product_part)(const float* a, std::size_t a_stride, const float* b, const float* next, bool goes_on,
+                         float* c, std::int64_t step, int m, int columns, int k);
     // c = a[members * samples, k] b[k, n], where row member * samples + sample of a belongs to that member and sample.
     // b must be finite: terms that are zero in all members are left out. scratch: see skipping_scratch_size.
     void (*product_skipping)(Panels a, Panels b, Panels c, int samples, int members, int n, int k,

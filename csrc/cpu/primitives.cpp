@@ -63,8 +63,10 @@ class GemmBlock {
             const auto depth = static_cast<int>(std::min(depth_, k - first));
             engine_.kernels().pack(operands_.a + row * k + first, k, rows, depth, left_.view());
             for (std::int64_t j = begin; j < end; j += width) {
-                const Panels panel = engine_.at_row(engine_.at_column(right, j - begin), first);
-                multiply(row, rows, j, static_cast<int>(std::min(width, end - j)), panel, first > 0, depth);
+                const auto columns = static_cast<int>(std::min(width, end - j));
+                const float* panel = engine_.at_row(engine_.at_column(right, j - begin), first).data;
+                const float* next = j + width < end ? panel + right.stride : right.data;
+                multiply(row, rows, j, columns, panel, next, first > 0, depth);
             }
         }
         const std::int64_t whole = end - end % engine_.kernels().lanes, last = whole / width * width;
@@ -80,11 +82,12 @@ class GemmBlock {
         return (k + parts * step - 1) / (parts * step) * step;
     }
 
-    void multiply(std::int64_t row, int rows, std::int64_t j, int columns, Panels panel, bool goes_on, int depth) {
+    void multiply(std::int64_t row, int rows, std::int64_t j, int columns, const float* panel, const float* next,
+                  bool goes_on, int depth) {
         const std::int64_t n = operands_.n;
         const bool whole = columns % engine_.kernels().lanes == 0;
         const Panels left = left_.view();
-        engine_.in_product(&ModeKernels::product_part, left.data, left.stride, panel.data, goes_on,
+        engine_.in_product(&ModeKernels::product_part, left.data, left.stride, panel, next, goes_on,
                            whole ? operands_.c + row * n + j : last_.view().data,
                            whole ? n : std::int64_t{engine_.width()}, rows, columns, depth);
     }

@@ -57,12 +57,25 @@ struct InPanel {
     float* c;
     static constexpr std::size_t step = panel_width<F>;
     InPanel at_row(int row) const { return {init ? init + row * step : nullptr, c + row * step}; }
+    void look_ahead(int) const {}
 };
+// The same in an array. Meanwhile the panel that is multiplied next comes into the second-level cache, a line with each
+// k: one tile calls the first half of it, the next tile the second, if a panel's row is two lines. Without that the
+// first tile of a panel waits, and a product of 2048^3 takes 5 % longer (Zen 5); so it does with a few lines at once.
+template <class F>
 struct InRows {
+    static constexpr int line = 16, lines = panel_width<F> > line ? panel_width<F> / line : 1;
     const float* init;
     float* c;
     std::size_t step;
-    InRows at_row(int row) const { return {init ? init + row * step : nullptr, c + row * step, step}; }
+    const float* next;
+    int k;
+    int first_line = 0;
+    InRows at_row(int row) const {
+        const int tile = row / max_tile_rows;
+        return {init ? init + row * step : nullptr, c + row * step, step, next, k, tile % lines * k};
+    }
+    FPES_INLINE void look_ahead(int i) const { __builtin_prefetch(next + (first_line + i) * line, 0, 2); }
 };
 
 // One tile. `vectors` is 2, or 1 where the panel has no columns in its second vector. a_stride: floats from one run of
@@ -82,6 +95,7 @@ void product_tile(const float* a, std::size_t a_stride, const float* b, Result r
     for (int done = 0; done < k; done += width, a += a_stride) {
         const int depth = smaller(width, k - done);
         for (int i = 0; i < depth; ++i, b += width) {
+            result.look_ahead(done + i);
             F right[vectors];
 #pragma GCC unroll 2
             for (int v = 0; v < vectors; ++v) {
@@ -149,9 +163,9 @@ void product(Panels a, Panels b, Panels init, Panels c, int m, int n, int k) {
 }
 
 template <class F>
-void product_part(const float* a, std::size_t a_stride, const float* b, bool goes_on, float* c, std::int64_t step,
-                  int m, int columns, int k) {
-    const InRows result = {goes_on ? c : nullptr, c, static_cast<std::size_t>(step)};
+void product_part(const float* a, std::size_t a_stride, const float* b, const float* next, bool goes_on, float* c,
+                  std::int64_t step, int m, int columns, int k) {
+    const InRows<F> result = {goes_on ? c : nullptr, c, static_cast<std::size_t>(step), next, k};
     product_panel<F, FloatStep, Left::rows>(a, a_stride, panel_width<F>, b, result, m, columns, k);
 }
 
