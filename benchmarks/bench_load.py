@@ -59,12 +59,12 @@ def percent(share: float | None) -> str:
     return "?" if share is None else f"{100 * share:.0f}"
 
 
-def warn_of_load(console, benchmarks) -> None:
+def warn_of_load(console, rows) -> None:
     """Say which rows to doubt."""
-    starved = [b for b in benchmarks if (share := b.extra_info["processor_share"]) is not None and share < ENOUGH]
+    starved = [row for row in rows if (share := row.info["processor_share"]) is not None and share < ENOUGH]
     if starved:
         console.print(
-            f"The machine was busy: {len(starved)} of {len(benchmarks)} rows had a processor for less than "
+            f"The machine was busy: {len(starved)} of {len(rows)} rows had a processor for less than "
             f"{100 * ENOUGH:.0f} % of the time that they could run (the column CPU). Their figures, fractions and "
             "ratios say little; measure again when nothing else runs.",
             style="bold yellow",

@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import cpuinfo
 import numpy as np
 
 import fpes
@@ -23,6 +22,8 @@ _PACKAGES = ("fpes", "numpy", "torch", "jax")
 @cache
 def machine() -> dict[str, Any]:
     """Processor, caches in bytes, clock in GHz, threads and instruction set in use, packages, commit of the sources."""
+    import cpuinfo  # it comes with pytest-benchmark, and who only shows stored results needs neither
+
     found = cpuinfo.get_cpu_info()
     return {
         "processor": f"{found.get('brand_raw', 'unknown')}, family {found.get('family')}, model {found.get('model')}",

@@ -29,9 +29,9 @@ _COLD_ROUNDS = 3
 # Names of ratios of times, and how the table heads them.
 FASTER, OF_EVALUATE, OF_ALL_THREADS = "fpes_is_faster_by", "share_of_evaluate", "times_that_of_all_threads"
 RATIOS = {
-    FASTER: "fpes is faster by",
-    OF_EVALUATE: "time, of evaluate's",
-    OF_ALL_THREADS: "times that of all threads",
+    FASTER: "fpes is\nfaster by",
+    OF_EVALUATE: "time, of\nevaluate's",
+    OF_ALL_THREADS: "times that of\nall threads",
 }
 
 

@@ -12,6 +12,7 @@ from bench_table import print_tables
 from rich.console import Console
 
 from fpes._checks import FLUSH_MODES
+from fpes.cli.bench_results import Results, row_of
 
 
 def pytest_addoption(parser):
@@ -58,7 +59,6 @@ def measure(benchmark) -> Measure:
 
 def pytest_terminal_summary(terminalreporter, config):
     session = getattr(config, "_benchmarksession", None)
-    benchmarks = [b for b in session.benchmarks if b.extra_info] if session else []
-    if benchmarks:
-        console = Console(file=terminalreporter._tw._file, width=118, highlight=False)
-        print_tables(console, benchmarks, machine())
+    rows = [row_of(benchmark.as_dict()) for benchmark in session.benchmarks if benchmark.extra_info] if session else []
+    if rows:
+        print_tables(Console(file=terminalreporter._tw._file, width=118, highlight=False), Results(machine(), rows))

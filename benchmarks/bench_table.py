@@ -1,8 +1,9 @@
-"""The tables of `fpes bench`, from what pytest-benchmark and bench_measure.py have noted."""
+"""The tables of `fpes bench`, of what has just been measured or of stored results."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bench_load import percent, warn_of_load
@@ -10,25 +11,27 @@ from bench_measure import RATIOS
 from rich.console import Console
 from rich.table import Table
 
-Cell = Callable[[Any], str]
+from fpes.cli.bench_results import Results, Row
+
+Cell = Callable[[Row], str]
 
 
-def print_tables(console: Console, benchmarks: list, machine: dict[str, Any]) -> None:
-    """A table for each group, and what the columns mean."""
+def print_tables(console: Console, results: Results) -> None:
+    """A table for each group, and what the columns mean; there is at least one row."""
     console.print()
-    console.print(_heading(machine))
-    for group in dict.fromkeys(b.group for b in benchmarks):
-        members, cells = [b for b in benchmarks if b.group == group], {}
+    console.print(_heading(results.machine))
+    for group in dict.fromkeys(row.group for row in results.rows):
+        members, cells = [row for row in results.rows if row.group == group], {}
         table = Table(title=group, title_justify="left", title_style="bold")
         for number, (heading, cell) in enumerate(_columns(members)):
             table.add_column(heading, justify="right" if number else "left")
             cells[heading] = cell
-        for b in members:
-            table.add_row(*(cell(b) for cell in cells.values()))
+        for row in members:
+            table.add_row(*(cell(row) for cell in cells.values()))
         console.print(table)
-    warn_of_load(console, benchmarks)
+    warn_of_load(console, results.rows)
     console.print(
-        f"The peak is about {benchmarks[0].extra_info['peak_gflops']:.0f} GFLOP/s, measured before and after each "
+        f"The peak is about {results.rows[0].info['peak_gflops']:.0f} GFLOP/s, measured before and after each "
         "round; a fraction is void where the two differ by more than a tenth. ms is the median, and beside it are the "
         "quartiles; cold is the time with nothing in the caches. CPU is the part of the time in which threads ran, of "
         "that in which they could. GFLOP/s and % of peak count the operations of the unperturbed network; needed, % "
@@ -42,7 +45,7 @@ def milliseconds(seconds: float) -> str:
     return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3}f}"
 
 
-def _heading(machine: dict[str, Any]) -> str:
+def _heading(machine: Mapping[str, Any]) -> str:
     sizes = ", ".join(f"{name} {size // 1024} KB" for name, size in machine["caches"].items())
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     commit = f" (commit {machine['commit']})" if machine["commit"] else ""
@@ -52,30 +55,30 @@ def _heading(machine: dict[str, Any]) -> str:
     )
 
 
-def _columns(benchmarks: list) -> list[tuple[str, Cell]]:
+def _columns(rows: Sequence[Row]) -> list[tuple[str, Cell]]:
     """Headings of a group's table, and what stands below; columns that would be empty or the same are left out."""
 
     def number(name: str, form: str, factor: float = 1.0) -> Cell:
-        return lambda b: form.format(factor * b.extra_info[name]) if name in b.extra_info else ""
+        return lambda row: form.format(factor * row.info[name]) if name in row.info else ""
 
     def of_peak(name: str) -> Cell:
-        return lambda b: "void" if b.extra_info["void"] else number(name, "{:.0f}", 100)(b)
+        return lambda row: "void" if row.info["void"] else number(name, "{:.0f}", 100)(row)
 
-    infos = [b.extra_info for b in benchmarks]
-    columns: list[tuple[str, Cell]] = [("", lambda b: b.extra_info["variant"])]
+    infos = [row.info for row in rows]
+    columns: list[tuple[str, Cell]] = [("", lambda row: row.info["variant"])]
     if len({info["flush"] for info in infos} - {None}) > 1:
-        columns.append(("flush", lambda b: b.extra_info["flush"] or ""))
+        columns.append(("flush", lambda row: row.info["flush"] or ""))
     columns += [
-        ("ms", lambda b: milliseconds(b.stats.median)),
-        ("quartiles", lambda b: f"{milliseconds(b.stats.q1)} {milliseconds(b.stats.q3)}"),
-        ("cold", lambda b: milliseconds(b.extra_info["cold_seconds"]) if "cold_seconds" in b.extra_info else ""),
-        ("CPU, %", lambda b: percent(b.extra_info["processor_share"])),
+        ("ms", lambda row: milliseconds(row.seconds)),
+        ("quartiles", lambda row: f"{milliseconds(row.info['q1'])} {milliseconds(row.info['q3'])}"),
+        ("cold", lambda row: milliseconds(row.info["cold_seconds"]) if "cold_seconds" in row.info else ""),
+        ("CPU, %", lambda row: percent(row.info["processor_share"])),
         ("GFLOP/s", number("gflops", "{:.1f}")),
-        ("% of peak", of_peak("fraction_of_peak")),
+        ("% of\npeak", of_peak("fraction_of_peak")),
     ]
-    if any(info["fraction_of_peak"] != info["fraction_of_peak_needed"] for info in infos):
-        columns.append(("needed, %", of_peak("fraction_of_peak_needed")))
+    if not all(math.isclose(info["fraction_of_peak"], info["fraction_of_peak_needed"]) for info in infos):
+        columns.append(("needed,\n%", of_peak("fraction_of_peak_needed")))
     if any("member_samples_per_second" in info for info in infos):
-        columns.append(("member-samples/s", number("member_samples_per_second", "{:.3g}")))
+        columns.append(("member-\nsamples/s", number("member_samples_per_second", "{:.3g}")))
     columns += [(h, number(name, "{:.2f}")) for name, h in RATIOS.items() if any(name in info for info in infos)]
     return columns

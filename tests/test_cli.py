@@ -618,6 +618,12 @@ class TestTerminals:
 
 
 FLUSHES = ("never", "boundary", "always")
+STORED = Path(__file__).parent.parent / "benchmarks" / "results" / "2026-11-27-cpu-zen4.json"
+
+
+def stored(**machine):
+    """Results without a benchmark, of the machine of STORED but for what is said."""
+    return {"machine": json.loads(STORED.read_text())["machine"] | machine, "benchmarks": []}
 
 
 class TestBench:
@@ -651,6 +657,11 @@ class TestBench:
         assert header.startswith("group,variant,flush,median,q1,q3")
         assert [line.split(",")[:3] for line in lines] == [["mine", "fpes", flush] for flush in FLUSHES]
         assert files[2].read_bytes().startswith(b"\x89PNG")
+        shown = program("bench", "--from", str(files[0]))
+        table = shown.communicate(timeout=120)[0]
+        assert shown.returncode == 0, table
+        assert "mine" in table
+        assert table in text  # which the run itself printed
         run = program("bench", "--path", str(mine), "--compare", str(files[0]))
         text = run.communicate(timeout=120)[0]
         assert run.returncode == 0, text
@@ -659,14 +670,66 @@ class TestBench:
     def test_results_of_another_machine(self, tmp_path, monkeypatch):
         monkeypatch.setattr(pytest, "main", lambda *_, **__: pytest.fail("measured before looking"))
         file = tmp_path / "results.json"
-        file.write_text(json.dumps({"machine": {"processor": "Z80", "threads": 1}, "benchmarks": []}))
+        file.write_text(json.dumps(stored(processor="Z80")))
         result = invoke("bench", "--compare", file)
         assert result.exit_code == 2
         assert "is from another machine: processor 'Z80' and not" in result.stderr
-        file.write_text("[]")
-        result = invoke("bench", "--compare", file)
+        result = invoke("bench", "--from", STORED, "--compare", file)
+        assert result.exit_code == 2
+        assert "is from another machine: processor 'Z80' and not 'AMD EPYC" in result.stderr
+        result = invoke("bench", "--from", STORED, "--compare", file, "--other-machine")
+        assert result.exit_code == 0, result.output
+        assert "time, ratio" in result.stdout
+
+    @pytest.mark.parametrize("option", ["--from", "--compare"])
+    @pytest.mark.parametrize("text", ["[]", "no JSON", '{"machine": {}, "benchmarks": []}'])
+    def test_what_is_no_file_of_results(self, tmp_path, option, text):
+        file = tmp_path / "results.json"
+        file.write_text(text)
+        result = invoke("bench", option, file)
         assert result.exit_code == 2
         assert "holds no results of `fpes bench --json`" in result.stderr
+
+    def test_stored_results_are_shown_and_nothing_is_measured(self, tmp_path):
+        """By a program to which pytest and its plugins are missing."""
+        table, picture = tmp_path / "x.csv", tmp_path / "x.png"
+        hidden = "import sys; sys.modules |= dict.fromkeys(['pytest', 'pytest_benchmark', 'cpuinfo']); "
+        run = subprocess.run(
+            [sys.executable, "-c", f"{hidden}from fpes.cli import main; main()", "bench", "--from", str(STORED),
+             "--csv", str(table), "--roofline", str(picture), "--compare", str(STORED)],
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert (run.returncode, run.stderr) == (0, "")
+        rows = json.loads(STORED.read_text())["benchmarks"]
+        assert "AMD EPYC" in run.stdout
+        for row in rows:
+            assert f"│ {row['extra_info']['variant']} " in run.stdout
+            assert f" {row['extra_info']['gflops']:.1f} " in run.stdout
+        with table.open(newline="") as stream:
+            assert [float(line["median"]) for line in csv.DictReader(stream)] == [
+                row["stats"]["median"] for row in rows
+            ]
+        assert picture.read_bytes().startswith(b"\x89PNG")
+        assert "│       1.000 │" in run.stdout  # beside themselves
+
+    @pytest.mark.parametrize(
+        "options",
+        [["--path", "."], ["--long"], ["--flush", "boundary"], ["--only", "gemm"], ["--list"], ["--json", "x.json"]],
+    )
+    def test_stored_results_are_not_measured_differently(self, tmp_path, monkeypatch, options):
+        monkeypatch.chdir(tmp_path)
+        result = invoke("bench", "--from", STORED, "--csv", "x.csv", *options)
+        assert result.exit_code == 2
+        assert result.stderr.startswith("fpes: --from shows all of ")
+        assert result.stderr.endswith(f" and measures nothing: expected it without {options[0]}\n")
+        assert not list(tmp_path.iterdir())
+
+    def test_a_file_without_benchmarks(self, tmp_path):
+        file = tmp_path / "results.json"
+        file.write_text(json.dumps(stored()))
+        result = invoke("bench", "--from", file)
+        assert result.exit_code == 2
+        assert "holds no benchmark, so there is nothing to show" in result.stderr
 
     def test_a_case_is_measured_and_stored_with_what_was_compared(self, tmp_path):
         file = tmp_path / "results.json"

@@ -30,9 +30,10 @@ class Options:
     """The options of the command, by name.
 
     Args:
+        stored: the results of an earlier run, which are shown, and nothing is measured.
         path: a file or a folder of benchmarks; those of the repository if not given.
         long: more networks and families.
-        flush: "never", "boundary", "always", or "all" of them.
+        flush: "never", "boundary", "always", or "all" of them; "boundary" if not given.
         only: those whose names match.
         names: show their names, and measure nothing.
         json_file, csv_file, roofline: where results go.
@@ -40,9 +41,10 @@ class Options:
         other_machine: whether these may be another machine's.
     """
 
+    stored: Path | None
     path: Path | None
     long: bool
-    flush: str
+    flush: str | None
     only: str | None
     names: bool
     json_file: Path | None
@@ -53,14 +55,17 @@ class Options:
 
 
 def run(options: Options) -> int:
-    """Run the benchmarks by pytest, or list their names, and return the exit status.
+    """Run the benchmarks by pytest, list their names, or show stored results; return the exit status.
 
     Raises:
         ImportError: pytest, pytest-benchmark or, for a picture, matplotlib is missing.
         OSError: results can't be written where they should go, or earlier ones can't be read.
-        ValueError: no benchmark has such a name; earlier results are something else, or another machine's.
+        ValueError: no benchmark has such a name; earlier results are something else, or another machine's; options
+            don't go together.
     """
-    _require_pytest()
+    results = None if options.stored is None else _stored(options, options.stored)
+    if results is None:
+        _require_pytest()
     if options.names:
         return _list(options)
     for file in (options.json_file, options.csv_file, options.roofline):
@@ -70,26 +75,63 @@ def run(options: Options) -> int:
         plots.require()
     before = None if options.compare is None else bench_results.read(options.compare)
     if before is not None and options.compare is not None and not options.other_machine:
-        bench_results.check_same_machine(before, _this_machine(), options.compare)
+        machine = _this_machine() if results is None else results.machine
+        bench_results.check_same_machine(before, machine, options.compare)
+    if results is not None:
+        _write(options, results)
+        _print_tables(results)
+        _print_changes(before, results)
+        return 0
     with tempfile.TemporaryDirectory() as folder:
         stored = Path(folder) / "results.json" if options.json_file is None else options.json_file.resolve()
         status = _measure(options, stored, Path(folder))
-        if status == 0:
-            _report(options, before, bench_results.read(stored) if stored.is_file() else None)
+        if status == 0 and stored.is_file():  # and no pipe or terminal, where they can't be read again
+            results = bench_results.read(stored)
+            _write(options, results)
+            _print_changes(before, results)
     return status
 
 
-def _report(options: Options, before: bench_results.Results | None, results: bench_results.Results | None) -> None:
-    """What is made of results besides the tables."""
-    if results is None:
-        return  # they went to a pipe or a terminal
+def _stored(options: Options, path: Path) -> bench_results.Results:
+    """The results that are shown, where nothing is asked for that would have to be measured."""
+    about_measuring = {
+        "--path": options.path is not None,
+        "--long": options.long,
+        "--flush": options.flush is not None,
+        "--only": options.only is not None,
+        "--list": options.names,
+        "--json": options.json_file is not None,
+    }
+    given = [name for name, is_given in about_measuring.items() if is_given]
+    if given:
+        raise ValueError(f"--from shows all of {path} and measures nothing: expected it without {', '.join(given)}")
+    results = bench_results.read(path)
+    if not results.rows:
+        raise ValueError(f"{path} holds no benchmark, so there is nothing to show")
+    return results
+
+
+def _write(options: Options, results: bench_results.Results) -> None:
+    """The files that are made of results."""
     if options.csv_file is not None:
         bench_results.write_csv(results, options.csv_file)
     if options.roofline is not None:
         with written_whole(options.roofline) as aside:
             plots.roofline(results.machine, bench_results.kernels(results), aside)
+
+
+def _print_tables(results: bench_results.Results) -> None:
+    _importable_folder()
+    importlib.import_module("bench_table").print_tables(_console(), results)
+
+
+def _print_changes(before: bench_results.Results | None, results: bench_results.Results) -> None:
     if before is not None:
-        bench_results.print_changes(Console(width=118, highlight=False), before, results)
+        bench_results.print_changes(_console(), before, results)
+
+
+def _console() -> Console:
+    return Console(width=118, highlight=False)
 
 
 def _require_pytest() -> None:
@@ -132,7 +174,7 @@ def _pytest_options(options: Options) -> list[str]:
     folder = _importable_folder()
     # The project's settings are for its tests; -p no:cacheprovider leaves nothing in an installed package.
     chosen = ["-q", "-rs", "-p", "no:cacheprovider", "-p", "bench_plugin"]
-    chosen += ["-c", str(folder / "pytest.ini"), "--rootdir", str(folder), f"--flush={options.flush}"]
+    chosen += ["-c", str(folder / "pytest.ini"), "--rootdir", str(folder), f"--flush={options.flush or 'boundary'}"]
     return [*chosen, *(["--long"] if options.long else []), *([] if options.only is None else ["-k", options.only])]
 
 

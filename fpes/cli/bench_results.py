@@ -16,8 +16,9 @@ from rich.table import Table
 from fpes.files import written_whole
 from fpes.plots import Kernel
 
-# What has to be the same for two results to be compared.
+# What has to be the same for two results to be compared, and what else is shown of a machine.
 _IDENTITY = ("processor", "caches", "threads", "isa")
+_MACHINE = (*_IDENTITY, "clock", "compiler", "packages", "commit", "bandwidth")
 _COLUMNS = ("group", "variant", "flush", "median", "q1", "q3", "min", "max", "rounds", "cold_seconds", "void")
 _LEAST = 0.02  # differences below this are noise, whatever the quartiles say
 
@@ -53,20 +54,23 @@ class Results:
 def read(path: Path) -> Results:
     """What `fpes bench --json` has written.
 
+    Benchmarks that don't use the fixture `measure` have no figures of ours, and are left out.
+
     Raises:
         OSError: it can't be read.
         ValueError: it is something else.
     """
     try:
         stored = json.loads(path.read_text())
-        machine = dict(stored["machine"])
-        rows = [_row(benchmark) for benchmark in stored["benchmarks"]]
+        machine = {name: stored["machine"][name] for name in _MACHINE}
+        rows = [row_of(benchmark) for benchmark in stored["benchmarks"] if benchmark["extra_info"]]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} holds no results of `fpes bench --json`: {type(error).__name__}: {error}") from error
     return Results(machine, rows)
 
 
-def _row(benchmark: Mapping[str, Any]) -> Row:
+def row_of(benchmark: Mapping[str, Any]) -> Row:
+    """One benchmark, as pytest-benchmark notes it in JSON."""
     stats, info = benchmark["stats"], dict(benchmark["extra_info"])
     numbers = {name: stats[name] for name in ("median", "q1", "q3", "min", "max", "rounds")}
     return Row(

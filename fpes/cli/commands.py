@@ -106,9 +106,15 @@ def info_command(as_json: bool) -> None:
 
 
 @cli.command("bench")
+@click.option(
+    "--from",
+    "stored",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Show stored results, without measuring.",
+)
 @click.option("--path", type=click.Path(exists=True, path_type=Path), help="Your own benchmarks: a file or a folder.")
 @click.option("--long", is_flag=True, help="More networks and families: half an hour.")
-@click.option("--flush", type=click.Choice([*FLUSH_MODES, "all"]), default="boundary", help="Flush mode.")
+@click.option("--flush", type=click.Choice([*FLUSH_MODES, "all"]), help="Flush mode; boundary unless given.")
 @click.option(
     "--only", metavar="WORDS", help="Run only benchmarks whose names match: words with and, or, not, as for pytest -k."
 )
@@ -122,7 +128,10 @@ def info_command(as_json: bool) -> None:
 @click.option("--other-machine", is_flag=True, help="Allow a comparison with results of another machine.")
 @threads
 def bench_command(**options: Any) -> None:
-    """Measure the kernels as fractions of the machine's peak, and compare them with PyTorch, JAX and NumPy."""
+    """Measure the kernels as fractions of the machine's peak, and compare them with PyTorch, JAX and NumPy.
+
+    --from shows the file of an earlier --json: its tables, and what --csv, --roofline and --compare make of it.
+    """
     user_errors(lambda: bench.run(bench.Options(**options)))
 
 
