@@ -17,9 +17,9 @@ from bench_measure import FASTER
 from bench_table import milliseconds
 
 ROOT = Path(__file__).parent.parent
-_RESULTS = ROOT / "benchmarks" / "results"
-_CPU = _RESULTS / "2026-11-27-cpu-zen4.json"
-_H200 = _RESULTS / "2026-11-26-cuda-h200.json"
+RESULTS = ROOT / "benchmarks" / "results"
+CPU = RESULTS / "2026-11-27-cpu-zen4.json"
+_H200 = RESULTS / "2026-11-26-cuda-h200.json"
 _H200_COMMITS = ("d8530c3", "66021e1", "7d424eb", "e633829")
 
 
@@ -143,7 +143,7 @@ def h200() -> list[str]:
 
 def cpu() -> list[str]:
     """A row for each benchmark of `fpes bench`."""
-    benchmarks, rows = json.loads(_CPU.read_text())["benchmarks"], []
+    benchmarks, rows = json.loads(CPU.read_text())["benchmarks"], []
     cases = list(dict.fromkeys(benchmark["group"] for benchmark in benchmarks))
     for benchmark in sorted(benchmarks, key=lambda benchmark: cases.index(benchmark["group"])):
         info, stats = benchmark["extra_info"], benchmark["stats"]

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import itertools
-import os
-import sys
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,23 +38,6 @@ def require() -> None:
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise ImportError("pictures need matplotlib, which is not installed: pip install matplotlib")
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """A point of a roofline.
-
-    Args:
-        name: what it is called.
-        intensity: operations for each byte that has to be moved.
-        gflops: what it reaches.
-        peak: what multiply-adds alone reached beside it, GFLOP/s.
-    """
-
-    name: str
-    intensity: float
-    gflops: float
-    peak: float
 
 
 def training_curves(
@@ -143,7 +122,7 @@ def control_bars(title: str, controls: Sequence[Accuracy], chance: float, path: 
         chance: what always guessing the most frequent class gets right, drawn as a line.
         path: of the PNG.
     """
-    from matplotlib.patches import Patch
+    from fpes._matplotlib import Patch
 
     figure = _figure(9, 1.6 + 0.5 * len(controls))
     axes = figure.subplots()
@@ -183,84 +162,15 @@ def decision_regions(
     figure.savefig(path, format="png", dpi=130)
 
 
-def roofline(machine: Mapping[str, Any], kernels: Sequence[Kernel], path: Path) -> None:
-    """Operations a second against operations for each byte, under the roofs of a machine (Williams et al. 2009).
-
-    Args:
-        machine: with the bandwidth of its memory, bytes a second; and what is called what (bench_results.Results).
-        kernels: at least one.
-        path: of the PNG.
-
-    Raises:
-        ValueError: there is none whose bytes are known.
-    """
-    if not kernels:
-        raise ValueError("there is no benchmark of fpes whose bytes are known, so there is nothing to draw")
-    peak, bandwidth = float(np.median([kernel.peak for kernel in kernels])), machine["bandwidth"] / 1e9
-    ridge = peak / bandwidth
-    figure = _figure(13, max(6.0, 0.36 * len(kernels)))
-    axes, names = figure.subplots(1, 2)
-    reach = np.array([ridge / 20, *sorted(kernel.intensity for kernel in kernels), ridge])
-    x = np.geomspace(reach.min() / 2, reach.max() * 4, 200)
-    axes.plot(x, np.minimum(peak, bandwidth * x), color="black", lw=1.5)
-    axes.text(x[-1], peak * 1.06, f"multiply-adds: {peak:.0f} GFLOP/s", ha="right", fontsize="small")
-    axes.text(ridge / 3, bandwidth * ridge / 3 * 0.6, f"memory: {bandwidth:.0f} GB/s", fontsize="small")
-    names.set(xlim=(0, 1), ylim=(0, 1))
-    names.set_axis_off()
-    for number, kernel in enumerate(kernels, start=1):
-        colour, height = _SEED_COLOURS[(number - 1) % len(_SEED_COLOURS)], 1.0 - (number - 0.5) / len(kernels)
-        axes.scatter(kernel.intensity, kernel.gflops, color=colour, s=40, zorder=3)
-        axes.annotate(f" {number}", (kernel.intensity, kernel.gflops), fontsize="small", va="center")
-        reached = kernel.gflops / min(peak, bandwidth * kernel.intensity)
-        names.scatter(0.02, height, color=colour, s=40)
-        text = textwrap.fill(f"{number}: {100 * reached:.0f} %, {kernel.name}", 80)
-        names.text(0.05, height, text, fontsize="small", va="center")
-    names.set_title("reached, of its roof", fontsize="medium", loc="left")
-    axes.set(xscale="log", xlabel="operations for each byte that has to be moved", ylabel="GFLOP/s")
-    _logarithmic(axes)
-    axes.grid(True, which="major", alpha=0.3)
-    bound = sum(kernel.intensity >= ridge for kernel in kernels)
-    which = "Every kernel" if bound == len(kernels) else f"{bound} of {len(kernels)} kernels"
-    figure.suptitle(
-        f"{which} could be fed from memory: the multiply-adds are the roof\n{machine['processor']}, "
-        f"{machine['threads']} threads, {machine['isa']}. Above the roof: exact zeros are skipped",
-        fontsize="medium",
-    )
-    figure.savefig(path, format="png", dpi=130)
-
-
 def _figure(width: float, height: float) -> Any:
-    """A figure that Agg draws: no window, no pyplot, and nothing of the user's settings changed."""
-    _import_matplotlib()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from fpes._matplotlib import agg_figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _import_matplotlib() -> None:
-    """Import matplotlib, whatever MPLBACKEND says.
-
-    It may name a backend that this environment lacks, a notebook's for instance, and then the import fails, though a
-    file needs none of it. So the name is kept from the import, and given to matplotlib afterwards if it has such a
-    backend: what a program plots by itself is drawn as its user wants.
-    """
-    wanted = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
-    try:
-        import matplotlib
-    finally:
-        if wanted is not None:
-            os.environ["MPLBACKEND"] = wanted
-    if wanted is not None:
-        with contextlib.suppress(ValueError):
-            matplotlib.rcParams["backend"] = wanted
+    return agg_figure((width, height))
 
 
 def _logarithmic(axes: Any) -> None:
     """A logarithmic axis whose labels are numbers, not powers."""
-    from matplotlib.ticker import LogFormatter
+    from fpes._matplotlib import LogFormatter
 
     class Plain(LogFormatter):
         def __call__(self, value: float, place: int | None = None) -> str:
@@ -272,6 +182,6 @@ def _logarithmic(axes: Any) -> None:
 
 
 def _in_thousands_and_millions(axes: Any) -> None:
-    from matplotlib.ticker import EngFormatter
+    from fpes._matplotlib import EngFormatter
 
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))

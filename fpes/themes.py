@@ -13,11 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
+from fpes._matplotlib import Axes, Figure, agg_figure, rc_context
 from fpes.files import writable_folder, written_whole
 
 _DPI = 130
@@ -88,9 +84,8 @@ Draw = Callable[[Figure, Theme], None]
 
 def figure(draw: Draw, size: tuple[float, float], theme: Theme) -> Figure:
     """Draw a figure of this size in inches."""
-    with matplotlib.rc_context(theme.settings()):
-        drawn = Figure(figsize=size, layout="constrained")
-        FigureCanvasAgg(drawn)
+    with rc_context(theme.settings()):
+        drawn = agg_figure(size)
         draw(drawn, theme)
         drawn.canvas.draw()
     return drawn

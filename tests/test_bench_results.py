@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import sys
 from pathlib import Path
 
 import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.text import Text
+from PIL import Image
 from rich.console import Console
 
-from fpes import plots
-from fpes.cli import bench_results
-from fpes.cli.bench_results import Results, Row, changes, check_same_machine, kernels, print_changes
+from fpes.cli import bench_results, roofline
+from fpes.cli.bench_results import Kernel, Results, Row, changes, check_same_machine, kernels, print_changes
+from fpes.themes import DARK, LIGHT, THEMES, figure
 
 ROOT = Path(__file__).parent.parent
-MACHINE = {"processor": "Z80", "caches": {}, "threads": 2, "isa": "baseline", "bandwidth": 2e10}
+MACHINE = {"processor": "Z80", "caches": {}, "threads": 2, "isa": "baseline", "bandwidth": 2e10, "commit": ""}
 
 
 def row(name="fpes", seconds=1.0, spread=0.0, fraction=0.5, **info) -> Row:
@@ -65,18 +69,91 @@ def test_another_machine(name):
 
 def test_a_roofline_has_the_kernels_whose_bytes_are_known(tmp_path):
     rows = [
-        row("fpes", flops=1e9, moved_bytes=1e7),
-        row("numpy", flops=1e9, moved_bytes=1e7),
-        row("fpes, b", flops=1e9),
+        row("fpes", flops=1e9, moved_bytes=1e7, variant="fpes", flush="boundary"),
+        row("numpy", flops=1e9, moved_bytes=1e7, variant="numpy", flush=None),
+        row("fpes, b", flops=1e9, variant="fpes, b", flush=None),
     ]
     found = kernels(Results(MACHINE, rows))
-    assert [(kernel.name, kernel.intensity, kernel.gflops, kernel.peak) for kernel in found] == [
-        ("gemm, fpes", 100.0, 100.0, 200.0)
-    ]
-    plots.roofline(MACHINE, found, tmp_path / "roof.png")
+    assert found == [Kernel("gemm", "fpes", intensity=100.0, gflops=100.0, peak=200.0, fraction=0.5)]
+    roofline.write(MACHINE, found, tmp_path / "roof.png")
     assert (tmp_path / "roof.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="there is nothing to draw"):
-        plots.roofline(MACHINE, [], tmp_path / "roof.png")
+        kernels(Results(MACHINE, rows[1:]))
+
+
+def test_kernels_are_told_from_each_other_by_their_modes_where_there_are_several():
+    names = [("fpes, full", "never"), ("fpes, full", "always"), ("fpes", None)]
+    rows = [
+        row(", ".join(filter(None, name)), flops=1.0, moved_bytes=1.0, variant=name[0], flush=name[1]) for name in names
+    ]
+    assert [kernel.name for kernel in kernels(Results(MACHINE, rows))] == ["full, never", "full, always", "fpes"]
+
+
+def drawn_roofline(*found: Kernel, theme=LIGHT):
+    return figure(lambda f, t: roofline.draw(f, t, MACHINE, found), roofline.size(found), theme)
+
+
+def kernel(name, intensity=100.0, gflops=100.0, fraction: float | None = 0.5, group="gemm") -> Kernel:
+    return Kernel(group, name, intensity, gflops, 200.0, fraction)
+
+
+def texts(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+@pytest.mark.parametrize("theme", THEMES, ids=lambda theme: theme.name)
+def test_what_a_roofline_shows(theme):
+    """The roofs are 200 GFLOP/s and 20 GB/s, and meet at 10 operations a byte."""
+    held, void = kernel("held", 2.0, 30.0, fraction=0.15), kernel("void", fraction=None)
+    drawn = drawn_roofline(held, void, kernel("fast", gflops=300.0, fraction=1.5), theme=theme)
+    chart, names = drawn.axes
+    assert drawn._suptitle.get_text() == "Memory limits 1 of 3 kernels; 1 passes the multiply-add peak"
+    assert texts(chart) == ["multiply-adds: 200 GFLOP/s", "memory:\n20.0 GB/s", "1", "2", "3"]
+    (roof,) = chart.get_lines()
+    assert roof.get_xdata()[1] == 10.0
+    assert list(roof.get_ydata()[1:]) == [200.0, 200.0]
+    # 30 GFLOP/s of the 40 that memory allows.
+    listed = texts(names)
+    assert [listed[listed.index(name) + 1] for name in ("held", "void", "fast")] == ["75 %", "void", "150 %"]
+    filled = [points.get_facecolor()[0][:3].tolist() for points in chart.collections]
+    assert filled[1] == pytest.approx(to_rgb(theme.ground))
+    assert filled[0] == filled[2] == pytest.approx(to_rgb(theme.series[0]))
+
+
+def test_no_two_numbers_of_a_roofline_lie_on_each_other():
+    """Where all kernels are in one place, and on the roof."""
+    drawn = drawn_roofline(*(kernel(str(number), 100.0 + number, 200.0) for number in range(12)))
+    boxes = [Text.get_window_extent(text) for text in drawn.axes[0].texts]  # without the line that leads there
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+
+
+def test_no_two_texts_of_the_stored_roofline_lie_on_each_other():
+    results = bench_results.read(ROOT / "benchmarks" / "results" / "2026-11-27-cpu-zen4.json")
+    found = kernels(results)
+    drawn = figure(lambda f, t: roofline.draw(f, t, results.machine, found), roofline.size(found), DARK)
+    written = [text for axes in drawn.axes for text in axes.texts]
+    boxes = [text.get_window_extent() for text in (*written, drawn._suptitle, drawn._supxlabel)]
+    assert len(boxes) > 60
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+
+
+def drawn_by(picture: Path) -> str:
+    """The version of matplotlib: another one draws letters a little differently."""
+    with Image.open(picture) as image:
+        return image.info["Software"]
+
+
+def test_pictures_of_the_documentation_are_of_the_stored_results(tmp_path, monkeypatch):
+    """Where results are new: `python benchmarks/write_pictures.py` draws them."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    pictures = importlib.import_module("write_pictures")
+    drawn = pictures.write(tmp_path)
+    assert [path.name for path in drawn[:2]] == ["roofline-light.png", "roofline-dark.png"]
+    for path in drawn:
+        stored = pictures.PICTURES / path.name
+        assert stored.exists()
+        if drawn_by(stored) == drawn_by(path):
+            assert stored.read_bytes() == path.read_bytes(), path.name
 
 
 def test_tables_of_the_documentation_are_what_was_measured(monkeypatch):

@@ -28,6 +28,8 @@ from fpes.presets import PRESETS
 from fpes.training import curves
 
 QUICK = ["--seeds", "1", "--steps", "12", "--population", "32", "--batch", "64", "--quiet"]
+STORED = Path(__file__).parent.parent / "benchmarks" / "results" / "2026-11-27-cpu-zen4.json"
+FOREIGN_BACKENDS = ["module://nowhere_at_all.backend", "module://matplotlib_inline.backend_inline", "nonsense", "qtagg"]
 
 
 @pytest.fixture(autouse=True)
@@ -596,12 +598,48 @@ class TestTerminals:
         run = subprocess.run(f"'{sys.executable}' -m fpes info >&-", shell=True, capture_output=True, check=False)
         assert (run.returncode, run.stderr) == (0, b"")
 
-    @pytest.mark.parametrize("backend", ["module://nowhere_at_all.backend", "nonsense", "qtagg"])
+    @pytest.mark.parametrize("backend", FOREIGN_BACKENDS)
     def test_a_foreign_plotting_backend(self, tmp_path, backend):
-        run = program("train", *QUICK, "--output", str(tmp_path), env={**os.environ, "MPLBACKEND": backend})
+        """Every command that draws does."""
+        environment = ENVIRONMENT | {"MPLBACKEND": backend}
+        picture = tmp_path / "roof.png"
+        for arguments, drawn in (
+            (["train", *QUICK, "--output", str(tmp_path)], tmp_path / "curves.png"),
+            (["compare", str(tmp_path / "seed-0" / "checkpoint.npz")], tmp_path / "seed-0" / "controls.png"),
+            (["demo", "--seconds", "0.1", "--output", str(tmp_path)], tmp_path / "spirals.png"),
+            (["bench", "--from", str(STORED), "--roofline", str(picture)], picture),
+        ):
+            run = program(*arguments, env=environment)
+            text = run.communicate(timeout=120)[0]
+            assert run.returncode == 0, text
+            assert drawn.read_bytes().startswith(b"\x89PNG")
+
+    @pytest.mark.parametrize("backend", FOREIGN_BACKENDS)
+    def test_a_page_of_pictures_under_a_foreign_plotting_backend(self, tmp_path, backend):
+        only = ["--only", "bits", "--kernel", "multiply", "--quick", "--device", "cpu", "--output", str(tmp_path)]
+        run = program("compare-builds", *only, env=ENVIRONMENT | {"MPLBACKEND": backend})
         text = run.communicate(timeout=120)[0]
         assert run.returncode == 0, text
-        assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+        assert "<img" in (tmp_path / "report.html").read_text()
+
+    @pytest.mark.parametrize("backend", FOREIGN_BACKENDS)
+    @pytest.mark.parametrize("module", ["fpes.themes", "fpes.study.page", "fpes.plots", "fpes.cli.commands"])
+    def test_modules_are_imported_under_a_foreign_plotting_backend(self, backend, module):
+        """And what the user says stays said, for others."""
+        code = f"import os, {module}; print(os.environ['MPLBACKEND'])"
+        run = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code], env=ENVIRONMENT | {"MPLBACKEND": backend},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert (run.returncode, run.stdout, run.stderr) == (0, f"{backend}\n", "")
+
+    def test_a_known_plotting_backend_is_the_one_of_the_users_own_pictures(self):
+        code = "import fpes.themes, matplotlib.pyplot as plt; print(plt.get_backend())"
+        run = subprocess.run(
+            [sys.executable, "-c", code], env=ENVIRONMENT | {"MPLBACKEND": "svg"}, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+        assert (run.returncode, run.stdout) == (0, "svg\n")
 
     def test_matplotlib_is_imported_for_pictures_only(self):
         code = "import sys, fpes.cli.commands; sys.exit('matplotlib' in sys.modules)"
@@ -618,7 +656,6 @@ class TestTerminals:
 
 
 FLUSHES = ("never", "boundary", "always")
-STORED = Path(__file__).parent.parent / "benchmarks" / "results" / "2026-11-27-cpu-zen4.json"
 
 
 def stored(**machine):

@@ -116,8 +116,10 @@ def _write(options: Options, results: bench_results.Results) -> None:
     if options.csv_file is not None:
         bench_results.write_csv(results, options.csv_file)
     if options.roofline is not None:
+        from fpes.cli import roofline  # matplotlib, which is imported for pictures only
+
         with written_whole(options.roofline) as aside:
-            plots.roofline(results.machine, bench_results.kernels(results), aside)
+            roofline.write(results.machine, bench_results.kernels(results), aside)
 
 
 def _print_tables(results: bench_results.Results) -> None:

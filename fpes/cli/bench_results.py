@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 
 from fpes.files import written_whole
-from fpes.plots import Kernel
 
 # What has to be the same for two results to be compared, and what else is shown of a machine.
 _IDENTITY = ("processor", "caches", "threads", "isa")
@@ -96,13 +95,48 @@ def write_csv(results: Results, path: Path) -> None:
         writer.writerows(row.info for row in results.rows)
 
 
+@dataclass(frozen=True)
+class Kernel:
+    """A point of a roofline.
+
+    Args:
+        group, name: tell it from others.
+        intensity: operations for each byte that has to be moved.
+        gflops: what it reaches.
+        peak: what multiply-adds alone reached beside it, GFLOP/s.
+        fraction: of this peak; None where it is void.
+    """
+
+    group: str
+    name: str
+    intensity: float
+    gflops: float
+    peak: float
+    fraction: float | None
+
+
 def kernels(results: Results) -> list[Kernel]:
-    """The rows of fpes whose bytes are known, for a roofline."""
-    return [
-        Kernel(f"{row.group}, {row.name}", info["flops"] / info["moved_bytes"], info["gflops"], info["peak_gflops"])
+    """The rows of fpes whose bytes are known, for a roofline.
+
+    Raises:
+        ValueError: there is none.
+    """
+    several = len({row.info["flush"] for row in results.rows} - {None}) > 1
+    found = [
+        Kernel(
+            row.group,
+            (row.name if several else row.info["variant"]).removeprefix("fpes").lstrip(", ") or "fpes",
+            row.info["flops"] / row.info["moved_bytes"],
+            row.info["gflops"],
+            row.info["peak_gflops"],
+            row.fraction,
+        )
         for row in results.rows
-        if (info := row.info).get("moved_bytes") and row.name.startswith("fpes")
+        if row.info.get("moved_bytes") and row.name.startswith("fpes")
     ]
+    if not found:
+        raise ValueError("there is no benchmark of fpes whose bytes are known, so there is nothing to draw")
+    return found
 
 
 def check_same_machine(before: Results, now: Mapping[str, Any], path: Path) -> None:

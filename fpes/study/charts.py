@@ -6,8 +6,7 @@ import textwrap
 from functools import partial
 from typing import Any
 
-from matplotlib.figure import Figure
-
+from fpes._matplotlib import Figure
 from fpes.study.operands import SCALES
 from fpes.themes import Draw, Theme, bare, message, superscript
 
