@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench_measure import FASTER
+from bench_measure import FASTER, OF_EVALUATE
 from bench_table import milliseconds
 
 ROOT = Path(__file__).parent.parent
@@ -162,6 +162,90 @@ def cpu() -> list[str]:
     return _markdown(["case", "", "ms", "quartiles", "cold", "% of peak", "fpes is faster by"], rows)
 
 
+@dataclass(frozen=True)
+class _Cpu:
+    """A row of the overview.
+
+    Args:
+        label: of the row.
+        group, variant: of the benchmark.
+    """
+
+    label: str
+    group: str
+    variant: str
+
+    def cells(self, benchmarks: Sequence[dict[str, Any]]) -> list[str]:
+        """Its figures, and what is known of others on the same case."""
+        infos = [benchmark["extra_info"] for benchmark in benchmarks if benchmark["group"] == self.group]
+        ours = next(info for info in infos if info["variant"] == f"fpes{self.variant}")
+        speed = ours.get("member_samples_per_second")
+        against = [f"{name} x {info[FASTER]:#.3g}" for info in infos if (name := self.peer(info)) is not None]
+        if OF_EVALUATE in ours:
+            against.append(f"{ours[OF_EVALUATE]:.2f} times the time of `evaluate`")
+        return [
+            self.label,
+            "" if speed is None else f"{speed:.1e}".replace("e+0", "e"),
+            "void" if ours["void"] else f"{100 * ours['fraction_of_peak']:.0f} %",
+            ", ".join(against),
+        ]
+
+    def peer(self, info: dict[str, Any]) -> str | None:
+        """The name of a peer, if the row is one of the same family."""
+        name, comma, family = info["variant"].partition(", low rank ")
+        name = {"numpy": "NumPy", "torch": "PyTorch"}.get(name, name)
+        return name if FASTER in info and f"{comma}{family}" in (self.variant, "") else None
+
+
+_BATCH_64, _BATCH_256, _BATCH_8, _GRADIENT_128, _GRADIENT_8 = (
+    f"{what}{_NET}, population 512, batch {batch}"
+    for what, batch in (("", 64), ("", 256), ("", 8), ("gradient after ", 128), ("gradient after ", 8))
+)
+_CPU_ROWS = (
+    _Cpu("full rank, batch 64", _BATCH_64, ", full"),
+    _Cpu("full rank, batch 256", _BATCH_256, ", full"),
+    _Cpu("low rank 1, batch 8", _BATCH_8, ", low rank 1"),
+    _Cpu("low rank 4, batch 8", _BATCH_8, ", low rank 4"),
+    _Cpu("node, batch 8", _BATCH_8, ", node"),
+    _Cpu("gradient of full rank, batch 128", _GRADIENT_128, ", full, ranks"),
+    _Cpu("gradient of low rank 1, from centred ranks", _GRADIENT_128, ", low rank 1, ranks"),
+    _Cpu("gradient of low rank 1, from floats", _GRADIENT_128, ", low rank 1, floats"),
+    _Cpu("gradient of low rank 4, from centred ranks", _GRADIENT_128, ", low rank 4, ranks"),
+    _Cpu("gradient of low rank 4, from floats", _GRADIENT_128, ", low rank 4, floats"),
+    _Cpu("gradient of node, batch 8", _GRADIENT_8, ", node, floats"),
+    _Cpu("`gemm` 8192x512x512", "gemm 8192x512x512", ""),
+)
+
+
+def overview() -> list[str]:
+    """The rows of `fpes bench` that say most."""
+    benchmarks = json.loads(CPU.read_text())["benchmarks"]
+    rows = [row.cells(benchmarks) for row in _CPU_ROWS]
+    return _markdown(["evaluation", "member-samples a second", "of the multiply-add peak", "against"], rows)
+
+
+# --- Training ---------------------------------------------------------------------------------------------------------
+
+
+def mnist_es() -> list[str]:
+    """The network of 2017: means over the seeds of the last results of store_runs.py, beside what was published."""
+    path = sorted(RESULTS.glob("*-mnist-es.json"))[-1]
+    seeds = [seed for seed in json.loads(path.read_text())["seeds"] if seed["preset"] == "mnist-es"]
+    never = [next(control for control in seed["controls"] if "never" in control["name"]) for seed in seeds]
+
+    def mean(accuracies: Sequence[dict[str, float]], digits: int = 1) -> list[str]:
+        return [f"{100 * sum(a[part] for a in accuracies) / len(accuracies):.{digits}f}" for part in ("train", "test")]
+
+    trained = ["ES with underflow, `fpes train --preset mnist-es`", *mean([seed["trained"] for seed in seeds], 2)]
+    rows = [
+        ["backprop: a linear classifier", *mean([seed["backprop"] for seed in seeds])],
+        ["ES with underflow on GPUs, OpenAI 2017", "> 99", "96.7"],
+        [f"**{cell}**" for cell in trained],
+        ["the same weights without flushing", *mean(never)],
+    ]
+    return _markdown([f"mean of {len(seeds)} seeds", "train, %", "test, %"], rows)
+
+
 # --- Everything -------------------------------------------------------------------------------------------------------
 
 
@@ -169,7 +253,12 @@ def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[st
     return [f"| {' | '.join(row)} |" for row in ([*headings], ["---"] * len(headings), *rows)]
 
 
-PLACES = (Place(ROOT / "docs" / "cuda.md", "h200", h200), Place(ROOT / "docs" / "benchmarks.md", "cpu", cpu))
+PLACES = (
+    Place(ROOT / "docs" / "cuda.md", "h200", h200),
+    Place(ROOT / "docs" / "benchmarks.md", "overview", overview),
+    Place(ROOT / "docs" / "benchmarks.md", "cpu", cpu),
+    Place(ROOT / "README.md", "mnist-es", mnist_es),
+)
 
 
 def changed() -> Iterator[tuple[Path, str]]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 from PIL import Image
@@ -15,6 +18,8 @@ from rich.console import Console
 
 from fpes.cli import bench_results, roofline
 from fpes.cli.bench_results import Kernel, Results, Row, changes, check_same_machine, kernels, print_changes
+from fpes.cli.commands import cli as command
+from fpes.presets import PRESETS
 from fpes.themes import DARK, LIGHT, THEMES, figure
 
 ROOT = Path(__file__).parent.parent
@@ -143,10 +148,9 @@ def drawn_by(picture: Path) -> str:
         return image.info["Software"]
 
 
-def test_pictures_of_the_documentation_are_of_the_stored_results(tmp_path, monkeypatch):
+def test_pictures_of_the_documentation_are_of_the_stored_results(scripts, tmp_path):
     """Where results are new: `python benchmarks/write_pictures.py` draws them."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    pictures = importlib.import_module("write_pictures")
+    pictures = scripts("write_pictures")
     drawn = pictures.write(tmp_path)
     assert [path.name for path in drawn[:2]] == ["roofline-light.png", "roofline-dark.png"]
     for path in drawn:
@@ -156,16 +160,111 @@ def test_pictures_of_the_documentation_are_of_the_stored_results(tmp_path, monke
             assert stored.read_bytes() == path.read_bytes(), path.name
 
 
-def test_tables_of_the_documentation_are_what_was_measured(monkeypatch):
+def test_tables_of_the_documentation_are_what_was_measured(scripts):
     """Where results are new: `python benchmarks/write_tables.py` writes the tables."""
+    tables = scripts("write_tables")
+    assert [str(page) for page, _ in tables.changed()] == []
+    assert {place.name for place in tables.PLACES} == {"h200", "overview", "cpu", "mnist-es"}
+    place = tables.PLACES[0]
+    text = place.page.read_text()
+    assert place.filled(text.replace("| 1.01 |", "| 1.02 |")) == text
+    with pytest.raises(ValueError, match="has no <!-- begin h200"):
+        place.filled("no table")
+
+
+def test_figures_of_pytorch_are_those_of_the_older_results():
+    """What the page says in a sentence, since no later results have it."""
+    page = " ".join((ROOT / "docs" / "benchmarks.md").read_text().split())
+    text = (ROOT / "benchmarks" / "results" / "2026-11-24-cpu-zen4.txt").read_text()
+    rows = [
+        line.strip("│ ").split("│") for line in text.splitlines() if line.startswith(("│ PyTorch, baddbmm", "│ torch"))
+    ]
+    _square, product, small, large = (row[-1].strip() for row in rows[:4])
+    assert f"{small} times faster than its `baddbmm` at batch 64 and {large} times at batch 256" in page
+    assert f"`gemm` 8192x512x512 was {product} times faster" in page
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    """What is in benchmarks/, by name."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    tables = importlib.import_module("write_tables")
-    try:
-        assert [str(page) for page, _ in tables.changed()] == []
-        place = tables.PLACES[0]
-        text = place.page.read_text()
-        assert place.filled(text.replace("| 1.01 |", "| 1.02 |")) == text
-        with pytest.raises(ValueError, match="has no <!-- begin h200"):
-            place.filled("no table")
-    finally:
-        sys.modules.pop("write_tables")
+    names = ("write_tables", "store_runs", "write_pictures")
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield importlib.import_module
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+def trained(folder: Path, *options: str) -> Path:
+    """A folder with a run of the preset digits."""
+    result = CliRunner().invoke(command, ["train", "--no-plot", "--quiet", "--output", str(folder), *options])
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+@pytest.fixture
+def quick_preset(monkeypatch):
+    """The preset digits, of three generations."""
+    monkeypatch.setitem(PRESETS, "digits", replace(PRESETS["digits"], steps=3, size=32, baseline_steps=30))
+
+
+def test_runs_are_stored(scripts, quick_preset, tmp_path, monkeypatch):
+    script = scripts("store_runs")
+    runs = [trained(tmp_path / "b", "--seed", "4", "--seeds", "1"), trained(tmp_path / "a", "--seeds", "2")]
+    target = tmp_path / "results.json"
+    monkeypatch.setattr(sys, "argv", ["store_runs.py", *map(str, runs), "--out", str(target)])
+    script.main()
+    found = json.loads(target.read_text())
+    assert {"processor", "threads", "isa", "commit"} <= set(found["machine"])
+    want = [seed for run in reversed(runs) for seed in json.loads((run / "result.json").read_text())["seeds"]]
+    assert [seed["seed"] for seed in found["seeds"]] == [0, 1, 4]
+    for seed, whole in zip(found["seeds"], want, strict=True):
+        assert seed["preset"] == "digits"
+        assert seed["date"].startswith("20")
+        assert {name: seed[name] for name in seed if name not in ("preset", "date")}.items() <= whole.items()
+        assert seed["seconds"] > 0
+
+
+def test_runs_that_are_not_stored(scripts, quick_preset, tmp_path):
+    script = scripts("store_runs")
+    run = trained(tmp_path / "a", "--seeds", "1")
+    with pytest.raises(ValueError, match="two runs of digits have seed 0"):
+        script.stored([run, run])
+    with pytest.raises(ValueError, match="other settings than preset digits: steps 2 and not 3"):
+        script.stored([trained(tmp_path / "b", "--seeds", "1", "--steps", "2")])
+    result = json.loads((run / "result.json").read_text())
+    result["seeds"][0]["backprop"] = None
+    (run / "result.json").write_text(json.dumps(result))
+    with pytest.raises(ValueError, match="seed 0 is not finished and compared"):
+        script.stored([run])
+    with pytest.raises(FileNotFoundError):
+        script.stored([tmp_path / "nowhere"])
+
+
+def test_the_table_of_the_network_of_2017_has_means_over_the_seeds_of_the_last_results(scripts, tmp_path, monkeypatch):
+    script = scripts("write_tables")
+    monkeypatch.setattr(script, "RESULTS", tmp_path)
+
+    def seed(train, test, preset="mnist-es"):
+        never = {"name": 'flush "never"', "train": train / 2, "test": test / 2}
+        other = {"name": "float64", "train": 0.0, "test": 0.0}
+        trained = {"train": train, "test": test}
+        return {
+            "preset": preset,
+            "trained": trained,
+            "backprop": {"train": 0.5, "test": 0.25},
+            "controls": [other, never],
+        }
+
+    (tmp_path / "2025-01-01-mnist-es.json").write_text("not this one")
+    seeds = [seed(0.9, 0.8), seed(1.0, 0.9), seed(0.0, 0.0, "digits")]
+    (tmp_path / "2026-01-01-mnist-es.json").write_text(json.dumps({"seeds": seeds}))
+    assert script.mnist_es() == [
+        "| mean of 2 seeds | train, % | test, % |",
+        "| --- | --- | --- |",
+        "| backprop: a linear classifier | 50.0 | 25.0 |",
+        "| ES with underflow on GPUs, OpenAI 2017 | > 99 | 96.7 |",
+        "| **ES with underflow, `fpes train --preset mnist-es`** | **95.00** | **85.00** |",
+        "| the same weights without flushing | 47.5 | 42.5 |",
+    ]
