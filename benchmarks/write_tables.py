@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,9 +143,23 @@ def h200() -> list[str]:
 # --- The CPU ----------------------------------------------------------------------------------------------------------
 
 
+def _measured(stored: dict[str, Any]) -> list[str]:
+    """When and on what, as a sentence above a table."""
+    machine = stored["machine"]
+    peak = statistics.median(benchmark["extra_info"]["peak_gflops"] for benchmark in stored["benchmarks"])
+    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items() if name != "fpes")
+    sentence = (
+        f"Measured on {stored['datetime'][:10]}, commit {machine['commit']}: {machine['processor']}; "
+        f"{machine['threads']} threads, {machine['isa']}; multiply-add peak {peak:.0f} GFLOP/s, memory "
+        f"{machine['bandwidth'] / 1e9:.1f} GB/s; {machine['compiler'].partition(' -')[0]}, {packages}."
+    )
+    return [*textwrap.wrap(sentence, 120), ""]
+
+
 def cpu() -> list[str]:
     """A row for each benchmark of `fpes bench`."""
-    benchmarks, rows = json.loads(CPU.read_text())["benchmarks"], []
+    stored = json.loads(CPU.read_text())
+    benchmarks, rows = stored["benchmarks"], []
     cases = list(dict.fromkeys(benchmark["group"] for benchmark in benchmarks))
     for benchmark in sorted(benchmarks, key=lambda benchmark: cases.index(benchmark["group"])):
         info, stats = benchmark["extra_info"], benchmark["stats"]
@@ -159,7 +175,9 @@ def cpu() -> list[str]:
                 "" if faster is None else f"{faster:.2f}",
             ]
         )
-    return _markdown(["case", "", "ms", "quartiles", "cold", "% of peak", "fpes is faster by"], rows)
+    return _measured(stored) + _markdown(
+        ["case", "", "ms", "quartiles", "cold", "% of peak", "fpes is faster by"], rows
+    )
 
 
 @dataclass(frozen=True)
@@ -219,9 +237,10 @@ _CPU_ROWS = (
 
 def overview() -> list[str]:
     """The rows of `fpes bench` that say most."""
-    benchmarks = json.loads(CPU.read_text())["benchmarks"]
-    rows = [row.cells(benchmarks) for row in _CPU_ROWS]
-    return _markdown(["evaluation", "member-samples a second", "of the multiply-add peak", "against"], rows)
+    stored = json.loads(CPU.read_text())
+    rows = [row.cells(stored["benchmarks"]) for row in _CPU_ROWS]
+    headings = ["evaluation", "member-samples a second", "of the multiply-add peak", "fpes against others"]
+    return _measured(stored) + _markdown(headings, rows)
 
 
 # --- Training ---------------------------------------------------------------------------------------------------------

@@ -80,7 +80,8 @@ def draw(drawn: Figure, theme: Theme, machine: Mapping[str, Any], kernels: Seque
     kernels = [kernel for group in _groups(kernels) for kernel in group]
     below = max(map(_lines, _columns(kernels)))
     chart, names = drawn.subplots(2, 1, height_ratios=[_CHART, _LINE * below])
-    about = f"{machine['processor']}; {machine['threads']} threads, {machine['isa']}, commit {machine['commit']}. "
+    commit = f", commit {machine['commit']}" if machine["commit"] else ""
+    about = f"{machine['processor']}; {machine['threads']} threads, {machine['isa']}{commit}. "
     about += _READING + (_HOLLOW if any(kernel.fraction is None for kernel in kernels) else "")
     message(drawn, textwrap.fill(_title(roofs, kernels), 76), textwrap.fill(about, 112))
     _draw_roofs(chart, theme.ink, roofs, kernels)
