@@ -189,6 +189,35 @@ def test_a_range_prepares_its_own_groups(monkeypatch, name, pairs, groups):
     assert prepared.take() == []
 
 
+@pytest.mark.parametrize("name", ["full", "node-one-layer", "one-unit"])
+@each_split
+def test_a_function_is_called_for_each_group_of_a_range(name, split):
+    """It couldn't tell which members belong to which targets; of all members it can."""
+    population, x, y = setting(name, groups=2)
+    outputs, calls = population.forward(x), []
+
+    def right(outputs, y):
+        calls.append((len(outputs), y.shape))
+        each = outputs.reshape(len(y), -1, *outputs.shape[1:])
+        return np.take_along_axis(each, y[:, None, :, None], axis=3).reshape(outputs.shape[:2])
+
+    expected = np.stack(
+        [[out[b, label] for b, label in enumerate(y[2 * i // len(outputs)])] for i, out in enumerate(outputs)]
+    )
+    oracle.assert_bitwise_equal(population.evaluate(x, y, right).values, expected)
+    assert calls == [(population.size, (2, BATCH))]
+    for begin, end in ranges(population, split):
+        part = population.evaluate(x, y, right, pairs=(begin, end))
+        oracle.assert_bitwise_equal(part.values, expected[2 * begin : 2 * end], f"{name}, {begin}, {end}")
+    if len(split) > 2:
+        assert {shape for _, shape in calls[1:]} == {(1, BATCH)}
+    seen = []
+    anything = population.evaluate(
+        x, seen, lambda outputs, y: y.append(len(outputs)) or outputs[:, 0, 0], pairs=(1, 20)
+    )
+    assert seen == [38] == [len(anything)]  # y that isn't of groups stays what it is
+
+
 def test_a_part_without_losses_of_the_centre_gives_an_evaluation_that_has_them():
     population, x, y = setting("one-unit", groups=2)
     whole = population.evaluate(x, y)

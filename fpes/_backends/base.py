@@ -249,9 +249,7 @@ class Backend(ABC):
 
     # --- populations whose members differ in one unit -----------------------------------------------------------------
 
-    def prepare_units(
-        self, population: UnitCall, batch: Minibatch, state: UnitState, groups: tuple[int, int]
-    ) -> None:
+    def prepare_units(self, population: UnitCall, batch: Minibatch, state: UnitState, groups: tuple[int, int]) -> None:
         """Fill the state of a range of groups."""
         self._run_units("unit_prepare", population, batch, state, *groups)
 
