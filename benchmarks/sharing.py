@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ import numpy as np
 import fpes
 from fpes.datasets import Dataset
 from fpes.distributed import Ranks, Workers, processes
-from fpes.engine import Local, parts_pay
+from fpes.engine import Local, LocalEngine, parts_pay
 
 WIDE, NARROW = (784, 512, 512, 10), (64, 64, 64, 10)
 # name: (sizes, perturbation, members, batch, groups)
@@ -75,13 +76,11 @@ def run(case: str, steps: int, executor: Any) -> float:
 class Timed(Local):
     """One process, whose evaluation and gradient are timed."""
 
-    def __init__(self, inner: Any = None) -> None:
-        self.inner, self.seconds = inner, {"evaluate": [], "gradient": []}
+    def __init__(self) -> None:
+        self.seconds: dict[str, list[float]] = {"evaluate": [], "gradient": []}
 
-    def training(self, es: Any, minibatches: Any) -> Any:
-        self.inner = Local(minibatches)
-        from contextlib import nullcontext
-
+    def training(self, strategy: Any, minibatches: Any, run: str) -> Any:
+        self.inner = LocalEngine(strategy, minibatches)
         return nullcontext(self)
 
     def evaluate(self, *arguments: Any) -> Any:

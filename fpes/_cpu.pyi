@@ -170,6 +170,8 @@ def unit_prepare(
     x: int,
     batch: tuple[int, int, int],
     state: Sequence[int],
+    first_batch: int,
+    end_batch: int,
     /,
 ) -> None: ...
 def unit_evaluate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -17,13 +18,21 @@ class Terminated(SystemExit):
 
 @contextmanager
 def terminating_raises() -> Iterator[None]:
-    """SIGTERM and SIGHUP become exceptions, so that there is a last checkpoint; unless the program handles them."""
+    """SIGTERM and SIGHUP become exceptions, so that there is a last checkpoint; unless the program handles them.
+
+    Copies of the process, such as the workers of a pool that forks, have nothing to save: the signals end them.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     ours = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
 
+    process = os.getpid()
+
     def terminate(number: int, frame: object) -> None:
+        if os.getpid() != process:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
         raise Terminated(128 + number)
 
     for number in ours:

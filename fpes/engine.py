@@ -94,6 +94,9 @@ class Helpers(Protocol):
     def serve(self, strategy: Strategy, loss: Callable[[Any, Any], Any] | None) -> bool:
         """Whether this process is one that only follows another, whose fit() is over now."""
 
+    def leading(self) -> AbstractContextManager[None]:
+        """Around all of a fit() that doesn't follow: those who wait for it learn of its end, however early it comes."""
+
     def training(self, strategy: Strategy, minibatches: Minibatches, run: str) -> AbstractContextManager[Engine]:
         """Around the generations of a run: whatever has to be prepared for them, and put away."""
 
@@ -123,6 +126,10 @@ class Local:
     def serve(self, strategy: Strategy, loss: Callable[[Any, Any], Any] | None) -> bool:
         """No."""
         return False
+
+    def leading(self) -> AbstractContextManager[None]:
+        """Nobody waits."""
+        return nullcontext()
 
     def training(self, strategy: Strategy, minibatches: Minibatches, run: str) -> AbstractContextManager[Engine]:
         """Nothing has to be prepared."""

@@ -5,7 +5,7 @@ Population has checked what comes in; docs/one-unit.md has the arithmetic.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,10 +26,12 @@ class SeenByUnits(Seen):
     Args:
         inputs: a copy of the batch.
         state: what it makes of the population.
+        prepared: groups begin ... end - 1, whose state is filled.
     """
 
     inputs: Minibatch
     state: UnitState
+    prepared: tuple[int, int]
 
 
 class UnitMembers:
@@ -59,7 +61,7 @@ class UnitMembers:
         self._call = UnitCall(centre.network, size, span, centre.seed, centre.generation, centre.sigma, draws)
 
     def see(self, batch: Minibatch, pairs: PairRange, *, losses: bool) -> SeenByUnits:
-        """What a batch makes of the population.
+        """What a batch makes of the groups of these pairs.
 
         Raises:
             ValueError: groups that cut blocks in two; for directions in the span, more draws than samples, or too many
@@ -90,20 +92,34 @@ class UnitMembers:
             solutions=backend.empty(shape if call.span else (0,), np.float64),
             factors=backend.empty((batch.groups, len(call.draws)), np.float64),
         )
-        inputs = copied(backend, batch)
-        backend.prepare_units(call, inputs, state)
-        return SeenByUnits(
+        first = pairs[0] // batch.pairs_each
+        seen = SeenByUnits(
             groups=batch.groups,
             samples=batch.size,
-            inputs=inputs,
+            inputs=copied(backend, batch),
             state=state,
+            prepared=(first, first),
             centre=backend.empty((rows,)) if losses else None,
         )
+        return self._prepared(seen, pairs)
+
+    def _prepared(self, seen: SeenByUnits, pairs: PairRange) -> SeenByUnits:
+        """The same, whose state is filled for the groups of these pairs too, and for all between."""
+        each, done = seen.inputs.pairs_each, seen.prepared
+        begin, end = min(done[0], pairs[0] // each), max(done[1], (pairs[1] - 1) // each + 1)
+        for groups in ((begin, done[0]), (done[1], end)):
+            if groups[0] < groups[1]:
+                self._backend.prepare_units(self._call, seen.inputs, seen.state, groups)
+        return replace(seen, prepared=(begin, end))
 
     def completed(self, batch: Minibatch, part: Seen | None, targets: Targets | None) -> SeenByUnits:
         """What a batch makes of the population, and the losses of the unperturbed network."""
         everything = (0, self._call.pairs)
-        seen = self.see(batch, everything, losses=targets is not None) if part is None else _of_units(part)
+        if part is None:
+            seen = self.see(batch, everything, losses=targets is not None)
+        else:
+            centre = None if targets is None else self._backend.empty((batch.groups * batch.size,))
+            seen = replace(self._prepared(_of_units(part), everything), centre=centre)
         if targets is not None:
             self._backend.evaluate_units(
                 self._call, seen.inputs, seen.state, everything, targets=targets, centre=seen.centre
@@ -152,14 +168,14 @@ class UnitMembers:
         Raises:
             TypeError, ValueError: weights that aren't finite float32 or int32 [size].
         """
-        mine = _of_units(seen, "the gradient of OneUnit depends")
-        backend = self._backend
+        backend, everything = self._backend, (0, self._call.pairs)
+        mine = self._prepared(_of_units(seen, "the gradient of OneUnit depends"), everything)
         array = backend.adopt("weights", weights)
         if array.dtype.kind in "iu":
             array = backend.integer_weights("weights", array, self._call)
         else:
             array = backend.finite("weights", array, (self._call.size,))
-        if pairs != (0, self._call.pairs):  # the others count nothing
+        if pairs != everything:  # the others count nothing
             array = backend.copy(array)
             array[: 2 * pairs[0]] = 0
             array[2 * pairs[1] :] = 0
@@ -169,7 +185,7 @@ class UnitMembers:
 
     def member(self, index: int, seen: Seen | None) -> Array:
         """Parameters of one member, float32 [parameters]."""
-        mine = _of_units(seen, "members of OneUnit depend")
+        mine = self._prepared(_of_units(seen, "members of OneUnit depend"), (index // 2, index // 2 + 1))
         theta = self._backend.empty(self._call.network.theta.shape)
         self._backend.unit_member(self._call, mine.inputs, mine.state, index, theta)
         return theta

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -109,7 +109,8 @@ class Population:
                 is taken. For OneUnit only; elsewhere per_sample gives what it takes to weight by oneself.
             pairs: (begin, end): evaluate these antithetic pairs only, members 2 begin ... 2 end - 1. The results are
                 theirs then; so several calls, perhaps on several machines, share a population. x and y stay
-                those of the whole population. See evaluated().
+                those of the whole population. A function is then called for each group of these members, with
+                y[group : group + 1], if y has one row for each group. See evaluated().
             chunk: how many members to evaluate at a time, an even number; chosen for you unless told. It bounds the
                 memory in use and changes no bits.
 
@@ -154,10 +155,29 @@ class Population:
         self._check_device(x=x)
         batch, most = self._checked_batch(x), _checked_chunk(chunk)
         seen = self._members.see(batch, pairs, losses=False)
-        given = fitness(self._members.outputs(batch, seen, pairs, most), y)
-        size = members_of(pairs)
-        values = checked_fitness("what the fitness function gives", given, self._backend, size, batch.size)
-        return Evaluation(self._backend, self.origin, seen, values, pairs=pairs)
+        outputs, name = self._members.outputs(batch, seen, pairs, most), "what the fitness function gives"
+        values = [
+            checked_fitness(name, fitness(outputs[members], targets), self._backend, len(outputs[members]), batch.size)
+            for members, targets in self._calls(batch, pairs, y)
+        ]
+        joined = values[0] if len(values) == 1 else np.concatenate(values)  # CuPy's, of arrays of CuPy
+        return Evaluation(self._backend, self.origin, seen, joined, pairs=pairs)
+
+    def _calls(self, batch: Minibatch, pairs: tuple[int, int], y: Any) -> Iterator[tuple[slice, Any]]:
+        """What a fitness function is called for: which members of some pairs, and what they are compared with.
+
+        Of some pairs it couldn't tell which group they belong to, so it is called for each group.
+        """
+        of_groups = batch.x.ndim == 3 and getattr(y, "shape", ())[:1] == (batch.groups,)
+        if pairs == (0, self.size // 2) or not of_groups:
+            yield slice(None), y
+            return
+        begin, end = pairs
+        while begin < end:
+            group = begin // batch.pairs_each
+            until = min(end, (group + 1) * batch.pairs_each)
+            yield slice(2 * (begin - pairs[0]), 2 * (until - pairs[0])), y[group : group + 1]
+            begin = until
 
     def evaluated(
         self,

@@ -11,6 +11,14 @@ import fpes
 from fpes.datasets import Augmentation, Dataset, ImportanceSampling
 
 SIZES = (16, 11, 7, 4)
+
+
+def of_groups(outputs, labels):
+    """Minus the squared error of members that are divided evenly among minibatches, labels [groups, batch]."""
+    wanted = np.eye(SIZES[-1], dtype=np.float32)[labels].repeat(len(outputs) // len(labels), axis=0)
+    return -np.square(outputs - wanted).mean(axis=(1, 2))
+
+
 # name: (perturbation, members, what else fit() is given)
 RUNS = {
     "full": (fpes.FullRank(), 34, {}),
@@ -27,6 +35,7 @@ RUNS = {
     "one-unit, squared error": (fpes.OneUnit(draws=(1, 1, 1)), 88, {"groups": 2, "loss": "squared_error"}),
     "binary cross-entropy": (fpes.FullRank(), 34, {"groups": 17, "loss": "binary_cross_entropy"}),
     "importance": (fpes.NodePerturbation(), 34, {"importance": ImportanceSampling()}),
+    "function of groups": (fpes.FullRank(), 40, {"groups": 5, "fitness": of_groups}),
     "augmented": (fpes.FullRank(), 34, {"augmentation": Augmentation(4, 4, shift=1.0)}),
 }
 STEPS = 50

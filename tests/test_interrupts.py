@@ -147,3 +147,30 @@ raise SystemExit(7)
 """
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (run.returncode, run.stderr) == (7, "")
+
+
+def test_sigterm_ends_a_copy_of_a_process_that_saves_first():
+    """A worker that was forked in the middle of fit() and raises Terminated anywhere may live on."""
+    program = """
+import os, signal, time
+from fpes._signals import terminating_raises
+with terminating_raises():
+    there, here = os.pipe()
+    copy = os.fork()
+    if copy == 0:
+        try:
+            os.write(here, b"!")
+            time.sleep(60)
+        finally:
+            os._exit(1)
+    os.read(there, 1)
+    os.kill(copy, signal.SIGTERM)
+    print(os.waitstatus_to_exitcode(os.waitpid(copy, 0)[1]))
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    except SystemExit as end:
+        print(end.code)
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["-15", "143"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -48,6 +49,13 @@ def test_an_example_comes_to_the_theta_of_one_process(name):
     es.fit(fpes.datasets.load("digits"), steps=20, batch=64)
     said = run([*launcher, sys.executable, str(EXAMPLES / name), *arguments])
     assert said.splitlines()[-1] == f"theta {zlib.crc32(es.theta.data):08x}"
+
+
+def test_the_figures_of_the_documentation_can_be_measured():
+    script = EXAMPLES.parent.parent / "benchmarks" / "sharing.py"
+    row = json.loads(run([sys.executable, str(script), "--steps", "1", "--only", "node of one layer"]))
+    measured = ("generation", "evaluate", "gradient", "1 worker", "2 workers", "sent", "received")
+    assert all(row[name] > 0 for name in measured), row
 
 
 def test_every_example_is_run():

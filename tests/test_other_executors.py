@@ -34,7 +34,7 @@ def check(executor, **options) -> None:
 
 
 @needs("loky", "loky")
-def test_loky():
+def test_loky(capfd):
     import loky
 
     executor = loky.get_reusable_executor(max_workers=2)
@@ -42,6 +42,7 @@ def test_loky():
         check(executor)
     finally:
         executor.shutdown(wait=True, kill_workers=True)
+    assert "Exception" not in capfd.readouterr().err  # in a worker's thread, beside its answers
 
 
 @needs("distributed", '"fpes[dask]"')

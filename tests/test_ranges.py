@@ -31,12 +31,12 @@ each_perturbation = pytest.mark.parametrize("name", [*PERTURBATIONS, *ONE_UNIT])
 each_split = pytest.mark.parametrize("split", SPLITS, ids=str)
 
 
-def setting(name: str, groups: int = 1, size: int = SIZE):
-    """(population, x, labels)."""
+def setting(name: str, groups: int = 1, size: int = SIZE, blocks: int = 2):
+    """(population, x, labels); so many blocks of one unit."""
     rng = np.random.default_rng(7)
     perturbation = (PERTURBATIONS | ONE_UNIT)[name]
     if name in ONE_UNIT:
-        size = perturbation.members(SIZES) * 2
+        size = perturbation.members(SIZES) * blocks
     theta = random_theta(rng, oracle.Network(SIZES))
     net = fpes.LinearNetwork(SIZES)
     population = fpes.Population(net, theta, size=size, sigma=0.1, perturbation=perturbation, seed=3, generation=9)
@@ -133,6 +133,99 @@ def test_a_range_needs_no_more_than_its_own_evaluation(name):
         part = population.evaluate(x, y, pairs=pairs)
         expected = population.partial_gradient(whole.values, whole, pairs=pairs)
         oracle.assert_bitwise_equal(population.partial_gradient(whole.values, part, pairs=pairs), expected, name)
+
+
+class Preparations:
+    """The groups that a backend prepares; and memory that it gives out is full of NaN, not of earlier results."""
+
+    def __init__(self, monkeypatch, population: fpes.Population):
+        self.groups: list[tuple[int, int]] = []
+        kind = type(population._backend)
+        prepare, empty = kind.prepare_units, kind.empty
+
+        def noted(backend, population, batch, state, groups):
+            self.groups.append(groups)
+            prepare(backend, population, batch, state, groups)
+
+        def full(backend, shape, dtype=np.float32):
+            array = empty(backend, shape, dtype)
+            array[...] = np.nan if np.dtype(dtype).kind == "f" else -1
+            return array
+
+        monkeypatch.setattr(kind, "prepare_units", noted)
+        monkeypatch.setattr(kind, "empty", full)
+
+    def take(self) -> list[tuple[int, int]]:
+        groups, self.groups = self.groups, []
+        return groups
+
+
+# 6 blocks of 31 pairs in 3 groups: groups begin at pairs 62 and 124.
+RANGES_OF_GROUPS = {(0, 1): (0, 1), (61, 63): (0, 2), (62, 124): (1, 2), (70, 185): (1, 3), (140, 160): (2, 3)}
+
+
+@pytest.mark.parametrize("name", ONE_UNIT)
+@pytest.mark.parametrize(("pairs", "groups"), RANGES_OF_GROUPS.items(), ids=str)
+def test_a_range_prepares_its_own_groups(monkeypatch, name, pairs, groups):
+    population, x, y = setting(name, groups=3, blocks=6)
+    whole, outputs = population.evaluate(x, y), population.forward(x)
+    weights = whole.values
+    gradient, member = population.gradient(whole), population.member(7, whole)
+    partial = population.partial_gradient(weights, whole, pairs=pairs)
+
+    prepared, members = Preparations(monkeypatch, population), slice(2 * pairs[0], 2 * pairs[1])
+    oracle.assert_bitwise_equal(population.forward(x, pairs=pairs), outputs[members])
+    part = population.evaluate(x, y, pairs=pairs)
+    oracle.assert_bitwise_equal(part.values, weights[members])
+    assert prepared.take() == [groups, groups]
+
+    oracle.assert_bitwise_equal(population.partial_gradient(weights, part, pairs=pairs), partial)
+    oracle.assert_bitwise_equal(population.member(7, part), member)
+    prepared.take()
+    together = population.evaluated(x, weights, y, part=part)
+    assert sorted({*range(3)} - {*range(*groups)}) == [g for some in prepared.take() for g in range(*some)]
+    oracle.assert_bitwise_equal(population.gradient(together), gradient)
+    oracle.assert_bitwise_equal(together.centre_losses, whole.centre_losses)
+    assert prepared.take() == []
+
+
+@pytest.mark.parametrize("name", ["full", "node-one-layer", "one-unit"])
+@each_split
+def test_a_function_is_called_for_each_group_of_a_range(name, split):
+    """It couldn't tell which members belong to which targets; of all members it can."""
+    population, x, y = setting(name, groups=2)
+    outputs, calls = population.forward(x), []
+
+    def right(outputs, y):
+        calls.append((len(outputs), y.shape))
+        each = outputs.reshape(len(y), -1, *outputs.shape[1:])
+        return np.take_along_axis(each, y[:, None, :, None], axis=3).reshape(outputs.shape[:2])
+
+    expected = np.stack(
+        [[out[b, label] for b, label in enumerate(y[2 * i // len(outputs)])] for i, out in enumerate(outputs)]
+    )
+    oracle.assert_bitwise_equal(population.evaluate(x, y, right).values, expected)
+    assert calls == [(population.size, (2, BATCH))]
+    for begin, end in ranges(population, split):
+        part = population.evaluate(x, y, right, pairs=(begin, end))
+        oracle.assert_bitwise_equal(part.values, expected[2 * begin : 2 * end], f"{name}, {begin}, {end}")
+    if len(split) > 2:
+        assert {shape for _, shape in calls[1:]} == {(1, BATCH)}
+    seen = []
+    anything = population.evaluate(
+        x, seen, lambda outputs, y: y.append(len(outputs)) or outputs[:, 0, 0], pairs=(1, 20)
+    )
+    assert seen == [38] == [len(anything)]  # y that isn't of groups stays what it is
+
+
+def test_a_part_without_losses_of_the_centre_gives_an_evaluation_that_has_them():
+    population, x, y = setting("one-unit", groups=2)
+    whole = population.evaluate(x, y)
+    part = population.evaluate(x, y, lambda outputs, y: outputs.mean(axis=(1, 2)), pairs=(0, 5))
+    assert part.centre_losses is None
+    oracle.assert_bitwise_equal(population.evaluated(x, whole.values, y, part=part).centre_losses, whole.centre_losses)
+    part = population.evaluate(x, y, pairs=(0, 5))
+    assert population.evaluated(x, whole.values, part=part).centre_losses is None
 
 
 @shim_backend.needs_shim

@@ -125,6 +125,26 @@ distributed_run.train("low", executor=Ranks(), after_step=stop)
 
 
 @needs_mpi
+@pytest.mark.parametrize("wrong", ["groups=4", "checkpoint='/no/such/folder/run.npz'", "chunk=es.cannot_be_sent()"])
+def test_an_error_before_the_first_generation_ends_the_job_too(wrong):
+    """The other ranks wait for a run that doesn't begin."""
+    script = f"""
+import distributed_run, fpes
+from fpes.distributed import Ranks
+class ES(fpes.ES):
+    def cannot_be_sent(self):
+        self.note = lambda: 0
+es = distributed_run.beginning("full")
+es.__class__ = ES
+distributed_run.train("full", es=es, executor=Ranks(), {wrong})
+"""
+    failed = mpiexec(3, script, check=False)
+    assert failed.returncode != 0
+    assert "Error: " in failed.stderr
+    assert "Error: rank 0 has ended: " in failed.stderr
+
+
+@needs_mpi
 def test_a_theta_that_differs_is_an_error_by_name():
     script = """
 import numpy as np, distributed_run

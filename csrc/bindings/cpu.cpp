@@ -254,10 +254,10 @@ PYBIND11_MODULE(_cpu, m) {
 
     m.def("unit_prepare", [](const Execution& execution, Flush flush, const Program& program, Address theta,
                              const UnitPopulation& population, std::int64_t pairs, Address x, const BatchShape& batch,
-                             const std::array<Address, 4>& state) {
+                             const std::array<Address, 4>& state, std::int64_t first_batch, std::int64_t end_batch) {
         without_gil([&] {
             const UnitCall call(execution, flush, program, theta, population, pairs, batches_at(x, {}, batch), state);
-            unit_prepare(call.job);
+            unit_prepare(call.job, {first_batch, end_batch});
         });
     });
     m.def("unit_evaluate", [](const Execution& execution, Flush flush, const Program& program, Address theta,

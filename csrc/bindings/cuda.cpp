@@ -225,9 +225,11 @@ UnitJob unit_job(Flush flush, const Program& program, Address theta, const UnitP
 void define_units(py::module_& m) {
     define(m, "unit_prepare",
            [](Context& context, Flush flush, const Program& program, Address theta, const UnitPopulation& population,
-              std::int64_t pairs, Address x, const BatchShape& batch, const StateAddresses& state) {
+              std::int64_t pairs, Address x, const BatchShape& batch, const StateAddresses& state,
+              std::int64_t first_batch, std::int64_t end_batch) {
                unit_prepare(context,
-                            unit_job(flush, program, theta, population, pairs, batches_at(x, {}, batch), state));
+                            unit_job(flush, program, theta, population, pairs, batches_at(x, {}, batch), state),
+                            {first_batch, end_batch});
            });
     define(
         m, "unit_evaluate",

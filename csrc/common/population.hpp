@@ -46,6 +46,13 @@ struct PartScale {
 std::vector<PartScale> gradient_scales(const std::vector<Tensor>& tensors, const Population& population,
                                        std::int64_t pairs);
 
+// Batches begin ... end - 1.
+struct BatchRange {
+    std::int64_t begin;
+    std::int64_t end;
+    std::int64_t count() const { return end - begin; }
+};
+
 // What the members see: one batch for all, or one batch for each group of pairs. x[batches, size, features], row-major,
 // and a target for each of its rows.
 struct Batches {
@@ -56,6 +63,7 @@ struct Batches {
     std::int64_t pairs_each;  // pairs 0 ... pairs_each - 1 see batch 0, the next so many batch 1, and so on
 
     std::int64_t batch_of(std::int64_t pair) const { return pair / pairs_each; }
+    BatchRange seen_by(PairRange pairs) const { return {batch_of(pairs.begin), batch_of(pairs.end - 1) + 1}; }
     // The row of x, and of the targets, of a sample of the pair's batch.
     std::int64_t row(std::int64_t pair, std::int64_t sample) const { return batch_of(pair) * size + sample; }
 };

@@ -33,17 +33,18 @@ struct UnitJob {
     }
 };
 
-// Fills job.state.
-void unit_prepare(const UnitJob& job);
+// Fills what job.state has of some batches.
+void unit_prepare(const UnitJob& job, BatchRange batches);
 
+// Of pairs whose batches are prepared.
 void unit_evaluate(const UnitJob& job, PairRange pairs, const UnitResults& results);
 
 // gradient[parameters] = for each layer the mean over its draws of (sum over units of difference of weights / (2
-// factor) * direction), and over blocks; weights[members]. Zero for biases.
+// factor) * direction), and over blocks; weights[members]. Zero for biases. All batches are prepared.
 template <class Weight>
 void unit_gradient(const UnitJob& job, const Weight* weights, float* gradient);
 
-// theta[parameters] of one member.
+// theta[parameters] of one member, whose batch is prepared.
 void unit_member(const UnitJob& job, std::int64_t member, float* theta);
 
 // A batch's inputs of a layer, in units of the network's own scale and transposed: [fan_in, stride], stride the size of

@@ -498,14 +498,14 @@ void unit_evaluate(const UnitJob& job, PairRange pairs, const UnitResults& resul
     const std::int64_t first = pairs.begin / job.layout.pairs(), end = (pairs.end - 1) / job.layout.pairs() + 1;
     const std::int64_t each = job.batch.pairs_each / job.layout.pairs();  // blocks that share a batch
     std::vector<float> centre(job.rows());
-    const std::int64_t first_batch = first / each, batches = (end - 1) / each + 1 - first_batch;
-    parallel(job.threads, batches, [&](WorkQueue& queue) {
+    const BatchRange batches = job.batch.seen_by(pairs);
+    parallel(job.threads, batches.count(), [&](WorkQueue& queue) {
         UnitWorker worker(job, pairs, results, nullptr);
-        for (std::int64_t item; queue.take(item);) worker.run_centre((first_batch + item) * each, centre.data());
+        for (std::int64_t item; queue.take(item);) worker.run_centre((batches.begin + item) * each, centre.data());
     });
     if (results.centre) {
-        std::copy_n(centre.data() + first_batch * job.batch.size, batches * job.batch.size,
-                    results.centre + first_batch * job.batch.size);
+        std::copy_n(centre.data() + batches.begin * job.batch.size, batches.count() * job.batch.size,
+                    results.centre + batches.begin * job.batch.size);
     }
     if (!results.fitness && !results.losses && !results.outputs) return;
     std::vector<Item> items;

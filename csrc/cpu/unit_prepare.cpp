@@ -208,18 +208,21 @@ void unit_inputs(const UnitJob& job, int layer, std::int64_t batch, float* out) 
     }
 }
 
-void unit_prepare(const UnitJob& job) {
-    const std::int64_t rows = job.rows(), tile = std::min(tile_samples, rows);
+void unit_prepare(const UnitJob& job, BatchRange batches) {
+    const std::int64_t first_row = batches.begin * job.batch.size, rows = batches.count() * job.batch.size;
+    const std::int64_t tile = std::min(tile_samples, rows);
     parallel(job.threads, (rows + tile - 1) / tile, [&](WorkQueue& queue) {
         Pass pass(job, tile);
         for (std::int64_t item; queue.take(item);) {
-            pass.run(item * tile, static_cast<int>(std::min(tile, rows - item * tile)));
+            pass.run(first_row + item * tile, static_cast<int>(std::min(tile, rows - item * tile)));
         }
     });
     const int depth = job.layout.depth();
-    parallel(job.threads, job.batch.count * depth, [&](WorkQueue& queue) {
+    parallel(job.threads, batches.count() * depth, [&](WorkQueue& queue) {
         Directions directions(job);
-        for (std::int64_t item; queue.take(item);) directions.run(static_cast<int>(item % depth), item / depth);
+        for (std::int64_t item; queue.take(item);) {
+            directions.run(static_cast<int>(item % depth), batches.begin + item / depth);
+        }
     });
 }
 

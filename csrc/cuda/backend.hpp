@@ -99,8 +99,9 @@ void sample_gradient(Context& context, const Network& network, const Population&
                      std::int64_t pairs_of_population, const Batches& batch, const SampleWeights& weights,
                      const float* sums, float* gradient);
 
-// A population whose members differ in one unit, and what its batches make of it: the state is on the device, filled by
-// unit_prepare(), and everything else reads it.
+// A population whose members differ in one unit, and what its batches make of it: the state is on the device.
+// unit_prepare() fills what it has of some batches. unit_evaluate() and unit_member() read what their members see, and
+// unit_gradient() reads all.
 struct UnitJob {
     Network network;
     UnitPopulation population;
@@ -115,7 +116,7 @@ struct UnitJob {
     // Of the unperturbed network: [rows, fan_out].
     float* sums(int layer) const;
 };
-void unit_prepare(Context& context, const UnitJob& job);
+void unit_prepare(Context& context, const UnitJob& job, BatchRange batches);
 void unit_evaluate(Context& context, const UnitJob& job, PairRange pairs, const UnitResults& results);
 // gradient[parameters], from weights[members].
 void unit_gradient(Context& context, const UnitJob& job, const float* weights, float* gradient);

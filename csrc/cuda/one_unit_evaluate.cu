@@ -370,8 +370,8 @@ class EvaluateRun {
     }
 
     void find_centre(const Context& context) const {
-        const std::int64_t first = job_.batch.batch_of(pairs_.begin) * samples_;
-        const std::int64_t count = (job_.batch.batch_of(pairs_.end - 1) + 1) * samples_ - first;
+        const BatchRange batches = job_.batch.seen_by(pairs_);
+        const std::int64_t first = batches.begin * samples_, count = batches.count() * samples_;
         launch(centre_kernel, Grid{parts(count, elementwise_threads)}, elementwise_threads, 0, context,
                layer(depth() - 1), job_.sums(depth() - 1), job_.batch.targets, first, count, centre_);
     }

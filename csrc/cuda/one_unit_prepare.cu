@@ -175,7 +175,8 @@ __global__ __launch_bounds__(draw_threads) void span_kernel(const FPES_CONSTANT 
 struct WhiteJob {
     UnitDraws draws;
     UnitInputs inputs;
-    double* squares;  // [rows]: of the length of each input
+    std::int64_t first_batch;
+    double* squares;  // [rows], from the first batch on: of the length of each input
     double* factors;
     float* changes;
 };
@@ -183,18 +184,19 @@ struct WhiteJob {
 // How large a batch's inputs are.
 __global__ __launch_bounds__(draw_threads) void measure_kernel(const FPES_CONSTANT WhiteJob job) {
     const int n = job.draws.samples;
-    const std::int64_t batch = block_index(), row = batch * n;
+    const std::int64_t batch = job.first_batch + block_index(), row = batch * n;
+    double* const squares = job.squares + static_cast<std::int64_t>(block_index()) * n;
     for (int b = thread_index(); b < n; b += draw_threads) {
         double sum = 0.0;
         for (int k = 0; k < job.inputs.fan_in; ++k) {
             const double value = to_double(job.inputs.at(row + b, k));
             sum += value * value;
         }
-        job.squares[row + b] = sum;
+        squares[b] = sum;
     }
     __syncthreads();
     if (thread_index() != 0) return;
-    job.factors[job.draws.place_of_factor(batch)] = unit_scale(job.squares + row, 1, n, job.draws.sigma).factor;
+    job.factors[job.draws.place_of_factor(batch)] = unit_scale(squares, 1, n, job.draws.sigma).factor;
 }
 
 // k's of a white direction that are drawn at a time.
@@ -205,7 +207,8 @@ __global__ __launch_bounds__(draw_threads) void white_kernel(const FPES_CONSTANT
     auto* const direction = dynamic_shared<float>();
     const UnitDraws& draws = job.draws;
     const int n = draws.samples, draw = block_index() % draws.count, fan_in = job.inputs.fan_in;
-    const std::int64_t block = block_index() / draws.count, batch = draws.batch_of(block);
+    const std::int64_t block = job.first_batch * draws.sharing + block_index() / draws.count;
+    const std::int64_t batch = draws.batch_of(block);
     const double factor = job.factors[draws.place_of_factor(batch)];
     const auto counters = draws.noise.counters(draws.tensor(), block * draws.count + draw);
     for (int first = 0; first < n; first += draw_threads) {
@@ -230,17 +233,23 @@ __global__ __launch_bounds__(draw_threads) void white_kernel(const FPES_CONSTANT
 
 class PrepareRun {
    public:
-    PrepareRun(Context& context, const UnitJob& job) : job_(job), samples_(static_cast<int>(job.batch.size)) {
+    PrepareRun(Context& context, const UnitJob& job, BatchRange batches)
+        : job_(job),
+          batches_(batches),
+          samples_(static_cast<int>(job.batch.size)),
+          first_row_(batches.begin * job.batch.size),
+          rows_(batches.count() * job.batch.size) {
         std::int64_t widest = 0;
         for (const Step& layer : job.network.steps()) widest = std::max(widest, layer.tensor.fan_out);
-        activations_ = context.arena.take<float>(job.rows() * widest);
+        activations_ = context.arena.take<float>(rows_ * widest);
         if (job.population.span) {
             const std::int64_t size = job.batch.size * job.batch.size, floats = 2 * sizeof(double) / sizeof(float);
-            batches_ = std::clamp<std::int64_t>(context.device.floats_at_a_time / (floats * size), 1, job.batch.count);
-            gram_ = context.arena.take<double>(batches_ * size);
-            lower_ = context.arena.take<double>(batches_ * size);
+            at_a_time_ =
+                std::clamp<std::int64_t>(context.device.floats_at_a_time / (floats * size), 1, batches.count());
+            gram_ = context.arena.take<double>(at_a_time_ * size);
+            lower_ = context.arena.take<double>(at_a_time_ * size);
         } else {
-            squares_ = context.arena.take<double>(job.rows());
+            squares_ = context.arena.take<double>(rows_);
         }
     }
 
@@ -251,21 +260,21 @@ class PrepareRun {
                 draw_white(context, layer.position);
                 continue;
             }
-            for (std::int64_t batch = 0; batch < job_.batch.count; batch += batches_) {
-                draw_in_span(context, layer.position, batch, std::min(batches_, job_.batch.count - batch));
+            for (std::int64_t batch = batches_.begin; batch < batches_.end; batch += at_a_time_) {
+                draw_in_span(context, layer.position, batch, std::min(at_a_time_, batches_.end - batch));
             }
         }
     }
 
    private:
     void forward(Context& context) const {
-        const float* in = job_.batch.x;
+        const float* in = job_.batch.x + first_row_ * job_.network.steps().front().tensor.fan_in;
         for (const Step& layer : job_.network.steps()) {
-            float* const sums = job_.sums(layer.position);
-            gemm(context, job_.network.flush, in, job_.network.theta + layer.tensor.weight_offset, sums, job_.rows(),
+            float* const sums = job_.sums(layer.position) + first_row_ * layer.tensor.fan_out;
+            gemm(context, job_.network.flush, in, job_.network.theta + layer.tensor.weight_offset, sums, rows_,
                  layer.tensor.fan_out, layer.tensor.fan_in);
             const DeviceLayers layers = device_layers(job_.network, nullptr, layer.position, layer.position + 1);
-            cross_sums(context, layers.layer[0], sums, job_.rows(), 1.0f, activations_);
+            cross_sums(context, layers.layer[0], sums, rows_, 1.0f, activations_);
             in = activations_;
         }
     }
@@ -286,19 +295,23 @@ class PrepareRun {
 
     void draw_white(const Context& context, int layer) const {
         const UnitDraws draws = unit_draws(job_, layer);
-        const WhiteJob job{draws, unit_inputs(job_, layer), squares_, job_.state.factors, job_.state.changes};
-        launch(measure_kernel, Grid{job_.batch.count}, draw_threads, 0, context, job);
-        launch(white_kernel, Grid{job_.blocks() * draws.count}, draw_threads,
+        const UnitState& state = job_.state;
+        const WhiteJob job{draws, unit_inputs(job_, layer), batches_.begin, squares_, state.factors, state.changes};
+        launch(measure_kernel, Grid{batches_.count()}, draw_threads, 0, context, job);
+        launch(white_kernel, Grid{batches_.count() * draws.sharing * draws.count}, draw_threads,
                white_chunk * static_cast<int>(sizeof(float)), context, job);
     }
 
     const UnitJob& job_;
+    BatchRange batches_;
     int samples_;
-    float* activations_;         // of a layer
-    std::int64_t batches_ = 1;   // whose matrices are there at a time
-    double* gram_ = nullptr;     // [batches, samples, samples]
-    double* lower_ = nullptr;    // likewise
-    double* squares_ = nullptr;  // of white directions
+    std::int64_t first_row_;      // of the batches
+    std::int64_t rows_;           // of all batches
+    float* activations_;          // of a layer
+    std::int64_t at_a_time_ = 1;  // batches whose matrices are there
+    double* gram_ = nullptr;      // [at a time, samples, samples]
+    double* lower_ = nullptr;     // likewise
+    double* squares_ = nullptr;   // of white directions
 };
 
 }  // namespace
@@ -332,9 +345,9 @@ UnitDraws unit_draws(const UnitJob& job, int layer) {
             job.blocks_each()};
 }
 
-void unit_prepare(Context& context, const UnitJob& job) {
+void unit_prepare(Context& context, const UnitJob& job, BatchRange batches) {
     check_flush(job.network.flush);
-    const PrepareRun run(context, job);
+    const PrepareRun run(context, job, batches);
     if (!context.arena.measuring()) run.run(context);
 }
 

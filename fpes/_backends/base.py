@@ -249,9 +249,9 @@ class Backend(ABC):
 
     # --- populations whose members differ in one unit -----------------------------------------------------------------
 
-    def prepare_units(self, population: UnitCall, batch: Minibatch, state: UnitState) -> None:
-        """Fill the state."""
-        self._run_units("unit_prepare", population, batch, state)
+    def prepare_units(self, population: UnitCall, batch: Minibatch, state: UnitState, groups: tuple[int, int]) -> None:
+        """Fill the state of a range of groups."""
+        self._run_units("unit_prepare", population, batch, state, *groups)
 
     def evaluate_units(
         self,

@@ -137,7 +137,7 @@ class UnitCall:
 
 @dataclass(frozen=True)
 class UnitState:
-    """What a batch makes of such a population: arrays that are filled once, and that all later calls read.
+    """What a batch makes of such a population: arrays that are filled once, group by group, and that later calls read.
 
     Args:
         sums: of the unperturbed network, float32: for each layer [groups * batch, fan_out].

@@ -77,6 +77,7 @@ class Ranks:
         same = [place for place, mask in enumerate(masks) if mask == masks[self.place]]
         machine.Free()
         self.threads = share_processors(len(same), same.index(self.place))
+        self._leads = False  # a run that has begun
         self._members = self._comm.allgather((socket.gethostname(), self.threads, __version__))
         versions = Counter(version for _, _, version in self._members)
         if len(versions) > 1:
@@ -125,11 +126,24 @@ class Ranks:
     # --- As the engine of ES.fit() ------------------------------------------------------------------------------------
 
     @contextmanager
+    def leading(self) -> Iterator[None]:
+        """On rank 0, around all of a fit()."""
+        self._leads = False
+        try:
+            yield
+        except BaseException as end:
+            if not self._leads:  # so the others still wait for a run to begin
+                self._wake()
+                self._comm.bcast(("end", {"error": repr(end)}))
+            raise
+
+    @contextmanager
     def training(self, strategy: Strategy, minibatches: Minibatches, run: str) -> Iterator[Engine]:
         """On rank 0, around the generations of a run."""
         strategy.device = shared_device(strategy.device, self.place)
         self._wake()
         self._comm.bcast(("start", {"strategy": strategy, "minibatches": minibatches.for_training_only()}))
+        self._leads = True
         leader = _Leader(self, strategy, minibatches)
         try:
             yield leader
@@ -161,7 +175,10 @@ class Ranks:
         try:
             self._sleep()
             kind, content = self._comm.bcast(None)
-            end = None if kind == "dismiss" else self._follow(_Follower(self, loss=loss, **content), strategy)
+            if kind == "start":
+                end = self._follow(_Follower(self, loss=loss, **content), strategy)
+            else:
+                end = content.get("error")
         except Exception:
             print(f"rank {self.rank} ({process_name()}) ends the job:", file=sys.stderr)
             traceback.print_exc()

@@ -45,11 +45,12 @@ def begin(places: Any = None) -> None:
 def _end_with_parent() -> None:
     """End when the process that trains does, however it ends: a pool's processes would wait for tasks for ever."""
     parent = multiprocessing.parent_process()
-    if parent is None:
+    sentinel = None if parent is None else parent.sentinel
+    if sentinel is None:  # not a process of multiprocessing, or one of loky's, which see to it themselves
         return
 
     def watch() -> None:
-        wait([parent.sentinel])
+        wait([sentinel])
         os._exit(1)
 
     threading.Thread(target=watch, name="fpes-parent", daemon=True).start()

@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -133,6 +133,10 @@ class Workers:
     def serve(self, strategy: Strategy, loss: Callable[[Any, Any], Any] | None) -> bool:
         """No: this process leads."""
         return False
+
+    def leading(self) -> AbstractContextManager[None]:
+        """Nobody waits: workers are sent tasks."""
+        return nullcontext()
 
     @contextmanager
     def training(self, strategy: Strategy, minibatches: Minibatches, run: str) -> Iterator[Engine]:

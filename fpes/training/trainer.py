@@ -55,13 +55,14 @@ class Trainer:
         helpers = helpers_of(session.executor)
         if helpers.serve(self.strategy, session.fitness):
             return
-        prepared = prepare(self.strategy, self.run, self.data, self.settings, session)
-        saver = Saver(self.strategy, self.run, session.checkpoint, session.checkpoint_seconds)
-        with terminating_raises(), saver.owning():
-            prepared.adopt(self.run, self.strategy.generation)
-            with helpers.training(self.strategy, prepared.minibatches, self.run.id) as engine:
-                clock = Clock(started, self.run.seconds, session.max_seconds)
-                _Loop(self, prepared, engine, clock, saver).train()
+        with helpers.leading():
+            prepared = prepare(self.strategy, self.run, self.data, self.settings, session)
+            saver = Saver(self.strategy, self.run, session.checkpoint, session.checkpoint_seconds)
+            with terminating_raises(), saver.owning():
+                prepared.adopt(self.run, self.strategy.generation)
+                with helpers.training(self.strategy, prepared.minibatches, self.run.id) as engine:
+                    clock = Clock(started, self.run.seconds, session.max_seconds)
+                    _Loop(self, prepared, engine, clock, saver).train()
 
 
 def helpers_of(executor: Any) -> Helpers:
