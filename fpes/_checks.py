@@ -117,7 +117,7 @@ def check_shape(name: str, actual: tuple[int, ...], expected: tuple[int | str, .
 
 
 def finite_array(name: str, value: Any, shape: tuple[int | str, ...]) -> FloatArray:
-    """A :func:`float_array` without NaN and infinity."""
+    """As `float_array`, and refused if a value is NaN or infinite."""
     array = float_array(name, value, shape)
     bad = np.flatnonzero(~np.isfinite(array))
     if bad.size:

@@ -15,7 +15,7 @@ def supported_isas() -> list[str]:
 
 
 def set_isa(name: str | None) -> None:
-    """Use one of :func:`supported_isas`; ``None`` is the best. The environment variable FPES_ISA also sets it.
+    """Use one of the names in `supported_isas()`; ``None`` is the best. The environment variable FPES_ISA also sets it.
 
     Raises:
         ValueError: the machine doesn't run it.

@@ -165,7 +165,11 @@ def metric(net: LinearNetwork, theta: Array, x: Array, y: Any, loss: str = "cros
     "binary_cross_entropy": the fraction of right labels; an output above 0 means true.
 
     Args:
-        net, theta, x, y, loss: as for fpes.loss().
+        net: as for fpes.loss().
+        theta: as for fpes.loss().
+        x: as for fpes.loss().
+        y: as for fpes.loss().
+        loss: as for fpes.loss().
 
     Raises:
         TypeError, ValueError: as Population.evaluate().

@@ -176,7 +176,8 @@ class Population:
         Args:
             x: as for evaluate().
             fitness: float32 or float64 [size], or [size, batch].
-            y, loss: as for evaluate(), where the losses of the unperturbed network are wanted too (OneUnit).
+            y: targets as for evaluate(), if OneUnit shall give the losses of the unperturbed network too.
+            loss: as for evaluate().
             part: an evaluation of some pairs on the same x, whose preparations then needn't be made again (OneUnit).
 
         Raises:

@@ -60,7 +60,7 @@ class Backend(ABC):
 
     @abstractmethod
     def finite(self, name: str, value: Any, shape: Shape) -> Array:
-        """:meth:`floats` for numbers that must be finite; refused if they aren't, where finding out costs no wait."""
+        """As `floats`, for numbers that must be finite. Others are refused where the check costs no wait."""
 
     @abstractmethod
     def labels(self, name: str, value: Any, shape: Shape, classes: int) -> Array:

@@ -351,7 +351,8 @@ def processes(count: int, *, start: str = "spawn", limit: float = 300.0, threads
     Args:
         count: number of processes. They divide this machine's processors and GPUs among them.
         start: start method of multiprocessing: "spawn", "forkserver" or "fork".
-        limit, threads: as for Workers.
+        limit: as for Workers.
+        threads: as for Workers.
 
     Raises:
         ValueError: a number out of its range.

@@ -37,7 +37,7 @@ def write_npz(formula: Formula, path: str | os.PathLike[str]) -> None:
 
 
 def read_npz(path: str | os.PathLike[str]) -> Formula:
-    """What :func:`write_npz` wrote.
+    """Read a file that `write_npz` wrote.
 
     Raises:
         OSError: it can't be read.

@@ -64,7 +64,7 @@ class Finding:
         difference: of the results.
         checksums: CRC-32 of both results, to compare devices by.
         begins: where the first difference arises, in words; "" where there is none.
-        effect: what it does, in numbers; see :func:`effect_in_words`.
+        effect: what it does, in numbers; see `effect_in_words`.
         series: numbers for a picture: after how many terms or layers which part of the elements differs.
     """
 

@@ -92,7 +92,7 @@ def study(only: str | None = None) -> dict[str, Any]:
 
 
 def compare_files(ftz: list[Path], ieee: list[Path], only: str | None = None) -> dict[str, Any]:
-    """Compare the kernels of two sets of library or object files; see :func:`study`."""
+    """Compare the kernels of two sets of library or object files; see `study`."""
     of_ieee = {(kernel.architecture, _key(kernel)): (kernel, file) for file in ieee for kernel in _kernels(file)}
     comparisons, unmatched = [], []
     for file in ftz:

@@ -104,13 +104,13 @@ def ptx(file: Path) -> list[Kernel]:
 
 @lru_cache
 def sass(file: Path) -> list[Kernel]:
-    """Every kernel of every machine code in a library or object file. Raises what :func:`ptx` raises."""
+    """Every kernel of every machine code in a library or object file. Raises what `ptx` raises."""
     return _parsed(_dump("-sass", file), _SASS_FUNCTION, _SASS, _SASS_TEXT)
 
 
 @lru_cache
 def resources(file: Path) -> dict[tuple[str, str], Resources]:
-    """What the kernels of a file occupy, by (architecture, mangled name). Raises what :func:`ptx` raises."""
+    """What the kernels of a file occupy, by (architecture, mangled name). Raises what `ptx` raises."""
     found: dict[tuple[str, str], Resources] = {}
     architecture = name = ""
     for line in _dump("-res-usage", file).splitlines():
