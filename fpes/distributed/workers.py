@@ -41,7 +41,7 @@ class Workers:
         with ProcessPoolExecutor(4) as executor:
             es.fit(data, steps=1000, executor=executor)
 
-    or by hand::
+    or by hand:
 
         workers = fpes.distributed.Workers(executor)
         for x, y in batches:
