@@ -55,7 +55,7 @@ def _numbers(backend: Backend, name: str, y: Any, samples: tuple[int, ...], outp
 def _probabilities(backend: Backend, name: str, y: Any, samples: tuple[int, ...], outputs: int) -> Array:
     """A float32 from 0 to 1 for each output."""
     array = backend.finite(name, y, (*samples, outputs))
-    # On a GPU nobody looks, for that would mean to wait: a number outside gives NaN there.
+    # Not checked on a GPU, because the check would wait. There a number outside the range gives NaN.
     if isinstance(array, np.ndarray) and not (array.min() >= 0.0 and array.max() <= 1.0):
         raise ValueError(f"{name} has numbers from {array.min()} to {array.max()}, expected 0 to 1")
     return array
