@@ -87,7 +87,7 @@ def check_finite(arrays: Arrays) -> None:
     """
     for name, array in arrays.items():
         if not np.isfinite(array).all():
-            raise ValueError(f"the state is not saved, for {name} has numbers that are NaN or infinite")
+            raise ValueError(f"the state is not saved, because {name} has numbers that are NaN or infinite")
 
 
 def check_replaceable(path: Path, run: str, generation: int) -> None:
@@ -108,15 +108,16 @@ def check_replaceable(path: Path, run: str, generation: int) -> None:
         return
     except (CheckpointError, KeyError, TypeError, AttributeError) as error:
         raise FileExistsError(
-            f"{path} is not replaced, for it is there already and isn't this run's: {error}. Save to another path, or "
-            "move it away"
+            f"{path} is not replaced, because it exists already and isn't this run's: {error}. Save to another path, "
+            "or move it away"
         ) from error
     if there == 0 or (owner == run and there <= generation):
         return
     if owner != run:
-        raise FileExistsError(f"{path} is not replaced, for it holds generation {there} of another run. {advice}")
+        raise FileExistsError(f"{path} is not replaced, because it holds generation {there} of another run. {advice}")
     raise FileExistsError(
-        f"{path} is not replaced by generation {generation}, for it holds generation {there} of the same run. {advice}"
+        f"{path} is not replaced by generation {generation}, because it holds generation {there} of the same run. "
+        f"{advice}"
     )
 
 

@@ -156,7 +156,7 @@ class _Session:
             if self.options.steps is not None and self.options.steps < es.generation:
                 raise ValueError(
                     f"--steps is {self.options.steps}, and seed {seed} has {es.generation} generations behind it: "
-                    "expected at least as many, for steps are counted from the beginning of the run"
+                    "expected at least as many, because steps are counted from the beginning of the run"
                 )
 
     def run(self, folder: RunFolder) -> None:
