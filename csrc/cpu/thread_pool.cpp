@@ -13,7 +13,7 @@
 namespace fpes {
 namespace {
 
-// How often a thread that waits for others calls while_waiting().
+// The interval at which a thread that waits for others calls while_waiting().
 constexpr std::chrono::milliseconds waiting{50};
 
 std::atomic<ThreadPool*> current{nullptr};
