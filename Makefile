@@ -143,7 +143,7 @@ $(VENV)/.installed-docs: $(BIN)/python pyproject.toml
 
 .PHONY: docs
 docs: check $(VENV)/.installed-docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "Open site/index.html"
 
 wheel: check $(BIN)/python

@@ -1,9 +1,9 @@
-"""Identities of arithmetic near 2^-126, in every flush mode: which of them hold.
+"""Identities of algebra near 2^-126, and the flush modes in which they hold.
 
-Most can be found in OpenAI's post of 2017, "Nonlinear computation in deep linear networks", in words or as a remark.
-Everything is computed by fpes' primitives, one float32 operation at a time; u is 2^-126, the smallest normal number.
+OpenAI's post of 2017, "Nonlinear computation in deep linear networks", mentions most of them. The script computes
+everything with the primitives of fpes, one float32 operation at a time. u is 2^-126, the smallest normal number.
 
-    python examples/identities.py [--output FOLDER]    # a second; prints a sentence each, and draws identities-*.png
+    python examples/identities.py [--output FOLDER]    # a second; prints one line each, and draws identities-*.png
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ U = np.float32(2.0**-126)
 
 @dataclass(frozen=True)
 class Identity:
-    """A law and what it comes to.
+    """A law of algebra, with numbers to test it.
 
     Args:
-        law: as algebra has it.
-        numbers: that it is tried with.
-        computed: the left side in a flush mode.
-        expected: the right side.
+        law: the law, as text.
+        numbers: the numbers, as text.
+        computed: function from a flush mode to the left side.
+        expected: function from a flush mode to the right side.
     """
 
     law: str
@@ -63,7 +63,7 @@ def product(a, b, flush: str) -> np.float32:
 
 
 def exactly(value) -> Callable[[str], np.float32]:
-    """The same in every mode."""
+    """A side that has the same value in every mode."""
     return lambda flush: np.float32(value)
 
 
@@ -98,7 +98,7 @@ IDENTITIES = (
 
 
 def sentence(identity: Identity) -> str:
-    """What an identity comes to in every mode."""
+    """One line that says for each mode whether the identity holds."""
     law = f"{identity.law}, {identity.numbers}"
     found = []
     for flush in MODES:
@@ -108,7 +108,7 @@ def sentence(identity: Identity) -> str:
 
 
 def draw(figure, theme) -> None:
-    """A table: a line for each identity, a column for each mode."""
+    """A table with a row for each identity and a column for each mode."""
     axes = figure.subplots()
     for row, identity in enumerate(IDENTITIES):
         axes.text(-0.62, row - 0.18, identity.law, ha="right", va="center", fontweight="bold")
@@ -139,7 +139,7 @@ def _cell(column: int, row: int, colour: str, filled: bool):
 
 
 def main() -> None:
-    """Print, and draw."""
+    """Print the identities, and draw the table."""
     folder = folder_of_the_command_line(__doc__)
     for identity in IDENTITIES:
         print(sentence(identity))

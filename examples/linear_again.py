@@ -1,8 +1,8 @@
 """When the network turns linear again: underflow computes only where activations lie near the threshold.
 
-The weights of a random network are multiplied by a gain. Where it is small everything underflows and nothing comes out.
-Where it is large nothing underflows, and a linear map gives the same outputs. In between the network is no linear map:
-there it has to be kept in training, and weight decay does that.
+The script multiplies the weights of a random network by a gain. If the gain is small, everything underflows and all
+outputs are 0. If it is large, nothing underflows, and a linear map gives the same outputs. In between the network isn't
+a linear map. Training must stay in this range, and weight decay keeps it there.
 
     python examples/linear_again.py [--output FOLDER]    # a second; draws linear-again-*.png
 """
@@ -24,12 +24,13 @@ GAINS = 2.0 ** np.linspace(-4, 6, 31)
 
 @dataclass(frozen=True)
 class Point:
-    """A gain, and what the network is there.
+    """The state of the network at one gain.
 
     Args:
-        gain: what all weights are multiplied by.
-        active: which part of the hidden units isn't zero.
-        unexplained: which part of the outputs' variance the best linear map leaves; nan where all outputs are zero.
+        gain: factor of all weights.
+        active: fraction of the hidden units that aren't zero.
+        unexplained: fraction of the variance of the outputs that the best linear map doesn't explain; nan if all
+            outputs are zero.
     """
 
     gain: float
@@ -38,13 +39,13 @@ class Point:
 
 
 def inputs(count: int = 800) -> np.ndarray:
-    """Images at random: numbers from 0 to 1, half of them 0; float32 [count, 16]."""
+    """Random images: numbers from 0 to 1, half of them 0; float32 [count, 16]."""
     rng = np.random.default_rng(0)
     return np.where(rng.random((count, SIZES[0])) < 0.5, rng.random((count, SIZES[0])), 0).astype(np.float32)
 
 
 def measure(gain: float, flush: str = "boundary") -> Point:
-    """The network with its weights times a gain."""
+    """Measure the network with its weights multiplied by a gain."""
     net = fpes.LinearNetwork(SIZES, flush=flush)
     theta = net.init(0) * np.float32(gain)
     x = inputs()
@@ -65,7 +66,7 @@ def unexplained_by_a_line(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def draw(figure, theme, points: list[Point]) -> None:
-    """Both shares against the gain."""
+    """Both fractions against the gain."""
     axes = figure.subplots()
     gains = [point.gain for point in points]
     axes.plot(gains, [100 * point.active for point in points], color=theme.series[0], ls="--")
@@ -86,7 +87,7 @@ def draw(figure, theme, points: list[Point]) -> None:
 
 
 def main() -> None:
-    """Print some of the points, and draw all."""
+    """Print some of the points, and draw all of them."""
     folder = folder_of_the_command_line(__doc__)
     points = [measure(gain) for gain in GAINS]
     for point in points[::6]:

@@ -1,7 +1,7 @@
-"""The number line at 2^-126: what flush-to-zero takes out of it.
+"""The number line at 2^-126: the numbers that flush-to-zero removes.
 
-float32 has its smallest normal number at 2^-126. Below, IEEE 754 goes on with subnormal numbers, evenly spaced down to
-zero. An operation that flushes has none of them: all become 0, and the line has a gap on both sides of zero.
+The smallest normal float32 is 2^-126. Below it, IEEE 754 has subnormal numbers, evenly spaced down to zero. An
+operation that flushes replaces all of them by 0, so the number line has a gap on both sides of zero.
 
     python examples/number_line.py [--output FOLDER]    # a second; prints the count, and draws number-line-*.png
 """
@@ -16,22 +16,22 @@ from fpes.themes import message, save_both, superscript
 
 SMALLEST = 0x0080_0000  # the bits of 2^-126
 UNIT = 2.0**-126
-SHOWN = 1 << 20  # every so many numbers one is drawn
+SHOWN = 1 << 20  # one of so many numbers is drawn
 
 
 def from_bits(bits) -> np.ndarray:
-    """float32 numbers by their bits, the sign apart, mirrored to both sides of zero."""
+    """float32 numbers with these bits, and the same numbers with the opposite sign."""
     magnitude = np.asarray(bits, np.uint32)
     return np.concatenate([magnitude | np.uint32(1 << 31), magnitude]).view(np.float32)
 
 
 def kept(numbers: np.ndarray, flush: str) -> np.ndarray:
-    """What is left of numbers that are multiplied by 1, in units of 2^-126."""
+    """Numbers after a multiplication by 1, in units of 2^-126."""
     return fpes.multiply(numbers, 1.0, flush=flush).astype(np.float64) / UNIT
 
 
 def flushed_to_zero() -> int:
-    """How many float32 numbers but zero become zero when they are multiplied by 1; all up to 2^-125 are tried."""
+    """Count the nonzero float32 numbers that become zero when multiplied by 1. All numbers up to 2^-125 are tried."""
     zeros = 0
     for first in range(1, 2 * SMALLEST, 1 << 22):
         numbers = from_bits(np.arange(first, min(first + (1 << 22), 2 * SMALLEST), dtype=np.uint32))
@@ -40,7 +40,7 @@ def flushed_to_zero() -> int:
 
 
 def draw(figure, theme, count: int) -> None:
-    """Two lines: the numbers that there are, and those that an operation which flushes can give."""
+    """Two lines: all float32 numbers, and the numbers that an operation with flushing can return."""
     axes = figure.subplots()
     numbers = from_bits(np.arange(0, SMALLEST + 8 * SHOWN, SHOWN))
     for place, flush, words in (
@@ -62,9 +62,9 @@ def draw(figure, theme, count: int) -> None:
 
 
 def main() -> None:
-    """Count, and draw."""
+    """Count the numbers, and draw them."""
     count = flushed_to_zero()
-    print(f"Multiplied by 1, {count:,} float32 numbers that aren't zero become zero: all subnormal ones.")
+    print(f"{count:,} float32 numbers become zero when multiplied by 1: all subnormal numbers.")
     folder = folder_of_the_command_line(__doc__)
     for path in save_both(lambda f, t: draw(f, t, count), (10, 4), folder, "number-line"):
         print(path)

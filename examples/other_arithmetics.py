@@ -1,8 +1,8 @@
-"""The same weights in other arithmetics: is it really the underflow that computes?
+"""The same weights in other arithmetics: a test that underflow is the nonlinearity.
 
-Evolution strategies train a network without an activation function on two spirals, which no line divides, for some
-seconds. Then its weights run where underflow is another, or isn't there. If the spirals go, underflow was what drew
-them.
+Evolution strategies train a network without an activation function for some seconds, on two spirals, which no line
+separates. Then the same weights run in arithmetics with a different underflow or none. If they no longer classify the
+spirals, underflow was the nonlinearity.
 
     python examples/other_arithmetics.py [--output FOLDER]    # some seconds; draws other-arithmetics-*.png
 """
@@ -30,7 +30,7 @@ def spirals() -> fpes.datasets.Dataset:
 
 
 def train(steps: int = STEPS) -> tuple[fpes.LinearNetwork, np.ndarray]:
-    """A network for the spirals and its weights; the same bits on every machine."""
+    """A network for the spirals, and its weights. The bits are the same on every machine."""
     net = fpes.LinearNetwork([2, 64, 64, 2])
     es = fpes.ES(net, net.init(0), size=256, sigma=0.05, learning_rate=fpes.Cosine(0.03), weight_decay=0.1)
     es.fit(spirals(), steps=steps, batch=500)
@@ -38,7 +38,7 @@ def train(steps: int = STEPS) -> tuple[fpes.LinearNetwork, np.ndarray]:
 
 
 def in_float64(net: fpes.LinearNetwork, theta: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Layer by layer where nothing underflows."""
+    """The outputs in float64, where nothing underflows."""
     h = x.astype(np.float64)
     for weight, bias in net.unpack(theta):
         h = h @ weight.astype(np.float64) + bias
@@ -46,7 +46,7 @@ def in_float64(net: fpes.LinearNetwork, theta: np.ndarray, x: np.ndarray) -> np.
 
 
 def arithmetics(net: fpes.LinearNetwork, theta: np.ndarray) -> dict[str, Classifier]:
-    """The same weights, six ways to compute."""
+    """Six ways to compute with the same weights."""
     formula = formula_of(net, theta)
     coarser = fpes.LinearNetwork(net.sizes, scaling=2.0**126)
     return {
@@ -60,13 +60,13 @@ def arithmetics(net: fpes.LinearNetwork, theta: np.ndarray) -> dict[str, Classif
 
 
 def accuracies(ways: dict[str, Classifier]) -> dict[str, float]:
-    """The part of held-out points that each way gets right."""
+    """The fraction of held-out points that each way classifies correctly."""
     data = spirals()
     return {name: float((way(data.x_test).argmax(1) == data.y_test).mean()) for name, way in ways.items()}
 
 
 def draw(figure, theme, ways: dict[str, Classifier], found: dict[str, float]) -> None:
-    """Which class each way sees where, a panel each, with held-out points."""
+    """The regions of both classes, with held-out points: a panel for each way."""
     data = spirals()
     grid = np.stack(np.meshgrid(SIDE, SIDE), axis=-1).reshape(-1, 2)
     colours = (theme.series[0], theme.series[1])
@@ -82,7 +82,7 @@ def draw(figure, theme, ways: dict[str, Classifier], found: dict[str, float]) ->
 
 
 def main() -> None:
-    """Train, print, and draw."""
+    """Train, print the accuracies, and draw the regions."""
     folder = folder_of_the_command_line(__doc__)
     ways = arithmetics(*train())
     found = accuracies(ways)

@@ -1,10 +1,10 @@
-"""The same weights in PyTorch: what gives the right classes, and four ways that look right and don't.
+"""The same weights in PyTorch: a formula that gives the right classes, and other ways, most of which don't.
 
     python examples/other_libraries.py                   # trains for some seconds first; needs PyTorch
-    python examples/other_libraries.py CHECKPOINT        # of a network trained on the digits
+    python examples/other_libraries.py CHECKPOINT        # the checkpoint of a network trained on the digits
 
-The formula of the documentation (docs/export.md) is checked beside what one would try first: a hard shrink after each
-layer, and PyTorch's own switch for flushing, which is a bit of each *thread*.
+The script compares the formula of docs/export.md with the obvious first tries: one hard shrink after each layer, and
+PyTorch's own switch for flushing, which acts on one *thread* only.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def one_shrink_a_layer(h, weight, bias, first):
 
 @contextmanager
 def flushing(threads: int) -> Iterator[None]:
-    """PyTorch with so many threads, and with underflow flushed by the thread that calls it."""
+    """PyTorch with this number of threads. Only the calling thread flushes underflow."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
@@ -57,7 +57,7 @@ def flushing(threads: int) -> Iterator[None]:
 
 
 def at_tiny_scale(net: fpes.LinearNetwork, theta: np.ndarray, x: np.ndarray, product: Callable) -> Logits:
-    """The network as it is published, at a scale of 2^-125, with a matrix product of one's own."""
+    """The published network, at a scale of 2^-125, with the given matrix product."""
     h = torch.from_numpy(x)
     scaling = float(net.scaling)
     for layer, (weight, bias) in enumerate(net.unpack(theta)):
@@ -67,7 +67,7 @@ def at_tiny_scale(net: fpes.LinearNetwork, theta: np.ndarray, x: np.ndarray, pro
 
 
 def keeping_product(h, weight):
-    """The mode off around the product, and on again: what "boundary" means, as long as there is one thread."""
+    """A product without flushing. This is flush mode "boundary", as long as there is only one thread."""
     torch.set_flush_denormal(False)
     try:
         return h @ weight
@@ -76,7 +76,7 @@ def keeping_product(h, weight):
 
 
 def compare(es: fpes.ES, data: fpes.datasets.Dataset) -> list[tuple[str, float, int]]:
-    """(what, accuracy on the test part, how many classes differ from fpes') of every way."""
+    """For every way: (name, accuracy on the test part, number of samples whose class differs from that of fpes)."""
     net, theta, x = es.net, es.solution, data.x_test
     ours = net(theta, x)
     results = {'fpes, flush "boundary"': ours, 'fpes, flush "always"': net.with_flush("always")(theta, x)}

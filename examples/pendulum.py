@@ -1,12 +1,12 @@
-"""Pendulum swing-up: a controller without an activation function, trained by ES on what happens to the pendulum.
+"""Pendulum swing-up: a controller without an activation function, trained by ES on a simulated pendulum.
 
-Fitness is whatever you can compute from the outputs of the members. Here each member holds pendulums of its own: at
-every time step the population's outputs for the states of all of them are the torques, and at the end the fitness of a
-member is minus the mean cost of its pendulums. The torque is too small to lift the pendulum at once: it has to be swung
-up, and then held. No gradient of the physics is needed, and none is there.
+Fitness can be any function of the outputs of the members. Here each member controls its own pendulums. At every time
+step the outputs of the population for the states of all pendulums are the torques. The fitness of a member is minus the
+mean cost of its pendulums. The torque is too small to lift the pendulum directly, so the controller must swing it up
+and then hold it. ES needs no gradient of the physics.
 
-    python examples/pendulum.py            # half a minute or more: swings up and holds
-    python examples/pendulum.py --quick    # a few seconds: better than it began
+    python examples/pendulum.py            # half a minute or more: the pendulum swings up and stays up
+    python examples/pendulum.py --quick    # a few seconds: better than at the start
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import fpes
 
 # The pendulum of Gymnasium's Pendulum-v1: a rod of 1 kg and 1 m.
 GRAVITY = 10.0
-TORQUE = 2.0  # newton metres, at most; holding the rod level takes 5
+TORQUE = 2.0  # newton metres, at most; holding the rod horizontal needs 5
 STEP = 0.05  # seconds
 TOP_SPEED = 8.0  # radians a second
-STARTS = 8  # pendulums of a member
+STARTS = 8  # pendulums of each member
 
 
 @dataclass
@@ -41,12 +41,12 @@ class Pendulums:
         return cls(np.float32(np.pi) * angle, speed)
 
     def seen(self) -> np.ndarray:
-        """What a controller sees, about 1 in size: float32 [members, starts, 3]."""
+        """The inputs of a controller, of magnitude about 1: float32 [members, starts, 3]."""
         parts = (np.cos(self.angle), np.sin(self.angle), self.speed / TOP_SPEED)
         return np.stack(parts, axis=-1).astype(np.float32)
 
     def turn(self, torque: np.ndarray) -> np.ndarray:
-        """One time step with a torque; the cost of the state before it, float [members, starts]."""
+        """Do one time step with a torque. Returns the cost of the state before it, float [members, starts]."""
         off = (self.angle + np.pi) % (2 * np.pi) - np.pi
         cost = off**2 + 0.1 * self.speed**2 + 0.001 * torque**2
         pull = 1.5 * GRAVITY * np.sin(self.angle) + 3.0 * torque
@@ -68,10 +68,10 @@ def fitness_of(outputs, members: int, steps: int, seed: int) -> np.ndarray:
 
 
 def member_outputs(population: fpes.Population):
-    """Outputs of every member for states of its own.
+    """Outputs of every member for its own states.
 
-    forward() shows one batch to all members of a group. So the states of a pair's two members are one batch, a group is
-    a pair, and of a member's outputs those for its own states are kept.
+    forward() evaluates all members of a group on the same batch. So each group is a pair, and its batch holds the
+    states of both members. Only the outputs of each member for its own states are kept.
     """
     pairs = population.size // 2
 
@@ -87,7 +87,7 @@ def train(generations: int, steps: int = 200, size: int = 512, seed: int = 0) ->
     """Train a controller.
 
     Returns:
-        The fitness of the centre, over starts that it hasn't seen: before, after, and after without underflow.
+        The fitness of the centre on new starts: before training, after it, and after it without underflow.
     """
     net = fpes.LinearNetwork([3, 32, 32, 1])
     es = fpes.ES(
@@ -96,7 +96,7 @@ def train(generations: int, steps: int = 200, size: int = 512, seed: int = 0) ->
         size=size,
         sigma=0.05,
         learning_rate=fpes.Cosine(0.05),
-        shaping="sign",  # compares a member with its antithetic one: ranks among all end at -4 instead of -1
+        shaping="sign",  # compares the two members of a pair; with ranks among all members fitness ends at -4, not -1
         steps=generations,
         seed=seed,
     )
@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few seconds")
     before, after, linear = train(60, steps=100, size=128) if parser.parse_args().quick else train(120)
     print(f"fitness of the centre: {before:.2f} before, {after:.2f} after (0: upright and at rest all the time)")
-    print(f"the same weights without underflow, and so linear but for the limit of the torque: {linear:.2f}")
+    print(f"the same weights without underflow, so linear up to the limit of the torque: {linear:.2f}")
 
 
 if __name__ == "__main__":

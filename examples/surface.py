@@ -1,8 +1,8 @@
-"""Regression: a wavy surface, learnt by a network without an activation function.
+"""Regression: a network without an activation function learns a wavy surface.
 
-The targets are one number for each point, and the loss is the mean squared error; what it is worth is told by R², which
-is 1 where every number is right and 0 where the mean would do as well. A plane is the best that a linear network gives,
-and under flush "never" the trained network is one.
+The target is one number for each point, and the loss is the mean squared error. R² measures the result: it is 1 if
+every number is right, and 0 if the mean of the targets would be as good. A linear network can only fit a plane. Under
+flush "never" the trained network is a plane.
 
     python examples/surface.py [--output FOLDER]    # half a minute; draws surface-*.png
 """
@@ -15,12 +15,12 @@ from tour import folder_of_the_command_line
 import fpes
 from fpes.themes import message, save_both
 
-REACH = 1.5  # of either coordinate
+REACH = 1.5  # largest magnitude of both coordinates
 SAMPLES = 3000
 
 
 def height(points: np.ndarray) -> np.ndarray:
-    """Of the surface, [n], over points [n, 2]."""
+    """Height of the surface [n] at points [n, 2]."""
     return np.sin(2 * points[:, 0]) * np.sin(2 * points[:, 1])
 
 
@@ -31,7 +31,7 @@ def task() -> fpes.datasets.Dataset:
 
 
 def train(data: fpes.datasets.Dataset, steps: int = 1500) -> fpes.ES:
-    """By evolution strategies, every weight perturbed."""
+    """Train by evolution strategies that perturb every weight."""
     net = fpes.LinearNetwork([data.features, 64, 64, data.outputs])
     es = fpes.ES(
         net,
@@ -47,12 +47,12 @@ def train(data: fpes.datasets.Dataset, steps: int = 1500) -> fpes.ES:
 
 
 def worth(es: fpes.ES, data: fpes.datasets.Dataset, flush: str) -> float:
-    """R² on the points that were held out, in a flush mode."""
+    """R² on the held-out points in a flush mode."""
     return fpes.metric(es.net.with_flush(flush), es.solution, data.x_test, data.y_test, "squared_error")
 
 
 def draw(figure, theme, es: fpes.ES, data: fpes.datasets.Dataset) -> None:
-    """The surface, and what the network makes of it in two modes, side by side."""
+    """The surface, and the outputs of the network in two modes, side by side."""
     side = np.linspace(-REACH, REACH, 121, dtype=np.float32)
     grid = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
 
@@ -71,7 +71,7 @@ def draw(figure, theme, es: fpes.ES, data: fpes.datasets.Dataset) -> None:
 
 
 def main() -> None:
-    """Train, print what it is worth in each mode, and draw."""
+    """Train, print R² in each mode, and draw."""
     folder = folder_of_the_command_line(__doc__)
     data = task()
     es = train(data)

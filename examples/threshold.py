@@ -1,7 +1,7 @@
-"""Where the activations lie: before and after training, in units of the threshold's 2^-125.
+"""Where the activations lie, before and after training, in units of 2^-125.
 
-Evolution strategies train a network on two spirals for some seconds. What goes into its hidden units is drawn as a
-histogram. What is below 0.5 is flushed; that is all the nonlinearity there is.
+Evolution strategies train a network on two spirals for some seconds. The script draws a histogram of the inputs of the
+hidden units. Values below 0.5 in magnitude are flushed. This is the only nonlinearity.
 
     python examples/threshold.py [--output FOLDER]    # some seconds; draws threshold-*.png
 """
@@ -17,11 +17,11 @@ from fpes.study.bits import activations
 from fpes.themes import message, save_both
 
 THRESHOLD = 0.5
-SHOWN = 4.0  # to either side
+SHOWN = 4.0  # range of the histogram, on both sides of 0
 
 
 def preactivations(net: fpes.LinearNetwork, theta: np.ndarray, x: np.ndarray) -> list[np.ndarray]:
-    """What goes into each hidden layer's units, before it is flushed, in units of 2^-125: float64 [batch, units]."""
+    """Inputs of the units of each hidden layer, before flushing, in units of 2^-125: float64 [batch, units]."""
     outputs = activations(net, theta, x)
     below = [x.astype(np.float64), *(h.astype(np.float64) * net.scaling for h in outputs[:-2])]
     hidden = net.unpack(theta)[:-1]
@@ -29,12 +29,12 @@ def preactivations(net: fpes.LinearNetwork, theta: np.ndarray, x: np.ndarray) ->
 
 
 def flushed(values: np.ndarray) -> float:
-    """Which part lies below the threshold."""
+    """The fraction of values below the threshold."""
     return float((abs(values) < THRESHOLD).mean())
 
 
 def draw(figure, theme, before: list[np.ndarray], after: list[np.ndarray]) -> None:
-    """A panel for each hidden layer; before and after training."""
+    """A panel for each hidden layer, with histograms before and after training."""
     panels = figure.subplots(1, len(before), sharey=True)
     edges = np.linspace(-SHOWN, SHOWN, 81)
     for layer, (axes, old, new) in enumerate(zip(panels, before, after, strict=True), start=1):
@@ -55,7 +55,7 @@ def draw(figure, theme, before: list[np.ndarray], after: list[np.ndarray]) -> No
 
 
 def main() -> None:
-    """Train, print, and draw."""
+    """Train, print the fractions of flushed inputs, and draw the histograms."""
     folder = folder_of_the_command_line(__doc__)
     x = spirals().x_test
     net, trained = train()

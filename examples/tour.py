@@ -1,4 +1,4 @@
-"""What the scripts of the tour share: where their pictures go.
+"""The tour: runs all its scripts, and gives them the folder for their pictures.
 
 python examples/tour.py    # runs the whole tour, in a minute
 """
@@ -13,7 +13,7 @@ STOPS = ("number_line", "identities", "hard_shrink", "linear_again", "threshold"
 
 
 def folder_of_the_command_line(description: str | None) -> Path:
-    """The folder after --output; runs/tour unless told."""
+    """The folder after --output. Default: runs/tour."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("runs/tour"), help="folder of the pictures")
     return parser.parse_args().output

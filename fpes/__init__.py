@@ -1,7 +1,7 @@
 """fpes: floating-point evolution strategies.
 
-Many perturbed networks evaluated together, with float32 underflow as the only nonlinearity, and the same bits on every
-instruction set and for any number of threads.
+The package evaluates many perturbed networks in one call. Float32 underflow is the only nonlinearity. Results have
+the same bits on every processor and for any number of threads.
 """
 
 from fpes import _loading, datasets, distributed, training  # noqa: F401  # _loading first, which says why where there is no C++ module

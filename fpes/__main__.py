@@ -1,4 +1,4 @@
-"""`python -m fpes` is the command line."""
+"""The command line, as `python -m fpes`."""
 
 from fpes.cli import main
 

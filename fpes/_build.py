@@ -1,4 +1,4 @@
-"""What this installation is made of."""
+"""The builds of this installation."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from fpes._version import __version__
 
 
 def build_config() -> dict[str, Any]:
-    """Builds that are present and how they will run.
+    """The builds of this installation, and how they run.
 
     Returns:
         version: str.
         cpu: {isas, isa, threads, compiler}; the compiler with its flags.
-        cuda: {built, builds, reason, compiler, architectures, devices}: whether there is any CUDA build; which
+        cuda: {built, builds, reason, compiler, architectures, devices}: whether there is a CUDA build; its names
         ("ftz" runs flush "boundary" and "always", "ieee" runs "never"); why one is missing, "" if none is; the version
-        of nvcc; the architectures as CMake names them; the names of the GPUs that can be used now.
+        of nvcc; the architectures, with the names of CMake; the names of the usable GPUs.
     """
     return {
         "version": __version__,

@@ -1,4 +1,4 @@
-"""Checks at the edge: what comes from a user is right, or an exception says what came and what was expected."""
+"""Checks of users' arguments. Every error names the value and the expectation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def flush_mode(flush: str) -> str:
 def float_array(name: str, value: Any, shape: tuple[int | str, ...] | None = None) -> FloatArray:
     """`value` as a C-contiguous, aligned float32 NumPy array: copied if it isn't, refused if it has another dtype.
 
-    `shape` holds a number where an extent must be exactly that, and a word where it may be anything from 1 on.
+    `shape` holds a number for an extent with this exact value, and a word for any extent of at least 1.
     """
     array = numpy_array(name, value)
     check_floats(name, array, shape)
@@ -42,7 +42,7 @@ def contiguous(array: np.ndarray) -> np.ndarray:
 
 
 def result_array(name: str, value: Any, shape: tuple[int, ...], *inputs: np.ndarray) -> FloatArray:
-    """`value`, if a result of this shape can be written to it, and none of the inputs lies there."""
+    """`value`, if a result of this shape can be written to it and no input overlaps it."""
     if type(value) is not np.ndarray or value.dtype != np.float32 or value.shape != shape:
         found = f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__
         raise TypeError(f"{name} is {found}, expected a NumPy array of float32 {list(shape)} to write to")
@@ -59,7 +59,7 @@ def indices(name: str, value: Any, count: int | None, limit: int) -> npt.NDArray
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} has dtype {array.dtype}, expected integers")
     check_shape(name, array.shape, ("count" if count is None else count,))
-    own = np.array(array, order="C")  # what is checked is what is used, whoever writes to the caller's array meanwhile
+    own = np.array(array, order="C")  # a copy: another thread may write to the caller's array between check and use
     lowest, highest = int(own.min()), int(own.max())
     if lowest < 0 or highest >= limit:
         raise ValueError(f"{name} has integers from {lowest} to {highest}, expected 0 to {limit - 1}")
@@ -67,12 +67,12 @@ def indices(name: str, value: Any, count: int | None, limit: int) -> npt.NDArray
 
 
 def numpy_array(name: str, value: Any) -> np.ndarray:
-    """`value` as a NumPy array, without a copy where it can be: a NumPy array, or what speaks __array__ or DLPack."""
+    """`value` as a NumPy array, if possible without a copy. It may be any object with __array__ or DLPack."""
     if type(value) is np.ndarray:
         return value
     _refuse_gpu(name, value)
     try:
-        if hasattr(value, "__array__") and not isinstance(value, np.generic):  # one number is no array
+        if hasattr(value, "__array__") and not isinstance(value, np.generic):  # a single number isn't an array
             return np.asarray(value)
         if hasattr(value, "__dlpack__"):
             return np.from_dlpack(value)
@@ -97,7 +97,7 @@ def check_floats(name: str, array: Any, shape: tuple[int | str, ...] | None = No
 
 
 def check_fitness(name: str, array: Any, size: int, samples: int | None) -> None:
-    """Refuse an array that isn't float32 or float64 [size], or [size, samples] where samples isn't None."""
+    """Refuse an array that isn't float32 or float64 [size], or [size, samples] if samples isn't None."""
     if array.dtype not in (np.float32, np.float64):
         raise TypeError(f"{name} has dtype {array.dtype}, expected float32 or float64")
     if array.shape != (size,) and (samples is None or array.shape != (size, samples)):
@@ -106,7 +106,7 @@ def check_fitness(name: str, array: Any, size: int, samples: int | None) -> None
 
 
 def check_shape(name: str, actual: tuple[int, ...], expected: tuple[int | str, ...]) -> None:
-    """Refuse another rank, another extent where one is given, and an extent of 0."""
+    """Refuse a different rank, a different extent where a number is expected, and an extent of 0."""
     fits = len(actual) == len(expected) and all(
         extent == wanted if isinstance(wanted, int) else extent > 0
         for extent, wanted in zip(actual, expected, strict=True)
@@ -117,7 +117,7 @@ def check_shape(name: str, actual: tuple[int, ...], expected: tuple[int | str, .
 
 
 def finite_array(name: str, value: Any, shape: tuple[int | str, ...]) -> FloatArray:
-    """A :func:`float_array` without NaN and infinity."""
+    """As `float_array`, and refused if a value is NaN or infinite."""
     array = float_array(name, value, shape)
     bad = np.flatnonzero(~np.isfinite(array))
     if bad.size:

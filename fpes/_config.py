@@ -37,7 +37,7 @@ def register(cls: _Class) -> _Class:
         cls itself.
 
     Raises:
-        TypeError: cls is no frozen dataclass, or a field isn't an argument of its constructor.
+        TypeError: cls isn't a frozen dataclass, or a field isn't an argument of its constructor.
         ValueError: another class is registered under this name; a field is called "type".
     """
     if not (isinstance(cls, type) and is_dataclass(cls) and cls.__dataclass_params__.frozen):  # type: ignore[attr-defined]
@@ -59,7 +59,7 @@ def is_registered(value: Any) -> bool:
     return _classes.get(type(value).__name__) is type(value)
 
 
-@ieee_mode()  # the caller's rounding would decide about the numbers that are read
+@ieee_mode()  # the numbers must not depend on the caller's rounding mode
 def setting(name: str, value: Any, protocol: type, expected: str) -> Any:
     """A description with Python's own numbers, of a registered class that follows a protocol.
 
@@ -130,11 +130,11 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(value: Any) -> Any:
-    """What to_json() was given; tuples inside descriptions come back as tuples.
+    """The inverse of to_json(). Tuples inside descriptions come back as tuples.
 
     Raises:
         ValueError: a description of a class that isn't registered.
-        TypeError: a description with other fields than its type has.
+        TypeError: a description whose fields aren't those of its type.
     """
     if isinstance(value, list):
         return tuple(from_json(item) for item in value)

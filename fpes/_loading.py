@@ -1,6 +1,6 @@
-"""Loads the C++ module before all else; where that fails, there is an ImportError that says why and what to do.
+"""Loads the C++ module before everything else. A failure raises an ImportError with the reason and the remedy.
 
-Python's own words for it ("partially initialized module", "most likely due to a circular import") name a wrong cause.
+Python's own message ("partially initialized module", "most likely due to a circular import") names a wrong cause.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ def _why(error: ImportError) -> str:
 
 
 def _module_in(folder: Path) -> Path | None:
-    """The module's file for this Python."""
+    """The name of the module's file for this Python."""
     return next((path for suffix in EXTENSION_SUFFIXES if (path := folder / f"_cpu{suffix}").exists()), None)
 
 
 def _hidden() -> str:
-    """Whether an installed fpes would have come next, had these sources not been first on the path."""
+    """Whether these sources hide an installed fpes, because they come first on the path."""
     for entry in sys.path:
         folder = Path(entry or ".").resolve() / "fpes"
         if folder != _HERE.resolve() and _module_in(folder) is not None:

@@ -1,7 +1,7 @@
 """Arithmetic in Python that doesn't depend on the caller's floating-point mode.
 
-Libraries leave flush-to-zero, or another rounding, switched on in the threads of their callers. NumPy computes in that
-mode then: subnormal numbers are equal to zero, and to each other.
+Some libraries switch flush-to-zero or another rounding mode on in their callers' threads, and leave it on. NumPy then
+computes in this mode: subnormal numbers compare equal to zero and to each other.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fpes import _cpu
 
 @contextmanager
 def ieee_mode() -> Iterator[None]:
-    """IEEE 754, rounding to nearest, in this thread; afterwards the mode is the caller's again. Also a decorator."""
+    """IEEE 754, rounding to nearest, in this thread. Restores the caller's mode at the end. Also a decorator."""
     before = _cpu.exchange_mode_for_ieee()
     try:
         yield

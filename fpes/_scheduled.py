@@ -1,4 +1,4 @@
-"""Numbers that may be schedules, as attributes."""
+"""Attributes that may be numbers or schedules."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fpes.schedules import Schedule
 
 
 class Scheduled:
-    """A number of its owner's that may be a schedule: checked when it is assigned, and kept as Python's own numbers."""
+    """An attribute that may be a number or a schedule. It is checked when assigned, and kept as Python numbers."""
 
     def __init__(self, checked: Callable[[str, Any], float]) -> None:
         self.checked = checked
@@ -31,6 +31,6 @@ class Scheduled:
         vars(owner)[self.name] = number
 
     def at(self, owner: Any, generation: int, steps: int) -> float:
-        """What it is in a generation."""
+        """Its value in a generation."""
         value = self.__get__(owner, type(owner))
         return self.checked(self.name, value.at(generation, steps)) if isinstance(value, Schedule) else float(value)

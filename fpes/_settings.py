@@ -15,7 +15,7 @@ def supported_isas() -> list[str]:
 
 
 def set_isa(name: str | None) -> None:
-    """Use one of :func:`supported_isas`; ``None`` is the best. The environment variable FPES_ISA also sets it.
+    """Use one of the instruction sets of `supported_isas()`; ``None``: the best. The variable FPES_ISA sets it too.
 
     Raises:
         ValueError: the machine doesn't run it.
@@ -33,7 +33,7 @@ def get_isa() -> str:
 
 
 def set_threads(count: int | None) -> None:
-    """Use `count` threads in each call; ``None`` is one for each usable CPU. FPES_THREADS also sets it.
+    """Use `count` threads in each call; ``None``: one for each usable CPU. The variable FPES_THREADS sets it too.
 
     Raises:
         ValueError: not in 1 ... 1024.
@@ -43,14 +43,14 @@ def set_threads(count: int | None) -> None:
 
 
 def share_threads(count: int) -> None:
-    """Use `count` threads, this process's share of a machine, unless somebody has chosen a number."""
+    """Use `count` threads, this process's share of the machine, unless the user has chosen a number."""
     global _threads  # noqa: PLW0603 - the one place where this process-wide choice lives
     if not _threads_chosen:
         _threads = _checked_threads(count, "count")
 
 
 def threads_chosen() -> bool:
-    """Whether set_threads() or FPES_THREADS has said how many."""
+    """Whether set_threads() or FPES_THREADS has chosen the number."""
     return _threads_chosen
 
 

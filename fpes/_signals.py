@@ -1,4 +1,4 @@
-"""Signals that end a program: made to wait where something must be whole, and to raise where something can be saved."""
+"""Signals that end a program. They wait during critical work, and raise exceptions where state can be saved."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-_MOST_WAITING = 2  # signals that wait; whoever sends more doesn't want to
+_MOST_WAITING = 2  # number of signals that wait; a user who sends more is impatient
 
 
 class Terminated(SystemExit):
-    """SIGTERM or SIGHUP came. Exit status 143 or 129, as a shell reports it."""
+    """Raised by SIGTERM or SIGHUP. Exit status 143 or 129, as a shell reports it."""
 
 
 @contextmanager
 def terminating_raises() -> Iterator[None]:
-    """SIGTERM and SIGHUP become exceptions, so that there is a last checkpoint; unless the program handles them.
+    """Turn SIGTERM and SIGHUP into exceptions, so that a last checkpoint is saved, unless the program handles them.
 
     Copies of the process, such as the workers of a pool that forks, have nothing to save: the signals end them.
     """
@@ -46,10 +46,10 @@ def terminating_raises() -> Iterator[None]:
 
 @contextmanager
 def signals_wait() -> Iterator[None]:
-    """Handlers of signals, which may raise, run at the end of the block and not in its midst.
+    """Delay the handlers of signals, which may raise, to the end of the block.
 
-    A file, an archive and whatever else has a state of its own are then closed by whoever opened them, and Ctrl-C stays
-    Ctrl-C. In other threads than the main one no handler runs anyway.
+    So the code that opened a file or an archive also closes it, and Ctrl-C remains a KeyboardInterrupt. Handlers run in
+    the main thread only.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

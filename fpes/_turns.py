@@ -1,4 +1,4 @@
-"""Methods of one object that threads call in turn: each finds the state that another has left whole."""
+"""Methods that threads call one after the other on the same object, so that each finds a complete state."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from weakref import WeakKeyDictionary
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
-# Beside the objects, which can be copied and pickled so.
+# Outside the objects, so that they can be copied and pickled.
 _locks: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
 _making = threading.Lock()
 
 
 def in_turn(method: _Method) -> _Method:
-    """Decorator of methods: while a thread is in one of them, others wait before any of the same object."""
+    """Decorator of methods. While a thread is in one of them, other threads wait before any of the same object."""
 
     @functools.wraps(method)
     def waiting(self: Any, *arguments: Any, **named: Any) -> Any:
@@ -28,13 +28,13 @@ def in_turn(method: _Method) -> _Method:
 
 
 def turn_of(owner: Any) -> Any:
-    """A context for several calls that belong together: other threads wait before any such method of the object."""
+    """A context for several calls. Other threads wait before any decorated method of the object."""
     with _making:
         return _locks.setdefault(owner, threading.RLock())
 
 
 def _after_fork() -> None:
-    """A child has none of the threads that its locks may be held by."""
+    """Replace the locks in a forked child: the threads that may hold them don't exist there."""
     global _making  # noqa: PLW0603 - it may be held as well
     _making = threading.Lock()
     _locks.clear()

@@ -1,6 +1,6 @@
-"""The baseline: the same deep linear network trained by backprop, which believes in real arithmetic.
+"""The baseline: the same deep linear network, trained by backprop, which assumes real arithmetic.
 
-Its gradients are the closed-form ones of a product of matrices, so all that it can find is a linear classifier.
+Its gradients are those of a product of matrices, so it can only find a linear classifier.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ def train_by_backprop(
     learning_rate: float = 3e-3,
     seed: int = 0,
 ) -> FloatArray:
-    """Minimise the cross-entropy of the network, taken for a linear map, by Adam with cosine decay.
+    """Minimise the cross-entropy of the network as a linear map, by Adam with cosine decay.
 
     Args:
-        net: the network; its scaling and flush mode play no part.
-        data: trained on x_train and y_train.
-        steps: updates, each on `batch` samples drawn without replacement.
-        batch: samples in a minibatch, at most those that there are.
-        learning_rate: of the first step.
-        seed: of the initial weights and the minibatches.
+        net: the network. Its scaling and flush mode don't matter.
+        data: the data set; x_train and y_train are used.
+        steps: number of updates, each on `batch` samples drawn without replacement.
+        batch: samples in a minibatch, at most all samples.
+        learning_rate: learning rate of the first step.
+        seed: seed of the initial weights and the minibatches.
 
     Returns:
         theta, float32 [net.parameters].
@@ -53,7 +53,7 @@ def train_by_backprop(
 
 
 def _gradient(net: LinearNetwork, theta: FloatArray, x: FloatArray, labels: IntArray) -> FloatArray:
-    """Of the mean cross-entropy with respect to theta, by the chain rule from the last layer to the first."""
+    """The gradient of the mean cross-entropy with respect to theta, by the chain rule from the last layer."""
     layers = net.unpack(theta)
     inputs = [x]
     for weight, bias in layers:

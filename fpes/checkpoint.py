@@ -1,4 +1,4 @@
-"""Checkpoint files: arrays and a description in one .npz, whole or not there, and checked when they are read.
+"""Checkpoint files: arrays and a description in one .npz. Files are written as a whole, and checked on reading.
 
 A checkpoint is an ordinary NumPy archive, without pickles: `numpy.load(path)["theta"]` reads the parameters without
 fpes. The entry `description` is JSON text; `sha256` is the digest of that text and of all other arrays.
@@ -23,7 +23,7 @@ from fpes._signals import signals_wait
 from fpes.files import written_whole
 
 FORMAT = "fpes checkpoint"
-VERSION = 1  # of the format: raised when an older fpes couldn't make sense of a newer file
+VERSION = 1  # version of the format; it rises when an older fpes can't read newer files
 
 _TEXTS = ("description", "sha256")
 _MOST_ENTRIES = 1000  # a checkpoint has about six
@@ -32,17 +32,17 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 class CheckpointError(ValueError):
-    """A file is no checkpoint, or is damaged or truncated."""
+    """A file isn't a checkpoint, or is damaged or truncated."""
 
 
-@ieee_mode()  # another rounding would write and read other numbers
+@ieee_mode()  # another rounding mode would write and read different numbers
 def write(path: Path, description: dict[str, Any], arrays: Arrays) -> None:
-    """Write a checkpoint aside, and then put it in the place of `path`.
+    """Write a checkpoint to a temporary file, and then move it to `path`.
 
-    An interrupt (Ctrl-C, SIGTERM) that comes meanwhile is raised when the file is whole.
+    An interrupt (Ctrl-C, SIGTERM) during the writing is raised when the file is complete.
 
     Raises:
-        OSError: it can't be written: the disk is full, the folder isn't there. What was at `path` is there still.
+        OSError: it can't be written: the disk is full, or the folder doesn't exist. The old file at `path` remains.
     """
     text = json.dumps({"format": FORMAT, "format_version": VERSION, **description}, allow_nan=False)
     entries = {"description": np.array(text), "sha256": np.array(_digest(text, arrays)), **arrays}
@@ -57,7 +57,7 @@ def read(path: Path) -> tuple[dict[str, Any], Arrays]:
     Raises:
         FileNotFoundError: there is no such file.
         PermissionError: it may not be read.
-        CheckpointError: it is damaged, truncated, or no checkpoint; the message says which.
+        CheckpointError: it is damaged, truncated, or isn't a checkpoint; the message says which.
     """
     try:
         kind = path.stat().st_mode
@@ -74,29 +74,29 @@ def read(path: Path) -> tuple[dict[str, Any], Arrays]:
             return _checked(entries)
         except CheckpointError as error:
             raise CheckpointError(f"{path} {error}") from error
-        # zipfile, zlib, NumPy and json say in many ways that they can't make sense of something.
+        # zipfile, zlib, NumPy and json raise many kinds of errors for damaged content.
         except Exception as error:
             raise CheckpointError(f"{path} is damaged, or no checkpoint of fpes: {error!r}") from error
 
 
 def check_finite(arrays: Arrays) -> None:
-    """Refuse a state that nobody could go on from, before it takes the place of one that somebody can.
+    """Refuse a state from which no run can continue, before it replaces a good one.
 
     Raises:
         ValueError: an array has NaN or infinity.
     """
     for name, array in arrays.items():
         if not np.isfinite(array).all():
-            raise ValueError(f"the state is not saved, for {name} has numbers that are NaN or infinite")
+            raise ValueError(f"the state is not saved, because {name} has numbers that are NaN or infinite")
 
 
 def check_replaceable(path: Path, run: str, generation: int) -> None:
-    """Make sure that nothing is lost where this run's state of this generation takes the place of `path`.
+    """Check that this run may replace the file at `path` with its state of this generation.
 
-    A file is replaced by a later state of its own run, or where it holds no generation yet.
+    It may replace an earlier state of the same run, and a checkpoint of generation 0.
 
     Raises:
-        FileExistsError: it holds something else; the message says what, and what can be done.
+        FileExistsError: the file holds something else. The message says what it is, and what the user can do.
     """
     advice = f"Go on with it by fpes.ES.load({str(path)!r}), save to another path, or move it away"
     try:
@@ -108,20 +108,21 @@ def check_replaceable(path: Path, run: str, generation: int) -> None:
         return
     except (CheckpointError, KeyError, TypeError, AttributeError) as error:
         raise FileExistsError(
-            f"{path} is not replaced, for it is there already and isn't this run's: {error}. Save to another path, or "
-            "move it away"
+            f"{path} is not replaced, because it exists already and isn't this run's: {error}. Save to another path, "
+            "or move it away"
         ) from error
     if there == 0 or (owner == run and there <= generation):
         return
     if owner != run:
-        raise FileExistsError(f"{path} is not replaced, for it holds generation {there} of another run. {advice}")
+        raise FileExistsError(f"{path} is not replaced, because it holds generation {there} of another run. {advice}")
     raise FileExistsError(
-        f"{path} is not replaced by generation {generation}, for it holds generation {there} of the same run. {advice}"
+        f"{path} is not replaced by generation {generation}, because it holds generation {there} of the same run. "
+        f"{advice}"
     )
 
 
 def _entries(stream: Any) -> Arrays:
-    """The arrays of an archive, none larger than what the file has room for."""
+    """The arrays of an archive. None is larger than the file."""
     start = stream.read(6)
     if start == b"\x93NUMPY":
         raise CheckpointError("is no checkpoint of fpes: it is one NumPy array")
@@ -134,14 +135,14 @@ def _entries(stream: Any) -> Arrays:
             raise CheckpointError(f"is no checkpoint of fpes: it lacks the entry {' and '.join(missing)}")
         if len(infos) > _MOST_ENTRIES or len(set(names)) < len(names):
             raise CheckpointError(f"is damaged: it has {len(infos)} entries, {len(set(names))} of them different")
-        # Entries are stored as they are; so what would unpack to much more than the file has isn't ours.
+        # Entries aren't compressed. An archive that unpacks to much more than its size isn't a checkpoint.
         if any(info.compress_type != zipfile.ZIP_STORED for info in infos) or sum(i.file_size for i in infos) > size:
             raise CheckpointError("is damaged, or no checkpoint of fpes: its entries are compressed, or larger than it")
         return {name: _array(name, archive.read(info)) for name, info in zip(names, infos, strict=True)}
 
 
 def _array(name: str, content: bytes) -> npt.NDArray[Any]:
-    """An entry in NumPy's format: text, or finite float32 numbers."""
+    """Read an entry in NumPy's format: text, or finite float32 numbers."""
     stream = io.BytesIO(content)
     version = np.lib.format.read_magic(stream)
     if version != (1, 0):

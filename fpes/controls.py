@@ -1,6 +1,6 @@
-"""Controls: the very weights that ES found, run in other arithmetics.
+"""Controls: the weights that ES found, run in other arithmetics.
 
-If underflow is what computes, then taking it away must take the accuracy away too.
+If underflow is the nonlinearity, accuracy must fall without it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SAMPLES_AT_A_TIME = 4096
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Fractions of samples whose largest logit is the right one."""
+    """Fractions of samples whose largest logit is at the label."""
 
     name: str
     train: float
@@ -42,7 +42,7 @@ def evaluate_controls(net: LinearNetwork, theta: FloatArray, data: Dataset) -> l
 
 
 def evaluate_boundaries(net: LinearNetwork, theta: FloatArray, data: Dataset) -> list[Accuracy]:
-    """Accuracies of theta where the boundary of one layer alone flushes nothing, for each layer in turn.
+    """Accuracies of theta if the boundary of one layer doesn't flush, for each layer in turn.
 
     Raises:
         ValueError: the network's flush mode isn't "boundary".
@@ -56,13 +56,13 @@ def evaluate_boundaries(net: LinearNetwork, theta: FloatArray, data: Dataset) ->
 
 
 def forward_with(net: LinearNetwork, theta: FloatArray, x: FloatArray, off: Collection[int]) -> FloatArray:
-    """Logits of a network in flush mode "boundary", from the primitives, where some layers' boundaries are off.
+    """Logits of a network in flush mode "boundary", by the primitives, with the boundaries of some layers off.
 
     Args:
         net: the network.
         theta: its parameters, float32 [net.parameters].
         x: float32 [batch, net.features].
-        off: which layers flush nothing after their product, counted from 1.
+        off: layers whose results aren't flushed after the product, counted from 1.
 
     Returns:
         float32 [batch, net.classes].
@@ -81,7 +81,7 @@ def forward_with(net: LinearNetwork, theta: FloatArray, x: FloatArray, off: Coll
 
 
 def collapse(net: LinearNetwork, theta: FloatArray) -> tuple[DoubleArray, DoubleArray]:
-    """The affine map that the network is in real arithmetic: matrix [features, classes] and bias [classes], float64."""
+    """The network in real arithmetic, as an affine map: matrix [features, classes] and bias [classes], float64."""
     matrix: DoubleArray = np.eye(net.features)
     bias: DoubleArray = np.zeros(net.features)
     for weight, layer_bias in net.unpack(theta):
@@ -101,7 +101,7 @@ def _measured(name: str, logits: Callable[[FloatArray], Logits], data: Dataset) 
 
 
 def _accuracy_of(logits: Callable[[FloatArray], Logits], x: FloatArray, labels: IntArray) -> float:
-    """Some samples at a time, so that Ctrl-C is answered soon, and float64 needs little memory."""
+    """Compute some samples at a time, so that Ctrl-C takes effect soon and float64 needs little memory."""
     right = 0
     for begin in range(0, len(x), _SAMPLES_AT_A_TIME):
         part = slice(begin, begin + _SAMPLES_AT_A_TIME)
@@ -110,7 +110,7 @@ def _accuracy_of(logits: Callable[[FloatArray], Logits], x: FloatArray, labels: 
 
 
 def _layer_by_layer(net: LinearNetwork, theta: FloatArray, x: FloatArray) -> DoubleArray:
-    """The network's own formula in float64, where nothing underflows."""
+    """The network's formula in float64, where nothing underflows."""
     layers = net.unpack(theta)
     weight, bias = layers[0]
     h: DoubleArray = (x.astype(np.float64) @ weight + bias) / net.scaling

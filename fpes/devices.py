@@ -1,7 +1,7 @@
-"""Arrays between the host and the device that a population is computed on.
+"""Transfer of arrays between the host and the device that computes a population.
 
-The trainer keeps its state on the host, where the optimisers are, so that every backend gives the same bits; theta and
-minibatches go to the device, fitness and gradients come back.
+The trainer keeps its state on the host, and optimisers run there, so every backend gives the same bits. theta and
+minibatches go to the device; fitness and gradients come back.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ def checked_device(device: str) -> str:
     """`device`, if it is "cpu", "cuda" (CuPy's current device) or "cuda:" and a number, and can be used.
 
     Raises:
-        TypeError: no string.
-        ValueError: another name, or a device that isn't there.
-        ImportError, RuntimeError: a GPU is asked for, and CuPy, the CUDA build or the GPU is missing.
+        TypeError: device isn't a string.
+        ValueError: an unknown name, or a device that doesn't exist.
+        ImportError, RuntimeError: device is a GPU, and CuPy, the CUDA build or the GPU is missing.
     """
     backend_named(device)
     return device
 
 
 def to_device(array: Any, device: str) -> Any:
-    """A NumPy array as it is for "cpu", or copied to the GPU as a CuPy array."""
+    """A NumPy array: unchanged for "cpu", otherwise copied to the GPU as a CuPy array."""
     return backend_named(device).copied_to_device(array)
 
 
 def to_host(array: Any) -> Any:
-    """An array from a GPU as a NumPy array; anything else as it is."""
+    """An array from a GPU as a NumPy array; anything else unchanged."""
     return array if gpu_of(array) is None else import_cupy().asnumpy(as_cupy("array", array))

@@ -1,7 +1,7 @@
-"""Who evaluates a population and who makes its gradient: this process, or several that share the work.
+"""Engines: this process, or several processes that share the evaluation of a population and its gradient.
 
-An engine decides where the arithmetic is done and never what comes out: fitness is placed by index, and a gradient is
-computed in parts only where its parts are exact sums. So the bits of a run are the same for every engine.
+An engine decides where results are computed and never changes them: fitness is placed by index, and a gradient is
+computed in parts only if the parts are exact sums. So the bits of a run are the same for every engine.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from fpes.strategy import Strategy, local_gradient
 
 @dataclass(frozen=True)
 class Samples:
-    """What a generation sees, by number: any process that has the data makes the same arrays of it.
+    """The samples of a generation, by number. Every process that has the data creates the same arrays from them.
 
     Args:
         rows: samples of the training part, int64 [groups * batch].
-        step: the generation, which the augmentation depends on.
-        strength: of the augmentation.
+        step: the generation, on which the augmentation depends.
+        strength: strength of the augmentation.
     """
 
     rows: npt.NDArray[np.int64]
@@ -45,13 +45,13 @@ class Samples:
 
 @dataclass(frozen=True)
 class Measure:
-    """What is wanted of each member.
+    """The kind of evaluation.
 
     Args:
-        loss: as for Population.evaluate(); None for a function that every process has of its own.
-        per_sample: likewise.
-        sample_weights: likewise, on the host.
-        chunk: likewise.
+        loss: as for Population.evaluate(); None if every process has its own fitness function.
+        per_sample: as for Population.evaluate().
+        sample_weights: as for Population.evaluate(), on the host.
+        chunk: as for Population.evaluate().
     """
 
     loss: str | Callable[[Any, Any], Any] | None = "cross_entropy"
@@ -77,7 +77,7 @@ class Measure:
 
 
 class Engine(Protocol):
-    """What the generations of a fit() need to have done."""
+    """The work of the generations of a fit()."""
 
     def evaluate(self, population: Population, samples: Samples, measure: Measure) -> Evaluation:
         """The population on its minibatch."""
@@ -85,20 +85,20 @@ class Engine(Protocol):
     def gradient(
         self, population: Population, fitness: FloatArray, utilities: Any, evaluation: Evaluation | None
     ) -> FloatArray:
-        """The gradient of these utilities, which are the shaped fitness, on the host: a strategy.Gradient."""
+        """The gradient for these utilities (the shaped fitness), on the host: a strategy.Gradient."""
 
 
 class Helpers(Protocol):
-    """Who shares the work of a fit()."""
+    """A group of processes that share the work of a fit()."""
 
     def serve(self, strategy: Strategy, loss: Callable[[Any, Any], Any] | None) -> bool:
-        """Whether this process is one that only follows another, whose fit() is over now."""
+        """Whether this process only follows another process, whose fit() has ended."""
 
     def leading(self) -> AbstractContextManager[None]:
         """Around all of a fit() that doesn't follow: those who wait for it learn of its end, however early it comes."""
 
     def training(self, strategy: Strategy, minibatches: Minibatches, run: str) -> AbstractContextManager[Engine]:
-        """Around the generations of a run: whatever has to be prepared for them, and put away."""
+        """A context around the generations of a run, which prepares for them and cleans up."""
 
 
 class LocalEngine:
@@ -116,12 +116,12 @@ class LocalEngine:
     def gradient(
         self, population: Population, fitness: FloatArray, utilities: Any, evaluation: Evaluation | None
     ) -> FloatArray:
-        """As the population gives it."""
+        """The gradient, by the population."""
         return local_gradient(population, utilities, evaluation, self._device)
 
 
 class Local:
-    """Nobody shares the work: this process does it all."""
+    """This process does all the work."""
 
     def serve(self, strategy: Strategy, loss: Callable[[Any, Any], Any] | None) -> bool:
         """No."""
@@ -137,22 +137,22 @@ class Local:
 
 
 def ranges(population: Population, parts: int) -> list[tuple[int, int]]:
-    """The population's pairs in so many ranges, as even as can be, fewer where there are fewer pairs."""
+    """The pairs of the population, divided into ranges of nearly equal size; fewer if there are fewer pairs."""
     pairs = population.size // 2
     count = max(1, min(parts, pairs))
     edges = [pairs * part // count for part in range(count + 1)]
     return list(pairwise(edges))
 
 
-# A sum of integers of 8 bytes for each parameter travels in about the time that it takes to draw the noise of so many
+# An integer sum has 8 bytes for each parameter. Its transfer takes about as long as drawing the noise of this number of
 # pairs (docs/machines.md).
 _PAIRS_WORTH_A_SUM = 32
 
 
 def parts_pay(population: Population, weights: Any, workers: int) -> bool:
-    """Whether the gradient is worth computing in parts: it is a sum of integers, and long enough.
+    """Whether it is faster to compute the gradient in parts. It must be an integer sum, and long enough.
 
-    The answer depends on sizes alone, so every process gives the same one.
+    The answer depends only on sizes, so it is the same in every process.
     """
     if workers < 2 or not population.sums_exactly(weights):
         return False

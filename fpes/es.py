@@ -23,7 +23,7 @@ from fpes.training.settings import Session
 from fpes.training.snapshot import described, restored
 from fpes.training.trainer import Trainer
 
-_SAVING_SECONDS = 10.0  # that save() waits for somebody else who is writing the same file
+_SAVING_SECONDS = 10.0  # for which save() waits for another writer of the same file
 
 
 class ES(Strategy):
@@ -75,7 +75,7 @@ class ES(Strategy):
     def run(self) -> Run:
         """The part of a checkpoint besides the state: identity, settings of fit(), curves so far."""
         if "_run" not in vars(self):
-            vars(self).setdefault("_run", Run())  # the same one for threads that come at the same time
+            vars(self).setdefault("_run", Run())  # the same object for threads that call at the same time
         return self._run
 
     @property
@@ -198,7 +198,7 @@ class ES(Strategy):
             OSError: the file can't be written.
         """
         target = resolved(Path(path))
-        # fit() owns its own file, and whoever is called by it may save there as well.
+        # fit() owns its file, and functions called by fit() may save to it too.
         with nullcontext() if self.run.file == target else owned(target, wait=_SAVING_SECONDS):
             if not overwrite:
                 files.check_replaceable(target, self.run.id, self.generation)
@@ -217,7 +217,7 @@ class ES(Strategy):
         description, arrays = files.read(Path(path))
         try:
             es, run = restored(cls, description, arrays, device)
-        # Its digest is right, so it isn't damaged; whatever is wrong with it, the reader is to know which file it is.
+        # The digest is right, so the file isn't damaged. The error names the file, whatever its fault.
         except Exception as error:
             written = description.get("version", "unknown")
             raise CheckpointError(

@@ -194,7 +194,7 @@ class Evaluation(NDArrayOperatorsMixin):
         return bool(self._values)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        # A CuPy array refuses, and says how to bring it to the host.
+        # A CuPy array raises an error that explains how to copy it to the host.
         array: np.ndarray = np.asarray(self._values, dtype)
         if array is self._values:
             return np.array(array) if copy else array
@@ -241,5 +241,5 @@ def checked_fitness(name: str, value: Any, backend: Backend, size: int, samples:
 
 
 def plain(array: Any) -> Any:
-    """The values of an Evaluation; anything else as it is."""
+    """The values of an Evaluation; anything else unchanged."""
     return array.values if isinstance(array, Evaluation) else array

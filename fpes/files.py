@@ -1,8 +1,8 @@
-"""Files that are either whole or not there, and have one writer at a time.
+"""Files that are written as a whole, by one writer at a time.
 
-A file is written aside, synced, then renamed. Who writes is known by locks of the operating system (flock), which end
-with the process that holds them, however it ends, and which processes of other containers see as well. A file system
-without locks (some network file systems) has no such protection; a warning says so.
+A temporary file is written, synced, then renamed. Locks of the operating system (flock) exclude other writers, in other
+containers too. A lock ends with its process, however the process ends. A file system without locks (some network file
+systems) has no such protection, and a warning says so.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from pathlib import Path
 from typing import IO, Any
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
-_POLLING = 0.01  # seconds, at most, between two looks at a lock
+_POLLING = 0.01  # longest time between two tries for a lock, seconds
 _ATTEMPTS = 10
 
 _held: set[IO[Any]] = set()  # files whose locks this process has
 
 
 def writable_folder(folder: Path) -> Path:
-    """Make `folder` if need be, and make sure that it takes files.
+    """Create `folder` if necessary, and check that files can be written to it.
 
     Raises:
-        OSError: it can't be made or written to.
+        OSError: it can't be created or written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -51,18 +51,17 @@ def writable_folder(folder: Path) -> Path:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A path to write to; what was written takes the place of `path` at the end, or vanishes with an exception.
+    """A temporary path to write to. At the end its file replaces `path`; after an exception it is removed.
 
-    A symbolic link stays one, and the file that it names is replaced; a file's permissions stay as they are. Several
-    may write the same file, the last of them for good. What a killed process has left behind is removed by the next
-    that comes: while it lives, its lock says that the file isn't left.
+    A symbolic link stays, and its target is replaced. Permissions stay. If several processes write the same file, the
+    last one wins. The temporary file of a killed process is removed by the next writer; a lock protects those in use.
 
     Raises:
-        OSError: the disk is full, the folder isn't there, `path` is read-only or no regular file. The message has the
-            name of the file and the reason.
+        OSError: the disk is full, the folder doesn't exist, `path` is read-only or isn't a regular file. The message
+            has the name of the file and the reason.
     """
     target = resolved(path)
-    # It names no file yet, so there is no moment where an interrupt (Ctrl-C, SIGTERM) finds one that nobody removes.
+    # Set before the file exists, so an interrupt (Ctrl-C, SIGTERM) never leaves a file behind.
     aside = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
     try:
         mode = _mode(target)
@@ -84,18 +83,18 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def owned(path: Path, wait: float = 0.0) -> Iterator[None]:
-    """Be the only one that writes `path`, from now until the end of the block, or of the process.
+    """Hold the exclusive right to write `path`, until the end of the block or of the process.
 
-    Two threads of one process exclude each other too. A lock file beside `path` says who it is; it is removed at the
-    end, and one that a killed process left behind is nobody's.
+    Threads of one process exclude each other too. A lock file beside `path` names the owner. It is removed at the end.
+    The lock file of a killed process has no effect.
 
     Args:
-        path: the file or folder, which needn't be there.
-        wait: for how many seconds to wait for somebody else.
+        path: the file or folder, which needn't exist.
+        wait: seconds to wait for another owner.
 
     Raises:
-        BlockingIOError: somebody else has it still; the message says who.
-        OSError: the lock file can't be made.
+        BlockingIOError: another owner still holds the lock; the message names it.
+        OSError: the lock file can't be created.
     """
     target = resolved(path)
     lock = target / ".lock" if target.is_dir() else target.with_name(f".{target.name}.lock")
@@ -103,7 +102,7 @@ def owned(path: Path, wait: float = 0.0) -> Iterator[None]:
     try:
         yield
     finally:
-        if os.getpid() == process:  # and not a child of it, which ends in here
+        if os.getpid() == process:  # and not a forked child that ends inside the block
             with suppress(OSError):
                 lock.unlink()
             _held.discard(stream)
@@ -123,7 +122,7 @@ def named(error: OSError, what: str) -> OSError:
 
 
 def _mode(target: Path) -> int | None:
-    """The permissions of the file that is to be replaced; None where there is none."""
+    """The permissions of the file that will be replaced; None if there is none."""
     try:
         mode = target.stat().st_mode
     except FileNotFoundError:
@@ -136,22 +135,22 @@ def _mode(target: Path) -> int | None:
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Remove what processes that are no more have written aside for `target`."""
+    """Remove temporary files for `target` of processes that no longer exist."""
     for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
-        with suppress(OSError), leftover.open("r+b") as stream:  # it may be another's, or removed by another
+        with suppress(OSError), leftover.open("r+b") as stream:  # it may belong to another user, or be gone already
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             leftover.unlink()
 
 
 def _begun(aside: Path) -> IO[Any]:
-    """A new file, open, and locked where that can be done; where not, nobody takes it for a leftover either."""
+    """A new file, open, and locked if the file system has locks. Without locks no process removes leftovers."""
     for _ in range(_ATTEMPTS):
         stream = aside.open("xb")
         with suppress(OSError):
             fcntl.flock(stream, fcntl.LOCK_EX)
         if _names(aside, stream):
             break
-        stream.close()  # taken for a leftover before it was locked, and removed
+        stream.close()  # another process removed it before it was locked
     return stream
 
 
@@ -187,7 +186,7 @@ def _acquired(path: Path, lock: Path, deadline: float) -> IO[Any]:
             break
         stream.close()  # its owner has just removed it
     _held.add(stream)
-    with suppress(OSError):  # whom to name is good to know, and no more
+    with suppress(OSError):  # only for the message
         stream.truncate(0)
         stream.write(f"process {os.getpid()} on {socket.gethostname()}, since {datetime.now():%Y-%m-%d %H:%M:%S}\n")
         stream.flush()
@@ -204,7 +203,7 @@ def _names(path: Path, stream: IO[Any]) -> bool:
 
 
 def _leave_locks_to_the_parent() -> None:
-    """A forked child has the same open files; as long as one is open the lock is held, though the parent be dead."""
+    """Close the lock files in a forked child. An open one would hold the lock even after the parent's death."""
     for stream in _held:
         with suppress(OSError):
             stream.close()

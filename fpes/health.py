@@ -71,7 +71,7 @@ def diagnose(net: LinearNetwork, active: Sequence[float], generation: int) -> di
                 "Start from larger weights, or lower the weight decay"
             )
     if hidden and min(hidden) > _NEARLY_LINEAR:
-        # Before the first step nothing can have drifted: it is the data or the weights that it was given.
+        # Before the first step nothing has drifted, so the cause is the data or the initial weights.
         advice = (
             "Raise the weight decay, or lower the learning rate"
             if generation

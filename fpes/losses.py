@@ -55,7 +55,7 @@ def _numbers(backend: Backend, name: str, y: Any, samples: tuple[int, ...], outp
 def _probabilities(backend: Backend, name: str, y: Any, samples: tuple[int, ...], outputs: int) -> Array:
     """A float32 from 0 to 1 for each output."""
     array = backend.finite(name, y, (*samples, outputs))
-    # On a GPU nobody looks, for that would mean to wait: a number outside gives NaN there.
+    # Not checked on a GPU, because the check would wait. There a number outside the range gives NaN.
     if isinstance(array, np.ndarray) and not (array.min() >= 0.0 and array.max() <= 1.0):
         raise ValueError(f"{name} has numbers from {array.min()} to {array.max()}, expected 0 to 1")
     return array
@@ -165,7 +165,11 @@ def metric(net: LinearNetwork, theta: Array, x: Array, y: Any, loss: str = "cros
     "binary_cross_entropy": the fraction of right labels; an output above 0 means true.
 
     Args:
-        net, theta, x, y, loss: as for fpes.loss().
+        net: as for fpes.loss().
+        theta: as for fpes.loss().
+        x: as for fpes.loss().
+        y: as for fpes.loss().
+        loss: as for fpes.loss().
 
     Raises:
         TypeError, ValueError: as Population.evaluate().

@@ -1,4 +1,4 @@
-"""The members of a population on a device: what every engine of a perturbation does, and the one that most use."""
+"""The members of a population on a device: the protocol, and the implementation that most families use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from fpes._backends import Array, Backend, Minibatch, NetworkCall, PerturbationSpec, PopulationCall, Targets
 from fpes.minibatch import copied
 
-# The largest draw, of noise that is integers.
+# The largest draw of each kind of integer noise.
 _LARGEST_INTEGER = {"binomial": 8, "rademacher": 1}
 
 PairRange = tuple[int, int]
@@ -19,15 +19,15 @@ PairRange = tuple[int, int]
 
 @dataclass(frozen=True, eq=False)
 class Centre:
-    """What members are perturbed from, and which of them.
+    """The centre of a population, and the identity of its members.
 
     Args:
-        backend: of the device of the parameters.
-        network: with its parameters.
-        size: members.
+        backend: backend of the device that holds the parameters.
+        network: the network with its parameters.
+        size: number of members.
         sigma: standard deviation of the perturbation.
-        seed: of the noise.
-        generation: likewise.
+        seed: seed of the noise.
+        generation: generation of the noise.
     """
 
     backend: Backend
@@ -40,12 +40,12 @@ class Centre:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Seen:
-    """What an evaluation keeps of its batch.
+    """The information about its batch that an evaluation keeps.
 
     Args:
-        groups: how many groups of members had a minibatch of their own; 1 where all had the same.
-        samples: how many samples each member saw.
-        centre: losses of the unperturbed network, float32 [groups * batch], where it was evaluated.
+        groups: number of groups of members with their own minibatch; 1 if all members share one.
+        samples: number of samples for each member.
+        centre: losses of the unperturbed network, float32 [groups * batch], if it was evaluated.
     """
 
     groups: int
@@ -54,23 +54,23 @@ class Seen:
 
 
 class Members(Protocol):
-    """The members around a network. Population has checked what comes in.
+    """The members around a network. Population has checked the arguments.
 
-    Pairs are ranges of antithetic pairs, begin and end; results are those of their members. `chunk`: how many members
-    are computed at a time, None: as many as the backend finds right.
+    `pairs` is a range (begin, end) of antithetic pairs; results are for their members. `chunk` is the number of members
+    to compute at a time; None: the backend chooses.
     """
 
     def see(self, batch: Minibatch, pairs: PairRange, *, losses: bool) -> Seen:
-        """What an evaluation of these pairs keeps of its batch, or what must be there before. `losses`: it has some.
+        """Prepare the Seen of an evaluation of these pairs. `losses`: whether the evaluation computes losses.
 
         Raises:
             ValueError: a batch that doesn't suit the perturbation.
         """
 
     def completed(self, batch: Minibatch, part: Seen | None, targets: Targets | None) -> Seen:
-        """What an evaluation of all pairs would have kept, filled in. `part`: what one of some pairs did.
+        """The Seen that an evaluation of all pairs would have, filled in. `part`: the Seen of some pairs.
 
-        Targets, where the perturbation weights samples: for the losses of the unperturbed network.
+        `targets` are needed for the losses of the unperturbed network, if the perturbation weights samples.
         """
 
     def evaluate(
@@ -84,38 +84,38 @@ class Members(Protocol):
         losses: Array | None,
         chunk: int | None,
     ) -> Array:
-        """Fitness float32 [members]; losses [members, batch] too, unless None."""
+        """Fitness, float32 [members]. Fills losses [members, batch] too, unless None."""
 
     def outputs(self, batch: Minibatch, seen: Seen, pairs: PairRange, chunk: int | None) -> Array:
-        """Outputs float32 [members, batch, classes]."""
+        """Outputs, float32 [members, batch, classes]."""
 
     def member(self, index: int, seen: Seen | None) -> Array:
         """Parameters of one member, float32 [parameters].
 
         Raises:
-            ValueError: it has none of its own, or they depend on a batch and `seen` is None.
+            ValueError: it has no parameters of its own, or they depend on a batch and `seen` is None.
         """
 
     def gradient(self, weights: Any, seen: Seen | None, pairs: PairRange, *, exact: bool) -> Array:
-        """What pairs add to the estimate, float32 [parameters]; with `exact`, sums of integers as they are, int64.
+        """The part of some pairs in the gradient, float32 [parameters]; with `exact`, unscaled integer sums, int64.
 
         Raises:
-            TypeError, ValueError: wrong weights; `seen` is None, and the estimate depends on the batch.
+            TypeError, ValueError: wrong weights; `seen` is None, and the gradient depends on the batch.
         """
 
     def sums_exactly(self, weights: Any) -> bool:
-        """Whether parts of the gradient with these weights are exact sums of integers."""
+        """Whether parts of the gradient with these weights are exact integer sums."""
 
     @property
     def largest_term(self) -> int:
-        """Magnitude of what a pair adds to an exact sum at most, for weights that differ by 1."""
+        """The largest magnitude that a pair can add to an exact sum, for weights that differ by 1."""
 
     def scaled(self, sums: Array) -> Array:
         """The gradient, float32 [parameters], from exact sums over all pairs."""
 
 
 def ranges(pairs: PairRange, step: int) -> Iterator[tuple[PairRange, slice]]:
-    """Parts of a range of pairs, `step` of them each, and which of the range's members are theirs."""
+    """Parts of a range, of `step` pairs each, and the positions of their members within the range."""
     begin, end = pairs
     for at in range(begin, end, step):
         part = (at, min(at + step, end))
@@ -124,11 +124,11 @@ def ranges(pairs: PairRange, step: int) -> Iterator[tuple[PairRange, slice]]:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SeenByNoise(Seen):
-    """What an evaluation keeps for the gradient where noise is of samples.
+    """The information that an evaluation keeps for the gradient if noise is drawn for each sample.
 
     Args:
         inputs: a copy of the batch.
-        sums: of the unperturbed network, float32, where each pair perturbs one layer.
+        sums: sums of the unperturbed network, float32, if each pair perturbs one layer.
     """
 
     inputs: Minibatch | None
@@ -136,10 +136,10 @@ class SeenByNoise(Seen):
 
 
 class PerturbedMembers:
-    """Members that differ by noise of their weights or of their pre-activations, as csrc/common/perturbations has it.
+    """Members that differ by noise on weights or pre-activations, for the families of csrc/common/perturbations.
 
     Raises:
-        ValueError: where pairs perturb one layer, a number of them that isn't a multiple of what the layers take.
+        ValueError: pairs perturb one layer, and their number isn't a multiple of the pairs for all layers.
     """
 
     def __init__(self, centre: Centre, perturbation: PerturbationSpec) -> None:
@@ -160,17 +160,17 @@ class PerturbedMembers:
         return list(self.call.network.sizes)
 
     def see(self, batch: Minibatch, pairs: PairRange, *, losses: bool) -> SeenByNoise:
-        """A copy of the batch where noise is of samples."""
+        """Keep a copy of the batch if noise is drawn for each sample."""
         sums, of_samples = None, self._perturbation.per_sample
         if of_samples and self._perturbation.one_layer:
             sums = self._backend.empty((batch.groups * batch.size * sum(self._sizes[1:]),))
             if pairs != (0, self.call.pairs):
-                sums[:] = 0  # of minibatches that these pairs don't see
+                sums[:] = 0  # these pairs don't fill the sums of other minibatches
         inputs = copied(self._backend, batch) if of_samples else None
         return SeenByNoise(groups=batch.groups, samples=batch.size, inputs=inputs, sums=sums)
 
     def completed(self, batch: Minibatch, part: Seen | None, targets: Targets | None) -> SeenByNoise:
-        """With what the unperturbed network makes of each group's minibatch."""
+        """Compute the sums of the unperturbed network for each group's minibatch."""
         seen = self.see(batch, (0, self.call.pairs), losses=False)
         if seen.sums is None:
             return seen
@@ -178,7 +178,7 @@ class PerturbedMembers:
         if self._backend.device == "cpu":
             self._backend.outputs(self.call, (0, 0), inputs, seen.sums, self._backend.empty((0,)))
             return seen
-        # On a GPU one pair of each group takes it along.
+        # On a GPU, evaluating one pair of each group fills the sums too.
         outputs = self._backend.empty((2, batch.size, self._sizes[-1]))
         each = self.call.pairs // batch.groups
         for group in range(batch.groups):
@@ -232,7 +232,7 @@ class PerturbedMembers:
         return theta
 
     def gradient(self, weights: Any, seen: Seen | None, pairs: PairRange, *, exact: bool) -> Array:
-        """What pairs add to the estimate."""
+        """The part of some pairs in the gradient."""
         if self._perturbation.per_sample:
             return self._sample_gradient(weights, seen, pairs)
         checked = self._checked_weights(weights)
@@ -257,13 +257,13 @@ class PerturbedMembers:
         return result
 
     def sums_exactly(self, weights: Any) -> bool:
-        """Integer weights times integer noise."""
+        """Whether weights and noise are integers."""
         exact = not self._perturbation.per_sample and self._perturbation.noise in _LARGEST_INTEGER
         return exact and weights.dtype.kind in "iu"
 
     @property
     def largest_term(self) -> int:
-        """A draw, or products of two."""
+        """The largest draw; for products of two draws, its square times their number."""
         largest, products = _LARGEST_INTEGER[self._perturbation.noise], self._perturbation.products
         return largest * largest * products if products else largest
 
@@ -280,11 +280,11 @@ class PerturbedMembers:
         return self._backend.integer_weights("weights", array, self.call)
 
     def _step(self, batch: Minibatch, chunk: int | None) -> int:
-        """Pairs at a time."""
+        """Number of pairs to compute at a time."""
         return chunk // 2 if chunk else self._backend.pairs_per_call(self.call, batch)
 
 
 def _kept(batch: Minibatch, seen: Seen) -> tuple[Minibatch, Array | None]:
-    """The batch, or the copy of it that was kept; and where sums are."""
+    """The batch, or its copy in `seen`; and the sums, if there are any."""
     assert isinstance(seen, SeenByNoise)
     return seen.inputs or batch, seen.sums

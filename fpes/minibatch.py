@@ -1,4 +1,4 @@
-"""What the members of a population see, checked."""
+"""Checked minibatches for populations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MOST_NODES = 2**34
 
 
 def checked_minibatch(backend: Backend, x: Array, features: int, pairs: int, widest: int) -> Minibatch:
-    """A minibatch for a population of so many pairs, whose widest layer has `widest` units.
+    """A minibatch for a population with this number of pairs, whose widest layer has `widest` units.
 
     Raises:
         TypeError: x isn't float32.
@@ -30,5 +30,5 @@ def checked_minibatch(backend: Backend, x: Array, features: int, pairs: int, wid
 
 
 def copied(backend: Backend, batch: Minibatch) -> Minibatch:
-    """The same samples in an array of their own, which nobody else changes."""
+    """The same samples in a private copy."""
     return replace(batch, x=backend.copy(batch.x))

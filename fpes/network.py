@@ -19,35 +19,35 @@ _LARGEST_DEPTH = 2**16
 
 
 class LinearNetwork:
-    """A deep linear network, run at a scale near 1e-38, where underflow acts as its activation.
+    """A deep linear network at a scale near 1e-38, where underflow acts as the activation function.
 
         h1 = bias_add(matmul(x, w1), b1) / scaling
         hl = bias_add(matmul(hl-1, wl), bl / scaling)      for layers 2 ... L
         logits = hL * scaling
 
     (OpenAI 2017, "Nonlinear computation in deep linear networks".) In units of 1 / scaling every flushing operation is
-    a hard shrink: with the default scaling 2**125, v stays v if abs(v) >= 0.5 and becomes 0 if not. The first layer
-    enters the scaled domain and the last one leaves it; a network of one layer does both.
+    a hard shrink: with the default scaling 2**125, v stays v if abs(v) >= 0.5, else it becomes 0. The first layer
+    divides by scaling and the last layer multiplies by it; a network of one layer does both.
 
-    Parameters are one flat float32 vector theta: for each layer in order the weight [fan_in, fan_out], row-major, then
-    the bias [fan_out]. Tied layers (weight sharing) have their weight and bias in theta once, where the first of them
-    is. A perturbation moves them together, and the gradient has one estimate of them.
+    All parameters form one flat float32 vector theta: for each layer in order the weight [fan_in, fan_out], row-major,
+    then the bias [fan_out]. Tied layers share their weights. theta holds a shared weight and bias once, at the place of
+    the first of the tied layers. A perturbation changes all of them together, and the gradient has one entry for them.
 
     Args:
         sizes: inputs, widths of the hidden layers, outputs; two numbers or more.
         scaling: a power of two from `2**-126` to `2**126`, so that scaling is exact.
-        flush: "never", "boundary" (matrix products keep subnormals, all else flushes: the published semantics) or
+        flush: "never", "boundary" (matrix products keep subnormals and all other operations flush, as published) or
             "always".
         tied: groups of layers, counted from 1, that share their weight and bias: [(2, 3)] makes w3 = w2 and b3 = b2.
-            The layers of a group have one shape; any may be tied, the first and the last too. Every layer still adds
-            the bias at its own place, as the formula says. Evolution strategies train such networks by FullRank() and
-            LowRank() of all layers.
+            The layers of a group have the same shape. Any layer may be tied, also the first and the last. Every layer
+            adds the bias at the place that the formula above shows. Evolution strategies train such networks with
+            FullRank() or LowRank() on all layers.
 
     Raises:
         TypeError: sizes aren't integers, tied isn't made of groups of integers.
-        ValueError: fewer than two sizes, a size below 1, too many parameters, scaling that isn't such a power of two,
-            unknown flush mode; a tied layer that the network doesn't have, that is in two groups, alone in its group,
-            or of another shape than the group's first.
+        ValueError: fewer than two sizes, a size below 1, too many parameters, scaling isn't such a power of two,
+            unknown flush mode; a tied layer that the network doesn't have, that is in two groups, or alone in its
+            group, or whose shape differs from the first layer of its group.
     """
 
     def __init__(
@@ -75,33 +75,33 @@ class LinearNetwork:
 
     @property
     def layers(self) -> int:
-        """How many layers."""
+        """Number of layers."""
         return len(self.sizes) - 1
 
     @property
     def parameters(self) -> int:
-        """The length of theta."""
+        """Number of parameters, the length of theta."""
         return sum((fan_in + 1) * fan_out for fan_in, fan_out in self._shapes)
 
     @property
     def features(self) -> int:
-        """Inputs of the first layer."""
+        """Number of inputs of the first layer."""
         return self.sizes[0]
 
     @property
     def classes(self) -> int:
-        """Outputs of the last layer."""
+        """Number of outputs of the last layer."""
         return self.sizes[-1]
 
     def with_flush(self, flush: str) -> LinearNetwork:
-        """The same network in another flush mode; theta means the same to both."""
+        """The same network in another flush mode. Both use the same theta."""
         return LinearNetwork(self.sizes, self.scaling, flush, self.tied)
 
     def up_to(self, layer: int) -> LinearNetwork:
-        """The network that ends with this layer, counted from 1; its theta is the beginning of this one's.
+        """The network of layers 1 to `layer`. Its theta is the first part of this network's theta.
 
         Raises:
-            TypeError, ValueError: no layer of the network.
+            TypeError, ValueError: the network has no such layer.
         """
         last = _checks.integer("layer", layer, 1, self.layers)
         groups = (tuple(tied for tied in group if tied <= last) for group in self.tied)
@@ -110,7 +110,7 @@ class LinearNetwork:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """The arguments that make this network again, in plain values, for a checkpoint."""
+        """The arguments that create this network, as plain values for a checkpoint."""
         description = {"sizes": list(self.sizes), "scaling": self.scaling, "flush": self.flush}
         return description | ({"tied": [list(group) for group in self.tied]} if self.tied else {})
 
@@ -123,10 +123,11 @@ class LinearNetwork:
             device: "cpu", "cuda" (the current CUDA device) or "cuda:1".
 
         Returns:
-            theta, float32 [parameters], a NumPy array, or a CuPy array on a CUDA device; the same bits everywhere.
+            theta, float32 [parameters], a NumPy array, or a CuPy array on a CUDA device. The bits are the same on
+            every device.
 
         Raises:
-            ValueError: seed out of range, a device that isn't there.
+            ValueError: seed out of range, a device that doesn't exist.
             ImportError, RuntimeError: no CUDA build, no CuPy, no GPU.
         """
         backend = backend_named(device)
@@ -139,14 +140,14 @@ class LinearNetwork:
     def unpack(self, theta: Array) -> list[tuple[Array, Array]]:
         """Views of theta, layer by layer: (weight [fan_in, fan_out], bias [fan_out]).
 
-        Tied layers give the same views again, so whoever changes them in place does it for all layers of the group.
+        Tied layers have the same views, so a change in place changes all layers of the group.
 
         Args:
             theta: float32 [parameters], contiguous, a NumPy or CuPy array.
 
         Raises:
             TypeError: theta isn't a float32 array.
-            ValueError: theta isn't a contiguous [parameters].
+            ValueError: theta isn't contiguous, or its shape isn't [parameters].
         """
         parameters = backend_of(theta=theta).adopt("theta", theta)
         _checks.check_floats("theta", parameters, (self.parameters,))
@@ -159,11 +160,11 @@ class LinearNetwork:
         """Logits of a batch.
 
         Args:
-            theta: float32 [parameters], finite (not looked at on a GPU: NaN gives NaN).
+            theta: float32 [parameters], finite. (On a GPU the values aren't checked: NaN gives NaN.)
             x: float32 [batch, features], on theta's device.
 
         Returns:
-            float32 [batch, classes], a NumPy array, or a CuPy array where the arguments are on a GPU.
+            float32 [batch, classes], a NumPy array, or a CuPy array if the arguments are on a GPU.
 
         Raises:
             TypeError: an argument isn't a float32 array.
@@ -177,11 +178,11 @@ class LinearNetwork:
         return logits
 
     def _call(self, theta: Array) -> NetworkCall:
-        """The network as a backend takes it."""
+        """The network as an argument of a backend."""
         return NetworkCall(self.flush, self.sizes, self._tensors, self.scaling, theta)
 
     def _unpack_tensors(self, theta: Array) -> list[tuple[Array, Array]]:
-        """As unpack(), but what tied layers share is there once."""
+        """As unpack(), but tied layers appear once."""
         tensors, offset = [], 0
         for fan_in, fan_out in self._shapes:
             bias_offset = offset + fan_in * fan_out
@@ -229,7 +230,7 @@ def _checked_group(name: str, group: Iterable[int], sizes: Sequence[int]) -> tup
 
 
 def _tensors(tied: tuple[tuple[int, ...], ...], layers: int) -> tuple[int, ...]:
-    """Which tensor each layer takes, numbered from 0 in the order in which they are first taken."""
+    """The tensor of each layer, numbered from 0 in the order of first use."""
     first = {layer: group[0] for group in tied for layer in group}
     tensors: dict[int, int] = {}
     return tuple(tensors.setdefault(first.get(layer, layer), len(tensors)) for layer in range(1, layers + 1))

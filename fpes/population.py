@@ -25,28 +25,27 @@ _SMALLEST_SIGMA, _LARGEST_SIGMA = 2.0**-126, 2.0**100
 class Population:
     """Members 0 ... size - 1 around theta; members 2p and 2p + 1 are the antithetic pair p, with +noise and -noise.
 
-    Noise is drawn from (seed, generation) whenever it is needed and never stored, so a population costs no memory, and
-    a member is the same whatever the size of the population around it.
+    Noise is a function of (seed, generation). It is drawn when it is needed and never stored. So a population takes
+    almost no memory, and a member doesn't depend on the size of the population.
 
     Args:
         net: the network.
-        theta: its parameters, float32 [net.parameters], finite. Not copied. Where it lies, there the population is
-            computed: a NumPy array on the CPU; a CuPy array, or another on a GPU, on its device. Whatever the methods
-            take must lie on the same device, and what they give does, as CuPy arrays.
-        size: members, an even number.
+        theta: its parameters, float32 [net.parameters], finite. They aren't copied. theta also chooses the device: a
+            NumPy array means the CPU; a CuPy array, or another array on a GPU, means its GPU. Arguments of the methods
+            must be on the same device. Results are on this device too, on a GPU as CuPy arrays.
+        size: number of members, even.
         sigma: standard deviation of the perturbation, from 2**-126 to 2**100.
         perturbation: FullRank(), LowRank(rank), NodePerturbation() or OneUnit().
         seed: 0 ... 2**64 - 1.
-        generation: 0 ... 2**32 - 1; every generation has noise of its own.
+        generation: 0 ... 2**32 - 1; every generation has its own noise.
 
-    On a GPU every call is asynchronous, on CuPy's current stream, and nothing waits for values to be looked at: what
-    the CPU refuses because of its value (NaN in theta, a target or an integer weight out of range) gives NaN in the
-    results that it reaches.
+    On a GPU every call is asynchronous, on CuPy's current stream. No call waits to check values. A value that the CPU
+    would refuse (NaN in theta, a target or an integer weight out of range) gives NaN in the results that depend on it.
 
     Raises:
         TypeError: an argument of the wrong type, theta not float32.
         ValueError: an odd or empty population, sigma not above 0, NaN or infinity in theta, a number out of range; tied
-            layers with a perturbation other than FullRank() and LowRank() of all layers.
+            layers with a perturbation other than FullRank() and LowRank() on all layers.
     """
 
     def __init__(
@@ -96,33 +95,35 @@ class Population:
 
         Args:
             x: float32 [batch, features], the same for all members; or [groups, batch, features], a minibatch for each
-                group, where the members are divided evenly, in order, into groups of whole antithetic pairs.
-            y: what outputs are compared with: for "cross_entropy" integer labels [batch] or [groups, batch], each in
-                0 ... outputs - 1; for "squared_error" float32 [batch, outputs] or [groups, batch, outputs]; for
-                "binary_cross_entropy" likewise, from 0 to 1; for a function, what it takes.
-            loss: "cross_entropy" of one label, in nats; "squared_error", its mean over outputs; "binary_cross_entropy"
-                of several labels, in nats, its mean over outputs (losses.py); or a function that gives *fitness*:
-                loss(outputs, y) of outputs float32 [size, batch, outputs] is float32 or float64 [size], or
-                [size, batch], higher is better.
-            per_sample: don't average over the batch. A function decides by what it gives.
-            sample_weights: float32 [batch] or [groups, batch], finite: times the loss of each sample, before the mean
-                is taken. For OneUnit only; elsewhere per_sample gives what it takes to weight by oneself.
-            pairs: (begin, end): evaluate these antithetic pairs only, members 2 begin ... 2 end - 1. The results are
-                theirs then; so several calls, perhaps on several machines, share a population. x and y stay
-                those of the whole population. A function is then called for each group of these members, with
+                group. Members are divided evenly, in order, into groups of whole antithetic pairs.
+            y: the targets. For "cross_entropy" integer labels [batch] or [groups, batch], each in 0 ... outputs - 1;
+                for "squared_error" float32 [batch, outputs] or [groups, batch, outputs]; for "binary_cross_entropy"
+                the same shapes, from 0 to 1; for a function, anything that it takes.
+            loss: "cross_entropy" of one label, in nats; "squared_error", the mean over outputs; "binary_cross_entropy"
+                of several labels, in nats, the mean over outputs (losses.py); or a function that returns *fitness*,
+                where higher is better: loss(outputs, y) takes outputs, float32 [size, batch, outputs], and returns
+                float32 or float64 [size], or [size, batch].
+            per_sample: return a fitness for each sample, not the mean over the batch. (The shape that a function
+                returns has the same meaning.)
+            sample_weights: float32 [batch] or [groups, batch], finite. The loss of each sample is multiplied by its
+                weight before the mean. For OneUnit only. With other families, use per_sample and weight the result.
+            pairs: (begin, end): evaluate only these antithetic pairs, members 2 begin ... 2 end - 1, and return their
+                results. So several calls, on one machine or several, can share a population. x and y remain those of
+                the whole population. A function is then called for each group of these members, with
                 y[group : group + 1], if y has one row for each group. See evaluated().
-            chunk: how many members to evaluate at a time, an even number; chosen for you unless told. It bounds the
-                memory in use and changes no bits.
+            chunk: number of members to evaluate at a time, even. By default the package chooses. The number limits
+                memory and changes no bits.
 
         Returns:
-            an Evaluation, which is used as the array that it holds, float32 [size], or [size, batch] where per_sample;
-            and which tell() and gradient() take. For node perturbation and OneUnit it holds a copy of x.
+            an Evaluation. It acts as the array of its fitness, float32 [size], or [size, batch] with per_sample; tell()
+            and gradient() take it. For node perturbation and OneUnit it holds a copy of x.
 
         Raises:
-            TypeError: x isn't float32, or y not of the loss's type; a function's result no array of float32 or float64.
+            TypeError: x isn't float32, or y doesn't have the type that the loss needs; a function doesn't return an
+                array of float32 or float64.
             ValueError: wrong shapes, an empty batch, targets out of range, unknown loss, an odd chunk; pairs that the
-                population doesn't have; groups that cut blocks of OneUnit in two, or fewer samples in a
-                minibatch than it has draws.
+                population doesn't have; groups that divide a block of OneUnit, or fewer samples in a minibatch than
+                OneUnit has draws.
         """
         if sample_weights is not None and not self.perturbation.weights_samples:
             raise ValueError(
@@ -151,7 +152,7 @@ class Population:
     def _evaluated_by(
         self, fitness: Callable[[Array, Any], Any], x: Array, y: Any, pairs: tuple[int, int], chunk: int | None
     ) -> Evaluation:
-        """As evaluate(), by a fitness of the caller's own."""
+        """As evaluate(), with the caller's fitness function."""
         self._check_device(x=x)
         batch, most = self._checked_batch(x), _checked_chunk(chunk)
         seen = self._members.see(batch, pairs, losses=False)
@@ -188,7 +189,7 @@ class Population:
         *,
         part: Evaluation | None = None,
     ) -> Evaluation:
-        """The evaluation that evaluate(x, y) gives, of fitness that was computed in parts, here or elsewhere.
+        """The result of evaluate(x, y), from fitness that was computed in parts, here or elsewhere.
 
             parts = [population.evaluate(x, y, pairs=pairs).values for pairs in ((0, 100), (100, 256))]
             es.tell(population.evaluated(x, numpy.concatenate(parts)))
@@ -196,11 +197,12 @@ class Population:
         Args:
             x: as for evaluate().
             fitness: float32 or float64 [size], or [size, batch].
-            y, loss: as for evaluate(), where the losses of the unperturbed network are wanted too (OneUnit).
-            part: an evaluation of some pairs on the same x, whose preparations then needn't be made again (OneUnit).
+            y: targets as for evaluate(). Needed only for OneUnit, and only for the losses of the unperturbed network.
+            loss: as for evaluate().
+            part: an evaluation of some pairs on the same x. Its preparations are used again (OneUnit).
 
         Raises:
-            TypeError, ValueError: as evaluate(); fitness of another dtype or shape; the part of another population.
+            TypeError, ValueError: as evaluate(); fitness of another dtype or shape; a part of another population.
         """
         self._check_device(x=x)
         batch = self._checked_batch(x)
@@ -238,21 +240,21 @@ class Population:
     def member(self, i: int, evaluation: Evaluation | None = None) -> Array:
         """Parameters of member i.
 
-        Full rank: evaluating them gives the same bits as the population gives. Low rank: it doesn't quite, for the
-        population adds the perturbation to the product and not to the weights, so the two round differently; biases
-        have the same bits. (In flush mode "always" even a small difference of rounding can decide what is flushed.)
-        OneUnit is like low rank in this; its members depend on the batch.
+        Full rank: a network with these parameters has the bits of the population. Low rank: its outputs are close but
+        not equal, because the population adds the perturbation to the product and not to the weights, which rounds
+        differently. Biases are equal. (In flush mode "always" even a small difference of rounding can decide whether a
+        value is flushed.) OneUnit: as low rank. Its members depend on the batch.
 
         Args:
-            i: from 0 to below size.
-            evaluation: of this population, for OneUnit.
+            i: 0 ... size - 1.
+            evaluation: an evaluation of this population, for OneUnit.
 
         Returns:
             float32 [parameters].
 
         Raises:
-            ValueError: i outside the population; the evaluation of another population, or none for OneUnit; node
-                perturbation, whose members differ by noise on each sample.
+            ValueError: i outside the population; an evaluation of another population, or none for OneUnit; node
+                perturbation, because its noise differs between samples.
         """
         index = _checks.integer("i", i, 0, self.size - 1)
         if evaluation is not None:
@@ -263,51 +265,51 @@ class Population:
         """The ES estimate of the gradient: 1 / (size sigma) times the sum of weight times perturbation.
 
         With weights = fitness it estimates the gradient of the mean fitness (Salimans et al. 2017, equation 1). Integer
-        weights, such as centred ranks, with integer noise give the correctly rounded exact sum; float weights are
-        summed in float32, pairs in order. Either way the bits are the same for any number of threads.
+        weights, such as centred ranks, with integer noise give the exact sum, correctly rounded. Float weights are
+        summed in float32, pairs in order. In both cases the bits don't depend on the number of threads.
 
-        Where each pair perturbs one layer, a layer's estimate is the sum over its own pairs, and k of n units perturbed
-        count n / k times; for low rank, biases have gradient zero.
+        If each pair perturbs one layer, the estimate of a layer is the sum over its own pairs. If k of n units are
+        perturbed, each counts n / k times. For low rank, biases then have gradient zero.
 
-        Node perturbation: for each layer the sum over samples of weight times (mean of the pair's inputs) (x) noise, on
-        the batch of the evaluation; a bias that the boundary flushes to zero has gradient zero. Where each pair
-        perturbs one layer, the noise of a unit that is zero in both members is left out: the loss doesn't depend on it,
-        so it adds nothing to the expectation, only variance.
+        Node perturbation: for each layer, the sum over samples of weight times the outer product of (mean of the pair's
+        inputs) and noise, on the batch of the evaluation. A bias that the boundary flushes to zero has gradient zero.
+        If each pair perturbs one layer, the noise of a unit whose activation is zero in both members is left out. The
+        loss doesn't depend on this noise, so it would only add variance.
 
-        OneUnit: for each layer the mean over its draws of half the difference of a pair's weights, over its factor,
-        times its direction, in the column of its unit; biases have gradient zero.
+        OneUnit: for each layer, the mean over its draws of (w+ - w-) / (2 factor) times the direction, in the column of
+        the unit; w+ and w- are the weights of a pair. Biases have gradient zero.
 
         Args:
-            weights: [size], int32 or float32. For node perturbation float32 [size], or [size, batch] to weight each
-                sample by itself, as evaluate(per_sample=True) gives it: much the better estimate. An Evaluation may
-                stand for both arguments.
-            evaluation: what the weights were made from. Node perturbation and OneUnit need it, for the batch.
+            weights: [size], int32 or float32. For node perturbation float32 [size], or [size, batch] with a weight for
+                each sample, as evaluate(per_sample=True) returns it; this estimate is much better. An Evaluation can
+                replace both arguments.
+            evaluation: the evaluation that the weights come from. Node perturbation and OneUnit need its batch.
 
         Returns:
             float32 [parameters].
 
         Raises:
             TypeError: weights neither integer nor float32.
-            ValueError: wrong shape, NaN or infinity, integers too large, the evaluation of another population, node
+            ValueError: wrong shape, NaN or infinity, integers too large, an evaluation of another population, node
                 perturbation or OneUnit without an evaluation.
         """
         return self._gradient(weights, evaluation, (0, self.size // 2), exact=False)
 
     def partial_gradient(self, weights: Any, evaluation: Evaluation | None = None, *, pairs: tuple[int, int]) -> Array:
-        """What the antithetic pairs begin ... end - 1 add to gradient(weights, evaluation).
+        """The part of the antithetic pairs begin ... end - 1 in gradient(weights, evaluation).
 
-        Where the gradient is a sum of integers, integer weights with noise of integers in full or low rank, the parts
-        are such sums, and joined_gradient() gives the bits of gradient() whatever the ranges. Everywhere else a part is
-        summed in float32, its pairs in order, and the sum of several parts rounds differently from gradient(); its bits
-        depend on the ranges, and on nothing else.
+        With integer weights and integer noise, full and low rank give parts that are exact integer sums. Then
+        joined_gradient() gives the bits of gradient() for any division into ranges. Otherwise a part is summed in
+        float32, its pairs in order. The sum of several such parts rounds differently from gradient(); its bits depend
+        only on the ranges.
 
         Args:
-            weights: as for gradient(), those of all members; only the range's are looked at.
-            evaluation: as for gradient(); that of a range of pairs will do that covers these.
-            pairs: begin and end.
+            weights: as for gradient(), for all members. Only those of the range are used.
+            evaluation: as for gradient(). It may cover only some pairs, if these are among them.
+            pairs: (begin, end).
 
         Returns:
-            int64 [parameters], exact and not scaled; or float32 [parameters].
+            int64 [parameters], exact and not yet scaled; or float32 [parameters].
 
         Raises:
             TypeError, ValueError: as gradient(); pairs that the population or the evaluation doesn't have; integer
@@ -316,12 +318,12 @@ class Population:
         return self._gradient(weights, evaluation, self._checked_pairs(pairs), exact=True)
 
     def joined_gradient(self, parts: Iterable[Any]) -> Array:
-        """The gradient, from the parts that partial_gradient() gave of ranges that make up the population.
+        """The gradient, from the results of partial_gradient() for ranges that together cover the population.
 
-        Parts of floats are added in float64, in the order in which they are given, and rounded once.
+        Float parts are added in float64, in the given order, and rounded once.
 
         Args:
-            parts: int64 or float32 arrays [parameters]; or the one sum of all parts of int64.
+            parts: int64 or float32 arrays [parameters]; or, for int64, one array with the sum of all parts.
 
         Returns:
             float32 [parameters].
@@ -349,16 +351,16 @@ class Population:
         return self._members.scaled(total)
 
     def sums_exactly(self, weights: Any) -> bool:
-        """Whether the parts of the gradient with these weights are exact sums of integers."""
+        """Whether partial_gradient() with these weights gives exact integer sums."""
         return self._members.sums_exactly(plain(weights))
 
     @property
     def largest_term(self) -> int:
-        """Magnitude of what a pair adds to such a sum at most, for weights that differ by 1."""
+        """The largest magnitude that a pair can add to an exact integer sum, for weights that differ by 1."""
         return self._members.largest_term
 
     def _gradient(self, weights: Any, evaluation: Evaluation | None, pairs: tuple[int, int], *, exact: bool) -> Array:
-        """What some pairs add to the gradient; exact sums stay as they are where `exact`."""
+        """The part of some pairs in the gradient. With `exact`, integer sums are returned unscaled."""
         if evaluation is None and isinstance(weights, Evaluation):
             evaluation = weights
         if evaluation is not None:
@@ -370,13 +372,13 @@ class Population:
 
     @property
     def origin(self) -> Origin:
-        """What an evaluation notes of its population."""
+        """The identity of this population, which its evaluations keep."""
         return Origin(
             self.net, self.theta, self.size, self.sigma, self.perturbation, seed=self.seed, generation=self.generation
         )
 
     def _check_device(self, **arrays: Any) -> None:
-        """Refuse arrays that aren't where theta is."""
+        """Refuse arrays on another device than theta."""
         backend_of(theta=self.theta, **arrays)
 
     def _checked_batch(self, x: Array) -> Minibatch:
@@ -393,7 +395,7 @@ class Population:
 
 
 def _check_tied(net: LinearNetwork, perturbation: Perturbation) -> None:
-    """Refuse tied layers where noise isn't on the weights of all layers at once."""
+    """Refuse tied layers unless the perturbation changes the weights of all layers at once."""
     if net.tied and not perturbation.takes_tied_layers:
         raise ValueError(
             f"perturbation is {perturbation!r}, and net ties layers {', '.join(map(str, net.tied))}: expected "
@@ -406,7 +408,7 @@ def _checked_chunk(chunk: int | None) -> int | None:
 
 
 def _checked_sigma(value: float) -> float:
-    """A sigma whose multiples float32 holds, as noise of every family is."""
+    """A sigma whose multiples fit float32. The noise of every family is such a multiple."""
     sigma = _checks.positive("sigma", value)
     if not _SMALLEST_SIGMA <= sigma <= _LARGEST_SIGMA:
         raise ValueError(f"sigma is {sigma}, expected a number from 2**-126 to 2**100, whose multiples float32 holds")

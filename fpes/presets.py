@@ -1,6 +1,6 @@
-"""Presets: complete settings of training runs, by name. Data only; `fpes train --preset NAME` runs them.
+"""Presets: complete settings of training runs, by name. `fpes train --preset NAME` runs them.
 
-How the numbers were found, and what else was tried, is in docs/recipes.md.
+docs/recipes.md explains how the numbers were found, and what else was tried.
 """
 
 from __future__ import annotations
@@ -18,20 +18,19 @@ from fpes.training import TrainingSettings
 
 @dataclass(frozen=True)
 class Preset:
-    """All that a run depends on but for its seed.
+    """All settings of a run except its seed.
 
     Args:
-        name: what it is called on the command line.
-        algorithm: what perturbs what, in one line that nobody can take for something else.
-        dataset: as fpes.datasets.load() takes it.
-        sizes: of the network.
-        perturbation, size, sigma, optimiser, learning_rate, weight_decay, shaping, averaging: as ES takes
-            them.
+        name: its name on the command line.
+        algorithm: one line that says what is perturbed, and how.
+        dataset: a name for fpes.datasets.load().
+        sizes: sizes of the network.
+        perturbation, size, sigma, optimiser, learning_rate, weight_decay, shaping, averaging: arguments of ES.
         training: minibatches and how they are drawn.
         steps: generations of the whole run.
-        max_minutes: limit to the time of each run; None, as in every preset, for none.
-        seeds: how many runs the command makes unless told.
-        baseline_steps: of the linear baseline by backprop.
+        max_minutes: limit to the time of each run. None, as in every preset, means no limit.
+        seeds: number of runs that the command makes by default.
+        baseline_steps: steps of the linear baseline, which is trained by backprop.
     """
 
     name: str
@@ -53,7 +52,7 @@ class Preset:
     baseline_steps: int = 1_500
 
     def es(self, seed: int, device: str = "cpu") -> ES:
-        """A run's beginning."""
+        """A new run."""
         net = LinearNetwork(self.sizes)
         return ES(
             net,

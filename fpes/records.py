@@ -11,7 +11,7 @@ from typing import Any
 from fpes import _checks, _config
 from fpes.files import written_whole
 
-_METRICS = ("loss", "train", "test", "valid")  # which may be no finite numbers
+_METRICS = ("loss", "train", "test", "valid")  # which may be NaN or infinite
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,15 @@ class Record:
     valid: float | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """The record as plain values."""
         return asdict(self) | {name: _config.number_to_json(getattr(self, name)) for name in _METRICS}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Record:
-        """What as_json() gave.
+        """The record of a result of as_json().
 
         Raises:
-            KeyError, TypeError, ValueError: something is missing or too much, or no number.
+            KeyError, TypeError, ValueError: a value is missing, unknown, or not a number.
         """
         layers = {name: tuple(_checks.real(name, number) for number in value[name]) for name in ("active", "norms")}
         counts = {name: _checks.integer(name, value[name], 0, 2**128) for name in ("generation", "evaluations")}
@@ -64,7 +64,7 @@ class Record:
         return cls(**{**value, **layers, **counts, **reals, **metrics, **optional})
 
     def row(self) -> dict[str, float | int | None]:
-        """As columns: those that have a number for each layer become active_1, active_2 ..."""
+        """The record as columns. Fields with a number for each layer become active_1, active_2 ..."""
         columns: dict[str, float | int | None] = {}
         for name, value in asdict(self).items():
             if isinstance(value, tuple):
@@ -82,10 +82,10 @@ def _metric(name: str, value: Any) -> float:
 
 
 def write_csv(records: Sequence[Record], path: Path) -> None:
-    """All records as one table with a header, which without records is all there is; what was at `path` is replaced.
+    """Write all records as one table with a header. Without records the table has only the header.
 
     Raises:
-        OSError: it can't be written; the message names it.
+        OSError: the file can't be written; the message names it.
     """
     names = list(records[0].row()) if records else [field.name for field in fields(Record)]
     with written_whole(path) as aside, aside.open("w", newline="") as stream:

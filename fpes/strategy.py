@@ -50,8 +50,8 @@ SETTINGS = (
     "seed",
 )
 
-# How a gradient is made of utilities, the shaped fitness: by this process, unless somebody shares the work (engine.py).
-# It gets the population, its fitness on the host, the utilities, and the evaluation where there is one.
+# A function that computes a gradient: this process, or several that share the work (engine.py). Its arguments are the
+# population, its fitness on the host, the utilities (the shaped fitness), and the evaluation, if there is one.
 Gradient = Callable[[Population, FloatArray, Any, Evaluation | None], FloatArray]
 
 
@@ -231,7 +231,7 @@ class Strategy:
         self._state = state
 
     def _population_at(self, sigma: float) -> Population:
-        """That of the present generation, with this standard deviation."""
+        """The population of the current generation, with this standard deviation."""
         return Population(
             self.net,
             to_device(self.theta, self.device),
@@ -243,10 +243,10 @@ class Strategy:
         )
 
     def _check(self) -> None:
-        """What would fail later on fails now."""
+        """Check everything that could fail later."""
         if not 0.0 <= self.averaging < 1.0:
             raise ValueError(f"averaging is {self.averaging}, expected a number from 0 to below 1")
-        # Checks theta, size and the rest. How many steps there will be may not be known yet; how they begin is.
+        # Checks theta, size and the rest. The number of steps may not be known yet, but the first step is.
         self._population_at(self.sigma.at(0, 1) if isinstance(self.sigma, Schedule) else self.sigma)
 
     def _proposed(self, fitness: Any, gradient_of: Gradient) -> State:
@@ -287,11 +287,11 @@ class Strategy:
     def _gradient(
         self, population: Population, fitness: FloatArray, utilities: Any, evaluation: Evaluation | None
     ) -> FloatArray:
-        """By this process."""
+        """The gradient, by this process."""
         return local_gradient(population, utilities, evaluation, self.device)
 
     def _checked_evaluation(self, fitness: Any, population: Population) -> Evaluation | None:
-        """What the fitness says about its population, if it is more than an array."""
+        """The Evaluation, if the fitness is one; None for an array."""
         if isinstance(fitness, Evaluation):
             fitness.check_belongs_to(population.origin)
             fitness.check_covers((0, self.size // 2))

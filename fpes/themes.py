@@ -1,7 +1,7 @@
-"""How pictures look: light and dark, with colours that the colour-blind can tell apart.
+"""The light and dark theme of pictures, with colours that colour-blind readers can tell apart.
 
-A picture is a function that draws into a figure with a theme. `save_both` writes it twice, `NAME-light.png` and
-`NAME-dark.png`, for pages that follow their reader's choice.
+A picture is a function that draws into a figure with a theme. `save_both` writes it as `NAME-light.png` and
+`NAME-dark.png`, for pages that follow the reader's setting.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class Theme:
 
     Args:
         name: "light" or "dark".
-        ground: behind everything.
-        ink: text, axes.
-        faint: what is there for orientation: grids, fillings.
-        modes: of the flush modes, by name.
-        series: for anything else, in this order.
+        ground: background.
+        ink: text and axes.
+        faint: grids and fillings.
+        modes: colours of the flush modes, by name.
+        series: colours for anything else, in this order.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Theme:
     series: tuple[str, ...]
 
     def settings(self) -> Any:
-        """As matplotlib takes them."""
+        """The theme as settings of matplotlib."""
         return {
             "figure.facecolor": self.ground,
             "axes.facecolor": self.ground,
@@ -108,26 +108,26 @@ def save_both(draw: Draw, size: tuple[float, float], folder: Path, name: str) ->
 
 
 def as_svg(draw: Draw, size: tuple[float, float], theme: Theme) -> str:
-    """The picture as SVG, letters as outlines: it looks the same wherever it is shown."""
+    """The picture as SVG, with letters as outlines, so it looks the same everywhere."""
     stream = io.BytesIO()
     figure(draw, size, theme).savefig(stream, format="svg", metadata={"Date": None})
     return stream.getvalue().decode()
 
 
 def message(drawn: Figure, title: str, below: str = "") -> None:
-    """The message of a picture as its title, and in smaller letters how to read it."""
+    """Add the message of a picture as its title, and a note in smaller letters."""
     drawn.suptitle(title, x=0.01, ha="left", fontsize=17, fontweight="bold")
     if below:
         drawn.supxlabel(below, x=0.01, ha="left", fontsize=12)
 
 
 def bare(axes: Axes) -> None:
-    """Take away the frame of a plot, but for its lower side."""
+    """Remove the frame of a plot except its lower side."""
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
 
 
 def superscript(text: str) -> str:
-    """ "2^-126" as it is written by hand: 2⁻¹²⁶."""
+    """ "2^-126" with a superscript: 2⁻¹²⁶."""
     digits = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
     return re.sub(r"\^(-?\d+)", lambda found: found[1].translate(digits), text)

@@ -74,7 +74,7 @@ def test_a_state_with_nan_does_not_replace_a_good_one(saved):
     es, path = saved
     before = path.read_bytes()
     es.theta[3] = np.nan
-    with pytest.raises(ValueError, match=r"the state is not saved, for theta has numbers that are NaN or infinite"):
+    with pytest.raises(ValueError, match=r"the state is not saved, because theta has numbers that are NaN or infinite"):
         es.save(path)
     assert path.read_bytes() == before
 
@@ -261,7 +261,7 @@ class TestWhoseFileItIs:
         back.save(path)
         assert fpes.ES.load(path).generation == 4
         with pytest.raises(
-            FileExistsError, match=r"not replaced by generation 3, for it holds generation 4 of the same"
+            FileExistsError, match=r"not replaced by generation 3, because it holds generation 4 of the same"
         ):
             es.save(path)
         assert fpes.ES.load(path).generation == 4

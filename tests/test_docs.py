@@ -103,18 +103,55 @@ class Page(HTMLParser):
         self.links += [found[name] for name in ("href", "src", "srcset") if found.get(name)]
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def build_site(folder, *options):
+    """The site by the command of `make docs`, from the root of the project."""
     if importlib.util.find_spec("mkdocs") is None or importlib.util.find_spec("mkdocstrings") is None:
         pytest.skip("NOT BUILT: mkdocs is not installed (pip install mkdocs-material 'mkdocstrings[python]')")
-    folder = tmp_path_factory.mktemp("site")
-    built = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)],
+    (command,) = re.findall(r"-m (mkdocs build.*)$", (ROOT / "Makefile").read_text(), re.M)
+    return subprocess.run(
+        [sys.executable, "-m", *shlex.split(command), "--site-dir", str(folder), *options],
         cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    built = build_site(folder)
     assert built.returncode == 0, built.stderr
-    assert built.stderr.strip() == ""
+    assert "WARNING" not in built.stderr
     return folder
+
+
+@pytest.mark.parametrize(
+    ("text", "warning"),
+    [
+        ("[a page](nowhere.md)", "nowhere.md"),
+        ("[a name][fpes.nothing]", "fpes.nothing"),
+        ("::: module.two", "Parameter 'a, b' does not appear"),
+    ],
+    ids=["link", "cross-reference", "docstring"],
+)
+def test_a_warning_fails_the_build_of_the_site(tmp_path, text, warning):
+    """With the project's configuration and one page that is wrong."""
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    (pages / "index.md").write_text(f"# A page\n\n{text}\n")
+    (tmp_path / "module.py").write_text('def two(a, b):\n    """Do it.\n\n    Args:\n        a, b: numbers.\n    """\n')
+    handler = "plugins: {mkdocstrings: {handlers: {python: {paths: [.]}}}}"
+    config = f"INHERIT: {ROOT / 'mkdocs.yml'}\ndocs_dir: pages\nnav: [index.md]\n{handler}\n"
+    (tmp_path / "mkdocs.yml").write_text(config)
+    built = build_site(tmp_path / "site", "--config-file", str(tmp_path / "mkdocs.yml"))
+    assert built.returncode == 1, built.stderr
+    assert warning in built.stderr
+
+
+def test_docstrings_have_no_roles_of_sphinx():
+    """The site and help() would show them as they are written."""
+    files = sorted((ROOT / "fpes").rglob("*.py"))
+    assert len(files) > 50
+    found = [(path.name, role) for path in files for role in re.findall(r":\w+:`.*?`", path.read_text())]
+    assert found == []
 
 
 def test_every_link_leads_somewhere(site):

@@ -242,7 +242,7 @@ class TestOneFileOneRun:
             beginning().fit(dataset(), **SETTINGS, checkpoint=path, after_step=interrupted_at(20))
         again, kept = beginning(), path.read_bytes()
         with pytest.raises(
-            FileExistsError, match=r"run\.npz is not replaced, for it holds generation 20 of another run"
+            FileExistsError, match=r"run\.npz is not replaced, because it holds generation 20 of another run"
         ):
             again.fit(dataset(), **SETTINGS, checkpoint=path, after_step=lambda _: pytest.fail("worked"))
         assert path.read_bytes() == kept
@@ -254,7 +254,7 @@ class TestOneFileOneRun:
             es.fit(dataset(), **SETTINGS, checkpoint=path, after_step=interrupted_at(10))
         older = fpes.ES.load(path)
         es.fit(dataset(), steps=30, checkpoint=path)
-        with pytest.raises(FileExistsError, match=r"generation 10, for it holds generation 30 of the same run"):
+        with pytest.raises(FileExistsError, match=r"generation 10, because it holds generation 30 of the same run"):
             older.fit(dataset(), checkpoint=path)
 
     def test_two_at_once(self, tmp_path):

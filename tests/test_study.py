@@ -337,7 +337,7 @@ class TestProducts:
 
     def test_the_report_says_it(self, products):
         said = report._on_code(products)
-        assert any("gemm under boundary is gemm under never" in sentence for sentence in said)
+        assert any("gemm under boundary has the instructions of never" in sentence for sentence in said)
 
 
 def invoke(*arguments):

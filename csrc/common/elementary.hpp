@@ -5,9 +5,9 @@
 // header.
 //
 // The flush mode makes no difference either. Powers of two are applied as integers to the exponent field, so
-// no product leaves the normal range, and what can underflow on the way (the square of a tiny argument of
-// exp) is then added to 1. Subnormal arguments are told apart by their bits, since a float comparison takes
-// them for zero in one mode only.
+// no product leaves the normal range. The only intermediate value that can underflow, the square of a tiny
+// argument of exp, is then added to 1. Subnormal arguments are recognised by their bits, since a float
+// comparison treats them as zero in one mode only.
 //
 // The polynomials are minimax fits, made for this file: a linear program over 1200 Chebyshev nodes, with the
 // coefficients rounded to float from the lowest up, each time fitting the remaining ones again. The stated
@@ -46,7 +46,7 @@ template <class F>
 FPES_INLINE F exp(F x) {
     using U = UintOf<F>;
     const F one = splat<F>(1.0f);
-    // Near 1.5 * 2^23 floats are the integers: the addition rounds, and k is in the low bits.
+    // Near 1.5 * 2^23 the floats are the integers: the addition rounds, and the low bits hold k.
     const F rounder = splat<F>(0x1.8p23f);
     const F k_shifted = fma(x, splat<F>(0x1.715476p0f), rounder);
     const F k = sub(k_shifted, rounder);
@@ -58,7 +58,7 @@ FPES_INLINE F exp(F x) {
     const F high = add(one, r_high);
     const F lost = add(sub(one, high), r_high);  // exact
     const F low = fma(mul(r, r), q, fma(k, splat<F>(-ln2_low), lost));
-    const U exponent = shift_left<23>(as_u32(k_shifted));  // of the bits of k_shifted only those of k remain
+    const U exponent = shift_left<23>(as_u32(k_shifted));  // only the bits of k remain of k_shifted
     const F scaled = as_f32(add(as_u32(add(high, low)), exponent));
 
     // Where the result is a normal number, to the last bit of x. A NaN passes through the sum with infinity.
@@ -108,7 +108,7 @@ FPES_INLINE F log(F x) {
 // give exact 0 and 1.
 template <class U, class F>
 FPES_INLINE void sincos_turns(U turns, F& sine, F& cosine) {
-    // The nearest quarter turn, and what is left as a signed fraction x of a quarter, |x| <= 1/2.
+    // The nearest quarter turn, and the rest as a signed fraction x of a quarter, |x| <= 1/2.
     const U quarter = shift_right<30>(add(turns, splat<U>(1u << 29)));
     const F x = mul(int_to_f32(sub(turns, shift_left<30>(quarter))), splat<F>(0x1p-30f));
     const F x2 = mul(x, x);

@@ -1,4 +1,4 @@
-// What the gradients of both backends agree on.
+// Definitions that the gradients of both backends share.
 #pragma once
 
 #include "flush.hpp"
@@ -9,14 +9,14 @@ namespace fpes {
 // Integers up to this magnitude add up exactly in a float.
 constexpr int exact_in_float = 1 << 24;
 
-// Back from the scaled domain, where activations lie from step 2 on, to the network's own scale; and half of that, of
-// which the sum of two is their mean. Exact: factors are powers of two.
+// Factor from the scaled domain, where activations are from step 2 on, back to the network's own scale; and half of
+// this factor, which turns the sum of two activations into their mean. Both are powers of two, so products are exact.
 inline float to_own_scale(const Step& step) { return 1.0f / step.bias_factor; }
 inline float half_to_own_scale(const Step& step) {
     return static_cast<float>(0.5 / static_cast<double>(step.bias_factor));
 }
 
-// A bias that the boundary flushes to zero has no influence, and its gradient is zero. Whether there may be any.
+// Whether the boundary may flush biases to zero. Such a bias has no influence, and its gradient is zero.
 inline bool may_have_dead_biases(const Step& step, Flush flush) {
     return !step.reads_input() && elementwise_flushes(flush);
 }
@@ -25,8 +25,8 @@ inline bool may_have_dead_biases(const Step& step, Flush flush) {
 
 FPES_NAMESPACE_BEGIN
 
-// Weights where noise is of samples, values[members, samples]: `samples` is the batch, or 1 where a weight is for all
-// of it. A pair's difference is that of plus and minus.
+// Weights for families that draw noise for each sample, values[members, samples]: `samples` is the batch size, or 1 if
+// a member has one weight. The difference of a pair is the weight of + minus the weight of -.
 struct SampleWeights {
     const float* values;
     std::int64_t samples;

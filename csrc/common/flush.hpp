@@ -1,4 +1,4 @@
-// Where float32 underflow is flushed to zero: the vocabulary that host and device share.
+// The flush modes: where float32 underflow is flushed to zero. Host and device share these names.
 #pragma once
 
 #include "target.hpp"

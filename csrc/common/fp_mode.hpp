@@ -1,8 +1,8 @@
 // The floating-point mode of the calling thread, for the length of a scope.
 //
-// MXCSR belongs to a thread, and a caller may have changed his (torch.set_flush_denormal does, and so does any library
-// linked with -ffast-math). So each kernel call states the whole mode it needs, bits set and bits cleared, and puts
-// back what it found.
+// Each thread has its own MXCSR, and the caller's may be changed (by torch.set_flush_denormal, or by any library linked
+// with -ffast-math). So each kernel call sets the whole mode that it needs, bits set and bits cleared, and restores the
+// old mode.
 #pragma once
 
 #include <cstdint>
@@ -15,15 +15,14 @@ namespace fpes {
 
 class FpMode {
    public:
-    // ftz: flush subnormal results (FTZ) and operands (DAZ). Otherwise IEEE 754. Always: round to nearest even, no
+    // ftz: flush subnormal results (FTZ) and operands (DAZ); otherwise IEEE 754. Both round to nearest even, without
     // traps.
     explicit FpMode(bool ftz) : caller_(read()) { write(ftz ? plain | flush_bits : plain); }
     ~FpMode() { write(caller_); }
     FpMode(const FpMode&) = delete;
     FpMode& operator=(const FpMode&) = delete;
 
-    // For callers whose scope isn't one of C++: the mode of the calling thread becomes IEEE 754, and what it was is
-    // returned, to be put back.
+    // For callers outside C++: sets the mode of the calling thread to IEEE 754, and returns the old mode for restoring.
     static std::uint64_t exchange_for_ieee() {
         const Register before = read();
         write(plain);
@@ -31,7 +30,7 @@ class FpMode {
     }
     static void put_back(std::uint64_t mode) { write(static_cast<Register>(mode)); }
 
-    // The bits of the calling thread, for tests: set for good, and read.
+    // For tests: set the flush bits of the calling thread permanently, and read them.
     static void set_flush_bits(bool on) { write(on ? read() | flush_bits : read() & ~flush_bits); }
     static bool flush_bits_set() { return (read() & flush_bits) != 0; }
 
@@ -49,7 +48,7 @@ class FpMode {
         asm volatile("" ::: "memory");
     }
 #elif defined(__aarch64__)
-    // Only the baseline kernels run here, and they flush in software: the mode is IEEE always.
+    // Only the baseline kernels run here, and they flush in software, so the mode is always IEEE.
     using Register = std::uint64_t;
     static constexpr Register plain = 0;
     static constexpr Register flush_bits = 0;

@@ -1,4 +1,4 @@
-// Sums over a batch have one order, whatever the tiles: samples in blocks, and then the blocks, all in double.
+// Sums over a batch have one order for any tile size: samples within blocks, then the blocks, all in double.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@ constexpr std::int64_t loss_block = 64;  // samples
 
 FPES_NAMESPACE_BEGIN
 
-// term(begin) + ... + term(end - 1), from the first one on.
+// term(begin) + ... + term(end - 1), in this order.
 template <class Term>
 FPES_IN_KERNEL double sum_in_order(std::int64_t begin, std::int64_t end, Term term) {
     double sum = 0.0;

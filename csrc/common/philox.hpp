@@ -2,7 +2,7 @@
 //
 // J. K. Salmon, M. A. Moraes, R. O. Dror, D. E. Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011,
 // section 3.2 and table 2 (7 rounds pass BigCrush; the customary 10 are a safety margin that costs 40 % more).
-// A pure function from (counter, key) to 128 random bits: nothing is stored, any block can be drawn anywhere.
+// It is a pure function from (counter, key) to 128 random bits. Nothing is stored, and any block can be drawn anywhere.
 #pragma once
 
 #include "scalar.hpp"
@@ -17,7 +17,7 @@ struct PhiloxKey {
 
 FPES_NAMESPACE_BEGIN
 
-// Not arrays: device code may use a constant's value, and not its address.
+// Not arrays: device code may use the value of a constant, but not its address.
 constexpr std::uint32_t philox_multiplier_0 = 0xD2511F53u, philox_multiplier_1 = 0xCD9E8D57u;
 constexpr std::uint32_t philox_weyl_0 = 0x9E3779B9u, philox_weyl_1 = 0xBB67AE85u;  // golden ratio, sqrt(3) - 1
 
@@ -29,7 +29,7 @@ struct PhiloxBlock {
     U word[4];
 };
 
-// A round on the words c, of which c[1] and c[3] come with their word of the key already added.
+// A round on the words c. The words of the key are already added to c[1] and c[3].
 template <class U>
 FPES_INLINE PhiloxBlock<U> philox_round(U c0, U c1_and_key, U c2, U c3_and_key) {
     U high[2], low[2];
@@ -40,15 +40,15 @@ FPES_INLINE PhiloxBlock<U> philox_round(U c0, U c1_and_key, U c2, U c3_and_key) 
 
 // The counters (n, tensor, pair, generation) for many n.
 //
-// Only the first word differs between them. It takes a round until that has reached half of the words and two more
-// until it has reached all, so what is left of the first two rounds, when the common part is done once, is one
-// multiplication each.
+// Only the first word differs between them. After one round it affects half of the words, and only two rounds later all
+// of them. So the common part of the first two rounds is computed once, and each of these rounds needs only one more
+// multiplication.
 struct PhiloxCounters {
-    PhiloxKey key;               // of the third round
+    PhiloxKey key;               // the key of the third round
     std::uint32_t to_word2;      // after round 1, word 2 is high(n * m0) ^ to_word2, and word 3 is low(n * m0)
     std::uint32_t to_word0;      // after round 2, word 0 is high(word 2 * m1) ^ to_word0, word 1 is low(word 2 * m1),
     std::uint32_t to_new_word2;  // word 2 is word 3 ^ to_new_word2,
-    std::uint32_t word3;         // and word 3 this
+    std::uint32_t word3;         // and this is word 3
 
     FPES_INLINE PhiloxCounters(std::uint32_t tensor, std::uint32_t pair, std::uint32_t generation, PhiloxKey first) {
         const PhiloxKey second = next_key(first);
@@ -62,11 +62,11 @@ struct PhiloxCounters {
         word3 = low;
         key = next_key(second);
     }
-    // The key of the round after `round`, whose key this is.
+    // The key of the round after `round`, from the key of `round`.
     FPES_INLINE PhiloxKey key_after(PhiloxKey now, int /*round*/) const { return next_key(now); }
 };
 
-// The blocks with numbers n. Counters are PhiloxCounters, or know their keys in another way.
+// The blocks with numbers n. Counters is PhiloxCounters, or a type that gets its keys in another way.
 template <class U, class Counters>
 FPES_INLINE PhiloxBlock<U> philox4x32_7(const Counters& counters, U n) {
     U high, low, word0, word1;

@@ -29,7 +29,7 @@ using UintOf = typename VectorTraits<V>::U;
 template <class V>
 using MaskOf = typename VectorTraits<V>::Mask;
 
-// splat<F>(x): x in every lane. splat<U>(n) likewise. Specialised for each type, or a type's own (cpu/simd/wide.hpp).
+// splat<F>(x) has x in every lane, and splat<U>(n) has n. Specialised for each type (cpu/simd/wide.hpp has its own).
 template <class V, class Scalar>
 FPES_INLINE V splat(Scalar x) {
     return V::splat_of(x);
@@ -50,8 +50,8 @@ FPES_INLINE float div(float a, float b) { return a / b; }
 FPES_INLINE float sqrt(float a) { return ::sqrtf(a); }
 FPES_INLINE float fma(float a, float b, float c) { return ::fmaf(a, b, c); }
 
-FPES_INLINE bool less(float a, float b) { return a < b; }    // false where either is NaN
-FPES_INLINE bool equal(float a, float b) { return a == b; }  // false where either is NaN
+FPES_INLINE bool less(float a, float b) { return a < b; }    // false if either is NaN
+FPES_INLINE bool equal(float a, float b) { return a == b; }  // false if either is NaN
 FPES_INLINE float select(bool mask, float if_true, float if_false) { return mask ? if_true : if_false; }
 
 FPES_INLINE std::uint32_t as_u32(float a) {

@@ -1,5 +1,5 @@
-// Which k of the n units of a layer are perturbed. The units are cut into k strata of nearly equal size, and one unit
-// is chosen in each: so they ascend, none comes twice, and each comes with probability k / n.
+// The choice of k perturbed units among the n units of a layer. The units are divided into k strata of nearly equal
+// size, and one unit is chosen in each. So the chosen units ascend and differ, and each unit has probability k / n.
 #pragma once
 
 #include "philox.hpp"

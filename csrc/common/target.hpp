@@ -2,9 +2,9 @@
 //
 // The headers in common/ and the kernels in cpu/ are compiled several times: once for each instruction set
 // (cpu/isa/*.cpp) and once for each CUDA build. Each such file defines FPES_TARGET before its first include, and all
-// that it instantiates lives in an inline namespace of that name. So the linker can never put the AVX-512 body of an
-// inline function where the baseline one was meant, nor the ftz body where the ieee one was. Plain data that files of
-// several targets hand to each other (enums, structs without code) lives in namespace fpes itself.
+// its instantiations are in an inline namespace of that name. So the linker can never use the AVX-512 body of an inline
+// function in place of the baseline body, or the ftz body in place of the ieee body. Plain data that files of several
+// targets exchange (enums, structs without code) is in namespace fpes itself.
 #pragma once
 
 #ifndef FPES_TARGET
@@ -18,8 +18,8 @@
     }                      \
     }
 
-// FPES_INLINE: a function small enough that it must vanish into its caller, on the host and on the device alike.
-// FPES_IN_KERNEL: the same, of one that calls what it is handed, which on the device is code for the device alone.
+// FPES_INLINE: a small function that must be inlined into its caller, on the host and on the device.
+// FPES_IN_KERNEL: the same for a function that calls its arguments, which on the device are device-only code.
 #if defined(__CUDACC__)
 #define FPES_INLINE __host__ __device__ __forceinline__
 #define FPES_IN_KERNEL __device__ __forceinline__

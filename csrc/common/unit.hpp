@@ -1,8 +1,9 @@
-// Populations whose members differ from the network in the weights that lead into one unit: what they are, what is
-// computed of them, and the arithmetic of their directions. docs/one-unit.md has the derivation.
+// Populations whose members differ from the network in the weights that lead into one unit: their description, their
+// results, and the arithmetic of their directions. docs/one-unit.md has the derivation.
 //
-// Members come in blocks. The pairs of a block are, layer by layer, draw by draw, the units of the layer: all units of
-// a draw share its direction. Every block draws directions of its own, and all pairs of a block see the same batch.
+// Members come in blocks. A block has, for each layer, its draws, and for each draw one pair for each unit of the
+// layer. All units of a draw share its direction. Every block draws its own directions, and all its pairs see the same
+// batch.
 //
 //      block 0                                                                    block 1
 //     | layer 1, draw 0: units 0 ... n-1 | draw 1: 0 ... n-1 | layer 2, draw 0 ... | layer 1, draw 0 ...
@@ -21,11 +22,11 @@ struct UnitPopulation {
     bool span;  // directions in the span of the layer's inputs on the batch; otherwise white
     PhiloxKey key;
     std::uint32_t generation;
-    double sigma;            // root mean square of what a member changes in its unit's pre-activations
-    std::vector<int> draws;  // for each layer, of a block
+    double sigma;            // root mean square of a member's change of its unit's pre-activations
+    std::vector<int> draws;  // of each layer in a block
 };
 
-// Where a pair is in its block.
+// The place of a pair in its block.
 struct UnitPlace {
     int layer;
     int draw;  // of the layer
@@ -38,7 +39,7 @@ class UnitLayout {
 
     int depth() const { return static_cast<int>(draws_.size()); }
     int draws(int layer) const { return draws_[layer]; }
-    // Of a block: all draws, and those of the layers below.
+    // Number of draws in a block: all, and those of the layers below.
     int draws() const { return first_draw_.back(); }
     int first_draw(int layer) const { return first_draw_[layer]; }
     std::int64_t pairs() const { return first_pair_.back(); }
@@ -52,45 +53,45 @@ class UnitLayout {
     std::vector<std::int64_t> first_pair_;
 };
 
-// What the batches make of a population: arrays that the caller keeps, for all that follows needs them.
+// Preparations of a population for its batches: arrays that the caller keeps, because all later calls need them.
 struct UnitState {
-    float* sums;        // of the unperturbed network: for each layer [rows, fan_out]; a row is a sample of a batch
-    float* changes;     // [blocks, draws, batch size]: what a draw's + member adds to its unit's pre-activation
-    double* solutions;  // likewise: L^-T r, whose product with the inputs is the direction. Of span only
+    float* sums;        // sums of the unperturbed network: for each layer [rows, fan_out]; a row is a sample of a batch
+    float* changes;     // [blocks, draws, batch size]: the change of a unit's pre-activation in the + member of a draw
+    double* solutions;  // the same shape: L^-T r, whose product with the inputs is the direction. For span only
     double* factors;    // [batches, layers]: see UnitScale
 };
 
-// What evaluation gives, for members 2 pairs.begin ... 2 pairs.end - 1 from index 0 on; each may be null. Without
-// weights those of all samples are 1.
+// Results of evaluation, for members 2 pairs.begin ... 2 pairs.end - 1 from index 0 on. Each pointer may be null.
+// Without weights, each sample has weight 1.
 struct UnitResults {
-    const float* weights;  // in: [batches, size], of each sample's loss in the fitness
+    const float* weights;  // input: [batches, size], the weight of each sample's loss in the fitness
     float* fitness;        // [members]: minus the mean over the batch of weight * loss
     float* losses;         // [members, size]
     float* outputs;        // [members, size, classes]
     float* centre;         // [batches, size]: losses of the unperturbed network
 };
 
-// How large a layer's inputs are on a batch, and what follows from it.
+// Numbers that depend on the size of a layer's inputs on a batch.
 struct UnitScale {
     double ridge;   // added to the diagonal of the Gram matrix
-    double factor;  // times a direction, the change of the weights; 0 where all inputs are zero, so nothing changes
+    double factor;  // factor times direction is the change of the weights; 0 if all inputs are zero
 };
 
-// gram[samples, samples], of which the lower triangle is read, becomes L: gram + ridge I = L L^T.
+// Replaces gram[samples, samples] by L, where gram + ridge I = L L^T. Reads only the lower triangle.
 void unit_factorise(double* gram, int samples, double ridge);
 // solution = L^-T signs.
 void unit_solve(const double* factor, int samples, const float* signs, double* solution);
 // out = gram * solution, from the lower triangle.
 void unit_multiply(const double* gram, int samples, const double* solution, double* out);
 
-// signs[samples] of draw 0 of a set become those of another draw: times a row of a Hadamard matrix.
+// Turns signs[samples] of draw 0 into those of another draw: multiplies them by a row of a Hadamard matrix.
 void unit_signs(const float* first, int samples, int draw, float* signs);
 
 }  // namespace fpes
 
 FPES_NAMESPACE_BEGIN
 
-// Of the mean squared length of a layer's inputs. What the ridge does to the estimate: docs/one-unit.md.
+// Relative to the mean squared length of a layer's inputs. docs/one-unit.md describes the effect of the ridge.
 constexpr double unit_ridge_fraction = 1e-3;
 
 // squares[i * step]: the squared length of the input of sample i.

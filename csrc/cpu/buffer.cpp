@@ -26,12 +26,12 @@ void* allocate(std::size_t bytes) {
     void* block = std::aligned_alloc(alignment, size);
     if (!block) throw std::bad_alloc();
 #if defined(__linux__)
-    if (alignment == large_page) madvise(block, size, MADV_HUGEPAGE);  // a fault for each 2 MB, not for each 4 KB
+    if (alignment == large_page) madvise(block, size, MADV_HUGEPAGE);  // a page fault per 2 MB, not per 4 KB
 #endif
     return block;
 }
 
-// The blocks that a thread has given back, oldest first.
+// The blocks that a thread has freed, oldest first.
 class BlockCache {
    public:
     ~BlockCache() { clear(); }
@@ -63,7 +63,7 @@ class BlockCache {
     }
 
    private:
-    // What the gradient of a network of half a million weights needs. Helpers need, and so keep, a few MB.
+    // Enough for the gradient of a network of half a million weights. Helpers need, and so keep, only a few MB.
     static constexpr std::size_t most_bytes = std::size_t{32} << 20;
 
     struct Block {
@@ -94,7 +94,7 @@ thread_local BlockCache cache;
 }  // namespace
 
 #if defined(__SANITIZE_ADDRESS__)
-// Blocks of exactly the size asked for, and none twice, so that AddressSanitizer sees where each ends.
+// Blocks have exactly the requested size and aren't used again, so that AddressSanitizer sees the end of each.
 void* take_block(std::size_t bytes) {
     void* block = nullptr;
     if (posix_memalign(&block, line, bytes) != 0) throw std::bad_alloc();

@@ -1,4 +1,4 @@
-// Memory for vectors: aligned, not initialised, given back at the end of the scope.
+// Memory for vectors: aligned, not initialised, and freed at the end of the scope.
 #pragma once
 
 #include <cstddef>
@@ -7,9 +7,9 @@
 
 namespace fpes {
 
-// A block of memory that starts a cache line. Throws std::bad_alloc. What a thread gives back it keeps, within limits,
-// and gets again: a call's memory would else be new to the process each time, and first touching its pages took up to
-// half of a short call.
+// A block of memory that starts at a cache line. Throws std::bad_alloc. A thread keeps freed blocks, within limits, and
+// uses them again. Otherwise the memory would be new to the process in each call, and the first access to its pages
+// took up to half of a short call.
 void* take_block(std::size_t bytes);
 void give_block(void* block, std::size_t bytes) noexcept;
 

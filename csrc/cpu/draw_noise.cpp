@@ -1,4 +1,4 @@
-// Noise to look at, and to make initial weights from.
+// Draws noise, for study and for initial weights.
 #include "parallel.hpp"
 #include "population.hpp"
 

@@ -1,5 +1,5 @@
-// The engine calls kernels: it knows the instruction set, the flush mode, and which operations belong to the matrix
-// product and which lie outside it. Every call sets the thread's floating-point mode and puts it back.
+// The engine calls kernels. It knows the instruction set and the flush mode, and distinguishes operations inside a
+// matrix product from operations outside. Every call sets the thread's floating-point mode and restores it.
 #pragma once
 
 #include <algorithm>
@@ -14,8 +14,8 @@
 
 namespace fpes {
 
-// A matrix in panels that owns its memory, with a vector's worth of rows to spare: kernels that take a row to a lane
-// read that far.
+// A matrix in panels that owns its memory. It has spare rows for one vector, because kernels with one row in each lane
+// read beyond the last row.
 class PanelMatrix {
    public:
     PanelMatrix(const Kernels& kernels, std::int64_t rows, std::int64_t columns)
@@ -54,12 +54,12 @@ class Engine {
     void in_product(void (*ModeKernels::*kernel)(Parameters...), Arguments... arguments) const {
         call(product_flushes(flush_), kernel, arguments...);
     }
-    // Everywhere else.
+    // Outside a matrix product.
     template <class... Parameters, class... Arguments>
     void elementwise(void (*ModeKernels::*kernel)(Parameters...), Arguments... arguments) const {
         call(elementwise_flushes(flush_), kernel, arguments...);
     }
-    // Arithmetic about the network rather than in it (gradients): never flushed.
+    // Arithmetic that isn't part of the network (gradients): never flushed.
     template <class... Parameters, class... Arguments>
     void outside(void (*ModeKernels::*kernel)(Parameters...), Arguments... arguments) const {
         call(false, kernel, arguments...);
@@ -106,9 +106,9 @@ class Engine {
         return 0;
     }
 
-    // A product takes long where matrices are very large, and an interrupt is heard between kernels only. So it is cut
-    // into parts of a tenth of a second or two, by columns of its result, and by rows where one panel is too long.
-    // Elements have chains of their own, so that changes no bits.
+    // A product of very large matrices takes long, and an interrupt is noticed only between kernels. So the product is
+    // divided into parts of 0.1 to 0.2 seconds, by columns of its result, and by rows if one panel is too long. Each
+    // element has its own chain, so this changes no bits.
     template <class Part>
     void product_in_parts(Part part, bool transposed, Panels a, Panels b, Panels init, Panels c, int m, int n,
                           int k) const {
@@ -139,7 +139,7 @@ class Engine {
     }
     Panels at(Panels panels, int i, int j) const { return panels.data ? at_row(at_column(panels, j), i) : panels; }
 
-    // How many of n columns or rows one kernel takes, each of which is `multiply_adds` of work: all of them, or some
+    // The number of columns or rows, of n, for one kernel call, if each costs `multiply_adds`: all of them, or a
     // multiple of the panels' width.
     int part_of(int n, std::int64_t multiply_adds) const {
         const std::int64_t most = kernels_.hardware_flush ? std::int64_t{1} << 32 : std::int64_t{1} << 25;

@@ -1,8 +1,8 @@
-// Full-rank perturbation: every member has weights of its own.
+// Full-rank perturbation: every member has its own weights.
 //
-// They are never all there at once. A thread takes a pair of members and a tile of samples, and walks through the
-// weights of a layer in blocks: it draws the noise of a block once, forms the block of both members' weights,
-// multiplies both members' activations by them, and forgets them.
+// These weights are never all in memory. A thread takes a pair of members and a tile of samples, and goes through the
+// weights of a layer in blocks: it draws the noise of a block once, computes this block of both members' weights,
+// multiplies both members' activations by them, and discards them.
 //
 //         n                z (drawn)      w + s z, w - s z        accumulators of both members
 //     +---+---+---+       +-------+      +-------+ +-------+     +--------+ +--------+
@@ -11,11 +11,11 @@
 //     |   |   |   |
 //
 // A block is few columns wide and many rows deep, so that a product runs over a long k before it writes its
-// accumulators back, and so that the weights come from memory in a few long streams, which the processor foresees.
+// accumulators back, and so that the weights come from memory in a few long streams, which the processor prefetches.
 // Drawing a weight costs about as much as 3 multiply-adds of a vector, and serves `full_tile` samples of two members.
 //
-// Where most activations are zero, as pixels are and units that the boundary flushes, a product takes only the others
-// (kernels/nonzeros.hpp): twice the speed and more, and the same bits.
+// If most activations are zero (pixels, and units that the boundary flushes), a product uses only the others
+// (kernels/nonzeros.hpp): at least twice the speed, with the same bits.
 #include <algorithm>
 
 #include "nonzero_lists.hpp"

@@ -1,10 +1,10 @@
-// One layer at a time, by node perturbation or by a change of the weights of rank one: each pair of members perturbs
-// one layer, and what it leaves alone is not computed again.
+// One layer at a time, by node perturbation or by a rank-one change of the weights: each pair of members perturbs one
+// layer, and values that it doesn't change are not computed again.
 //
 // A thread takes a tile of samples and carries it through the unperturbed network once, keeping every layer's
 // accumulators and activations. A pair that perturbs all units of layer l starts there. A pair that perturbs only k of
-// its units changes at most k activations, so the next layer's accumulators are those that are there already plus at
-// most k rows of its weights:
+// its units changes at most k activations, so the next layer's accumulators are the unperturbed ones plus at most k
+// rows of its weights:
 //
 //      h, k units perturbed       w of the next layer         its accumulators
 //     +----------------+         +---------+
@@ -14,12 +14,12 @@
 //         often zero             | row x   |
 //                                +---------+
 //
-// A change of exactly zero is left out; most are, for a unit that the boundary flushes stays flushed. This order, first
-// the chain of the product and then the changes, is the definition of this family, in the mode of the product.
+// A change of exactly zero is skipped. Most changes are zero, because a flushed unit usually stays flushed. This order,
+// first the chain of the product and then the changes, defines the result, in the mode of the product.
 //
-// The rows that a product takes are those of several pairs. The next layer's columns are taken a few panels at a time,
-// from the changes to the sums of the layer after it, so that the weights which the changes pick from at random stay in
-// the second-level cache.
+// A product takes rows of several pairs together. The next layer's columns are computed a few panels at a time, from
+// the changes to the sums of the layer after it. So the weights that the changes select at random stay in the
+// second-level cache.
 #include <algorithm>
 
 #include "layer_noise.hpp"

@@ -1,4 +1,4 @@
-// The gradient of node perturbation where each pair perturbs one layer.
+// The gradient of node perturbation if each pair perturbs one layer.
 //
 // The inputs of a perturbed layer are the unperturbed network's, whose accumulators evaluate() has kept. So a layer's
 // gradient is one product, whatever the number of pairs:
@@ -9,10 +9,10 @@
 //            +-----------------+            | weight * noise           |
 //                                           +--------------------------+
 //
-// Noise counts where it has reached the network: in the units that a pair perturbs, but for those that the boundary
-// flushes in both of its members. Such a unit is zero under +z, under -z and unperturbed, so the loss doesn't depend on
-// z there and z, being symmetric, averages to zero against it: leaving it out changes no expectation and takes away
-// what is nothing but noise. Most units of a freshly initialised network are so.
+// The sum includes only noise that has reached the network: that of the units that a pair perturbs, except units that
+// the boundary flushes in both members. Such a unit is zero under +z, under -z and unperturbed, so the loss doesn't
+// depend on its z. Its term has expectation zero, and skipping it removes only variance. Most units of a freshly
+// initialised network are of this kind.
 #include <algorithm>
 #include <vector>
 

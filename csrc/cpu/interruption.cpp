@@ -7,7 +7,7 @@ namespace {
 
 constexpr std::int64_t interval = 50;  // milliseconds
 
-// A clock that is read in a few nanoseconds, where there is one.
+// A clock that takes only nanoseconds to read, if there is one.
 std::int64_t milliseconds() {
 #if defined(CLOCK_MONOTONIC_COARSE)
     constexpr clockid_t clock = CLOCK_MONOTONIC_COARSE;

@@ -1,7 +1,7 @@
-// Calls that end early when their caller asks for it: Ctrl-C is heard within a second, whatever the sizes.
+// Calls that end early on request: Ctrl-C takes effect within a second, for any sizes.
 //
-// The thread that made the call asks, some times a second, in between kernels; all threads stop at their next kernel or
-// item of work. A call that is stopped throws Interrupted, and leaves its results half written.
+// The calling thread checks for a request several times a second, between kernels. All threads then stop at their next
+// kernel or item of work. A stopped call throws Interrupted, and leaves its results incomplete.
 #pragma once
 
 #include <pthread.h>
@@ -17,20 +17,20 @@ class Interrupted : public std::exception {
     const char* what() const noexcept override { return "interrupted"; }
 };
 
-// One call, for the length of a scope. Engines and queues of work that the thread makes meanwhile belong to it.
+// One call, for the length of a scope. It owns the engines and work queues that the thread creates in this scope.
 class Interruption {
    public:
-    // asked: whether the call is to end; called by this thread only. Null where nobody can ask.
+    // asked: returns whether the call must end. Only this thread calls it. Null if no request is possible.
     explicit Interruption(bool (*asked)() noexcept);
     ~Interruption();
     Interruption(const Interruption&) = delete;
     Interruption& operator=(const Interruption&) = delete;
 
-    // The call that this thread is in, or null.
+    // The present call of this thread, or null.
     static Interruption* current();
 
-    // Throws Interrupted where the call is to end. For any thread, often: before a kernel that is short, or has so many
-    // multiply-adds. The calling thread reads the clock when they add up to something.
+    // Throws Interrupted if the call must end. Every thread calls it before each kernel: a short one, or one with this
+    // number of multiply-adds. The calling thread reads the clock when the sum of multiply-adds is large enough.
     void check(std::int64_t multiply_adds = 0) {
         if (stopped_.load(std::memory_order_relaxed)) throw Interrupted();
         if (!pthread_equal(pthread_self(), caller_)) return;
@@ -41,15 +41,15 @@ class Interruption {
         if (stopped_.load(std::memory_order_relaxed)) throw Interrupted();
     }
 
-    // Asks, if that is due. For the calling thread.
+    // Checks for a request, if a check is due. For the calling thread.
     void look() noexcept;
 
    private:
-    static constexpr std::int64_t kernel = 1 << 20;  // multiply-adds that a short one counts for, at most
+    static constexpr std::int64_t kernel = 1 << 20;  // multiply-adds that a short kernel counts as
 
     bool (*asked_)() noexcept;
     pthread_t caller_;
-    Interruption* outer_;      // a signal's handler may make a call of its own
+    Interruption* outer_;      // the handler of a signal may make another call
     std::int64_t unseen_ = 0;  // multiply-adds since the clock was read
     std::int64_t next_;        // milliseconds of the clock
     std::atomic<bool> stopped_{false};

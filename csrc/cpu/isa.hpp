@@ -1,4 +1,4 @@
-// Which instruction sets this machine can run, and the kernels for one of them.
+// The instruction sets that this machine can run, and the kernels of each.
 #pragma once
 
 #include <string>
@@ -11,7 +11,7 @@ namespace fpes {
 // Slowest first; the last is the best that this machine has.
 std::vector<std::string> supported_isas();
 
-// Throws std::invalid_argument where the machine, or this build, doesn't have it.
+// Throws std::invalid_argument if the machine or this build doesn't have it.
 const Kernels& kernels_for(const std::string& isa);
 
 }  // namespace fpes

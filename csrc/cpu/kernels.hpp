@@ -1,7 +1,7 @@
 // The kernels of one instruction set, as a table of functions.
 //
-// Every kernel reads memory and writes memory and does no allocation, no threading, no choice of mode: kernel_set.hpp
-// defines them once, isa/*.cpp compile them for each instruction set, engine.hpp calls them in the right mode.
+// A kernel only reads and writes memory. It doesn't allocate, use threads or choose a mode. kernel_set.hpp defines the
+// kernels once, isa/*.cpp compile them for each instruction set, and engine.hpp calls them in the right mode.
 #pragma once
 
 #include <cstddef>
@@ -12,22 +12,22 @@
 
 namespace fpes {
 
-// A matrix cut into vertical panels, each `width` columns wide and row-major. One layout for all matrices inside the
-// engine: as the left operand of a product its rows lie a constant distance apart, as the right operand its panels are
-// read straight through, and as the result its tiles are contiguous.
+// A matrix divided into vertical panels, each `width` columns wide and row-major. All matrices inside the engine have
+// this layout. In the left operand of a product, rows have a constant distance; in the right operand, panels are read
+// sequentially; in the result, tiles are contiguous.
 //
 //      columns 0 .. w-1    w .. 2w-1     2w ..
 //     +---------------+ +-----------+ +-------+--+
 //     | row 0         | | row 0     | | row 0 |//|     element (i, j) is at
 //     | row 1         | | row 1     | | row 1 |//|     data[(j / w) * stride + i * w + j % w]
 //     | ...           | | ...       | | ...   |//|
-//     +---------------+ +-----------+ +-------+--+     the padding (//) is readable and means nothing
+//     +---------------+ +-----------+ +-------+--+     the padding (//) is readable and has no meaning
 struct Panels {
     float* data;
     std::size_t stride;  // floats from one panel to the next: rows allocated * width
 };
 
-// By how much one unit's activation has changed.
+// The change of one unit's activation.
 struct Change {
     std::int32_t unit;
     float value;
@@ -46,29 +46,29 @@ struct Nonzeros {
     std::int32_t* begin;
 };
 
-// A vector of samples of a member of which one unit below the last layer has changed: by how much, the weights that
-// lead on from it, the first of the samples, and where their losses go.
+// A vector of samples of a member in which one unit below the last layer has changed: its changes, the weights that
+// lead on from it, the first of the samples, and the place for their losses.
 struct UnitEntry {
     const float* change;
     const float* weights;
     int sample;
     float* loss;
 };
-// Targets of one batch, as lanes need them: numbers[classes, samples]. Of a label a number has all bits set where it is
-// the sample's, and none elsewhere; values are what they are.
+// Targets of one batch in the form for lanes: numbers[classes, samples]. For labels, a number has all bits set if it is
+// the label of the sample, and otherwise no bit. Values are unchanged.
 struct UnitTargets {
     Loss loss;
     float share;  // see Targets
     const float* numbers;
     int samples;
 };
-// A member of which one unit has changed on one sample, and the weights that lead on from that unit.
+// The change of one unit of a member on one sample, and the weights that lead on from that unit.
 struct UnitRow {
     float change;
     const float* weights;
 };
 
-// What the lanes of a matrix of sums hold.
+// The type of numbers in the lanes of a matrix of sums.
 enum class SumType { float32, int32 };
 
 // A row-major array without gaps as panels of a matrix of one row.
@@ -76,8 +76,8 @@ inline Panels flat(float* data, int width) { return {data, static_cast<std::size
 
 // Arithmetic, in one mode.
 struct ModeKernels {
-    // c[m, n] = init + a[m, k] b[k, n]: one accumulator an element, fused multiply-adds over k in order. Starts at +0
-    // where init.data is null; init may be c.
+    // c[m, n] = init + a[m, k] b[k, n]: one accumulator for each element, fused multiply-adds over k in order. Starts
+    // at +0 if init.data is null. init may be c.
     void (*product)(Panels a, Panels b, Panels init, Panels c, int m, int n, int k);
     // The same with a transposed: a is [k, m].
     void (*product_transposed)(Panels a, Panels b, Panels init, Panels c, int m, int n, int k);
@@ -103,7 +103,7 @@ struct ModeKernels {
     void (*accumulate_noise)(const NoiseStream& stream, std::uint64_t first, float weight, int count, float* sum,
                              float* scratch);
     // The same for a [rows, n] tensor whose row 0 here is row `first`: sums[i, j] = fma(weight[i], z[i, j], sums[i,
-    // j]), but where plus and minus are both zero sums[i, j] stays what it is.
+    // j]). If plus and minus are both zero, sums[i, j] doesn't change.
     void (*accumulate_rows)(const NoiseStream& stream, std::uint64_t first, const float* weight, int rows, int n,
                             Panels plus, Panels minus, Panels sums, float* scratch);
     // The same for a [rows, k] tensor whose element (i, j) belongs to column units[i, j] of sums. plus and minus are
@@ -141,7 +141,7 @@ struct ModeKernels {
     void (*unit_product)(const float* a, std::int64_t stride, int rows, const std::int32_t* terms, int count,
                          const std::int32_t* every, int k, Panels b, int n, Panels out);
 
-    // The peak: `steps` multiply-adds in each lane of `peak_chains` independent chains. out[lanes] is their sum.
+    // For the peak: `steps` multiply-adds in each lane of `peak_chains` independent chains. out[lanes] is their sum.
     void (*multiply_add_chains)(std::int64_t steps, float* out);
 
     // The primitives, on row-major arrays without gaps.
@@ -160,10 +160,10 @@ struct Kernels {
     int lanes;            // floats in a vector
     int width;            // columns of a panel
     int peak_chains;      // of multiply_add_chains
-    int tile_rows;        // of the result that a tile of a product has at most
+    int tile_rows;        // largest number of rows of a product's tile
     int part_depth;       // k's of product_part(), a multiple of `width`
     int nonzero_run;      // columns of a run of Nonzeros: a multiple of `width`
-    bool hardware_flush;  // whether MXCSR decides the mode, rather than which ModeKernels is called
+    bool hardware_flush;  // whether MXCSR sets the mode; otherwise the choice of ModeKernels does
     ModeKernels ieee;
     ModeKernels ftz;
     // Copies without arithmetic: a row-major matrix with `ld` floats from row to row, to panels and back.
@@ -204,14 +204,14 @@ struct Kernels {
 // Floats of scratch that kernels with noise need for strips of `n` elements, or tensors whose rows are `n` long.
 std::size_t noise_scratch_size(std::int64_t n);
 
-// Integers of scratch that product_skipping() needs for products over k: lists of terms, one for each of so many
-// samples and one for all k's.
+// Integers of scratch that product_skipping() needs for products over k: lists of terms, one for each sample of a group
+// and one for all k's.
 constexpr int skipping_samples = 16, integers_of_a_term = 2;
 inline std::size_t skipping_scratch_size(std::int64_t k) {
     return integers_of_a_term * (skipping_samples + 1) * static_cast<std::size_t>(k);
 }
 
-// How many rows of noise perturb() draws at a time: enough to fill vectors where rows are short.
+// Number of rows of noise that perturb() draws at a time: enough to fill vectors if rows are short.
 constexpr int noise_strip = 4096;
 
 const Kernels& baseline_kernels();

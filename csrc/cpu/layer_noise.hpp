@@ -1,8 +1,8 @@
-// What one pair's noise makes of one layer, on a tile of samples: evaluation needs it to go on from there, and the
-// gradient to know which units the noise has reached.
+// The effect of one pair's noise on one layer, on a tile of samples. Evaluation continues from it, and the gradient
+// uses it to know the units that the noise has reached.
 //
-// A correction of inputs has one term here: q = (h a) * (+-scale) for each sample, acc = fma(q, b_j, acc); a, the units
-// and b are the pair's own. Any other: acc = fma(z, +-scale, acc), units and z anew for each sample.
+// A correction of inputs has one term here: q = (h a) * (+-scale) for each sample, acc = fma(q, b_j, acc). Each pair
+// has its own a, units and b. Any other correction: acc = fma(z, +-scale, acc), with new units and z for each sample.
 #pragma once
 
 #include <algorithm>
@@ -109,7 +109,7 @@ class LayerNoise {
         for (auto& v : changed_) cross(layer, flat(v), 1, count, flat(gathered_bias_));
     }
 
-    // The chosen units of all samples side by side, as a layer of k units.
+    // The chosen units of all samples, as a layer of k units.
     void rank_one_of_some(const Step& layer, std::int64_t pair, std::size_t place, int rows, int k, Panels sums,
                           Panels scaled_bias) {
         const Kernels& kernels = engine_.kernels();

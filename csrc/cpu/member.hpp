@@ -1,4 +1,4 @@
-// One member of a population, written out, tensor by tensor: what a family of perturbations makes its tensors of.
+// Writes out one member of a population, tensor by tensor, as its family of perturbations defines it.
 #pragma once
 
 #include "population.hpp"
@@ -11,13 +11,13 @@ class MemberWriter {
     MemberWriter(const Engine& engine, PackedNetwork& network, const Population& population, std::int64_t member,
                  float* theta);
 
-    // A tensor as it stands in the network; or its bias alone.
+    // An unperturbed tensor, or only its bias.
     void copy(const Tensor& tensor);
     void copy_bias(const Tensor& tensor);
-    // Weights, or biases, with noise of their own.
+    // Weights or biases with their own noise.
     void perturb_weights(const Tensor& tensor);
     void perturb_bias(const Tensor& tensor);
-    // w + (+-scale left^T) right, term by term: what a correction of inputs applies without ever writing it down.
+    // w + (+-scale left^T) right, term by term. Evaluation of a correction of inputs never writes this matrix.
     void add_outer_products(const Tensor& tensor);
 
    private:

@@ -1,4 +1,4 @@
-// A network as the engine sees it: its steps, and its parameters packed once for all who will read them.
+// A network for the engine: its steps, and its parameters, packed once for all readers.
 #pragma once
 
 #include <vector>
@@ -29,8 +29,8 @@ class PackedNetwork {
     std::vector<PanelMatrix> biases_;
 };
 
-// The boundary after a step, from rows of accumulators v to activations out, which may be v. bias: [1, fan_out], as it
-// stands in theta or perturbed. scaled_bias: somewhere to put it after its own factor.
+// The boundary after a step, from rows of accumulators v to activations out, which may be v. bias: [1, fan_out], from
+// theta or perturbed. scaled_bias: memory for the bias times its factor.
 void cross_boundary(const Engine& engine, const Step& step, Panels v, std::int64_t rows, Panels bias,
                     Panels scaled_bias, Panels out);
 

@@ -1,17 +1,17 @@
 // The gradient of node perturbation: for each layer, the sum over pairs and samples of
 // weight * (mean of the pair's inputs to the layer) (x) noise.
 //
-// The sum is a matrix product whose inner dimension runs over (pair, sample), in that order. So a batch of pairs is
-// carried forward once more, its inputs and its weighted noise are kept for as long as it takes to add them to the
-// products, and then the next batch of pairs comes:
+// The sum is a matrix product whose inner dimension runs over (pair, sample), in this order. Some pairs are carried
+// through the network once more. Their inputs and weighted noise are kept until they are added to the products. Then
+// the next pairs follow:
 //
 //                  (pair, sample)                          fan_out
 //            +----------------------+              +---------------------+
 //    fan_in  | mean of h+ and h-, T |   x   (pair, | weight * z          |   added to the gradient [fan_in, fan_out]
 //            +----------------------+      sample) +---------------------+
 //
-// Most of the left operand is zero where pixels are, or units that the boundary flushes: then the product takes only
-// the rest (kernels/nonzeros.hpp).
+// If most of the left operand is zero (pixels, and units that the boundary flushes), the product uses only the rest
+// (kernels/nonzeros.hpp).
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -84,7 +84,7 @@ class NodeGradient {
         for_each_stack(job_, kept.pairs, kept.sample, kept.samples, [&](SharedWeights& walk, const Stack& stack) {
             for (int l = 0; l < network_.depth(); ++l) {
                 for (std::int64_t place = 0; place < stack.pairs; ++place) keep(l, kept, walk, stack, place);
-                // What lies above the last layer's noise is the weight's concern.
+                // The weight accounts for everything above the last layer's noise.
                 if (l + 1 < network_.depth()) walk.advance(l, stack);
             }
         });
@@ -145,7 +145,7 @@ class NodeGradient {
         }
     }
 
-    // Whether the product is faster by the nonzeros alone; if so, they are listed. The first terms mostly tell.
+    // Whether the product with only the nonzeros is faster; if so, lists them. The first terms usually decide.
     bool list_nonzeros(Panels inputs, int rows, int terms, BlockMemory& memory) {
         auto listed = [&](int count) {
             engine_.kernels().transpose(inputs, rows, count, memory.inputs.view());

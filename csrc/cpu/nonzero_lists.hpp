@@ -1,12 +1,13 @@
-// Where a left operand has few elements that aren't zero, a product takes only those (kernels/nonzeros.hpp).
+// If few elements of a left operand are nonzero, a product uses only these (kernels/nonzeros.hpp).
 #pragma once
 
 #include "engine.hpp"
 
 namespace fpes {
 
-// Terms may be left out where what they would be multiplied by is finite. Noise times a number below this is, and takes
-// no finite weight beyond the largest float: 8 times it is below half a unit in that number's last place.
+// Terms may be skipped only if the other factor is finite. Noise times a number below this limit is finite, and a
+// finite weight plus this product stays finite: 8 times the limit is below half a unit in the last place of the largest
+// float.
 constexpr float harmless = 0x1p100f;
 
 // Lists count in 32 bits.
@@ -21,7 +22,7 @@ class NonzeroLists {
           row_(rows * k + engine.width()),
           begin_(rows * (k / engine.kernels().nonzero_run + 1) + 1) {}
 
-    // Lists those of a, and tells whether they are few enough for the product to be faster by them.
+    // Lists the nonzeros of a. Returns whether they are few enough to make the product faster.
     bool fill(Panels a, int rows, int k) {
         const std::int64_t found = kernels_.find_nonzeros(a, rows, k, view());
         return static_cast<double>(found) < sparse_enough * rows * k;

@@ -15,7 +15,7 @@ constexpr std::int64_t grain = 1 << 14;
 constexpr std::int64_t block = 4096;
 constexpr int accumulators = 8;
 
-// Loops over plain arrays that don't overlap, so that the compiler makes vectors of them.
+// Loops over plain arrays that don't overlap, so that the compiler can vectorise them.
 void adam_range(const AdamStep& step, std::int64_t count, const float* __restrict gradient,
                 const float* __restrict theta, const float* __restrict mean, const float* __restrict square,
                 float* __restrict new_theta, float* __restrict new_mean, float* __restrict new_square) {

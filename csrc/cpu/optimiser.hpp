@@ -1,8 +1,8 @@
-// The steps of the optimisers: what becomes of the gradient once it is there.
+// The steps of the optimisers.
 //
-// One pass over memory for each, for a step is bound by it: Adam reads four arrays and writes three. The arithmetic is
-// plain C++, the same for every instruction set, in IEEE mode and without fused multiply-adds (see CMakeLists.txt), so
-// any two machines take the same step. Results go to arrays of their own: whoever is interrupted keeps the old state.
+// Memory bandwidth limits a step, so each step makes one pass: Adam reads four arrays and writes three. The arithmetic
+// is plain C++, the same for every instruction set, in IEEE mode and without fused multiply-adds (see CMakeLists.txt),
+// so all machines take the same step. Results go to separate arrays, so the old state survives an interrupt.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,7 @@
 // The gradient of weights that a correction of inputs changes: for each tensor, the sum over pairs p and terms t of
 // d_p a_pt (x) b_pt, for the factors a (left) and b (right).
 //
-// That is a matrix product whose inner dimension runs over the terms (p, t), in that order. Its operands are noise,
+// This is a matrix product whose inner dimension runs over the terms (p, t), in this order. Its operands are noise,
 // drawn again, some hundred terms of every tensor at a time:
 //
 //                     terms                            fan_out
@@ -9,10 +9,9 @@
 //    fan_in  | d a, T               |   x  terms | b                |   added to the sums [fan_in, fan_out]
 //            +----------------------+            +------------------+
 //
-// Where weights and noise are integers, as they are for centred ranks, so is the sum, and it is exact. Then terms are
-// integers of 16 bits, two of them to a lane, and sums of 32 bits. Weights that would make d a too large, those of more
-// than 2,048 members, are digits: d = 4096 high + low, and the sum is made of the sums of both. Weights that are floats
-// are added in order.
+// If weights and noise are integers, as for centred ranks, the sum is an exact integer. Then terms have 16 bits, two in
+// each lane, and sums have 32 bits. With more than 2,048 members, d a can be too large; then d is divided into digits,
+// d = 4096 high + low, and the sum is computed from the sums of both. Float weights are added in order.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -34,7 +33,7 @@ constexpr std::int64_t item_terms = 32;
 // Rows of a gradient that one thread computes at a time.
 constexpr std::int64_t block_rows = 64;
 
-// What a weight times a draw of noise may come to, to fit 16 bits; and the base of digits where it doesn't.
+// The largest weight times noise that fits 16 bits; and the base of digits for larger weights.
 constexpr std::int64_t largest_int16 = 0x7fff;
 constexpr std::int64_t digit_base = 4096;
 

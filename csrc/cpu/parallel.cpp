@@ -15,7 +15,7 @@ void parallel(int threads, std::int64_t count, const std::function<void(WorkQueu
     std::mutex failure_mutex;
     auto run = [&] {
         try {
-            const FpMode ieee(false);  // a thread is born with its parent's mode, whatever that is
+            const FpMode ieee(false);  // a new thread inherits its parent's mode
             worker(queue);
         } catch (...) {
             queue.drain();

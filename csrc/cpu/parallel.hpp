@@ -9,7 +9,7 @@
 
 namespace fpes {
 
-// Hands out 0, 1, ..., count - 1, each once, to whoever asks.
+// Hands out 0, 1, ..., count - 1, each once, to any thread that asks.
 class WorkQueue {
    public:
     explicit WorkQueue(std::int64_t count) : count_(count), interruption_(Interruption::current()) {}
@@ -19,7 +19,7 @@ class WorkQueue {
         item = next_.fetch_add(1, std::memory_order_relaxed);
         return item < count_;
     }
-    // Leaves nothing for the others, who stop at their next item.
+    // Removes all remaining items, so that other threads stop at their next item.
     void drain() { next_.store(count_, std::memory_order_relaxed); }
 
    private:
@@ -29,8 +29,7 @@ class WorkQueue {
 };
 
 // Runs worker(queue) on up to `threads` threads, the caller's among them, over `count` items. A worker takes items
-// until none is left. The first exception that a worker throws ends the others early and is thrown here, when all have
-// ended.
+// until none is left. The first exception of a worker stops the others early. It is thrown here when all have ended.
 void parallel(int threads, std::int64_t count, const std::function<void(WorkQueue&)>& worker);
 
 // One contiguous part of 0 ... count for each item: the simple case of parallel().

@@ -1,4 +1,4 @@
-// What evaluating a population takes and gives.
+// The evaluation of a population: its arguments and results.
 #pragma once
 
 #include "../common/population.hpp"
@@ -6,7 +6,7 @@
 
 namespace fpes {
 
-// One evaluation: everything that is the same for all its threads.
+// One evaluation: the data that all its threads share.
 struct Job {
     const Engine& engine;
     int threads;
@@ -14,13 +14,13 @@ struct Job {
     const Population& population;
     PairRange pairs;
     Batches batch;
-    // Where a pair perturbs one layer, unless it is null: the unperturbed network's accumulators, for the gradient. For
-    // each layer in order [batches * size, fan_out], row-major.
+    // If each pair perturbs one layer, may receive the unperturbed network's accumulators, for the gradient; or null.
+    // For each layer in order [batches * size, fan_out], row-major.
     float* sums = nullptr;
 };
 
-// What becomes of the logits [rows, classes] of one member on samples first ... first + rows - 1. Called by many
-// threads, for each (member, sample) once. `first` is a multiple of loss_block.
+// Receives the logits [rows, classes] of one member on samples first ... first + rows - 1. Many threads call it, once
+// for each (member, sample). `first` is a multiple of loss_block.
 class Sink {
    public:
     virtual ~Sink() = default;
@@ -29,10 +29,10 @@ class Sink {
 
 // Tiles of samples, multiples of loss_block.
 constexpr std::int64_t full_tile = 128;   // each drawn weight serves this many samples
-constexpr std::int64_t shared_tile = 64;  // weights are not drawn: small enough for the cache is all that counts
+constexpr std::int64_t shared_tile = 64;  // weights are not drawn, so the tile only has to fit the cache
 
-// Run a job, of members with weights of their own (full_rank.cpp), or of members that share them and differ by a
-// correction of the sums: in all layers (shared_weights.cpp) or in one (incremental.cpp).
+// Run a job. Members have their own weights (full_rank.cpp), or share weights and differ by a correction of the sums,
+// in all layers (shared_weights.cpp) or in one (incremental.cpp).
 void run_full_rank(const Job& job, Sink& sink);
 void run_shared_weights(const Job& job, Sink& sink);
 void run_incremental(const Job& job, Sink& sink);

@@ -24,7 +24,7 @@ constexpr std::int64_t loss_rows = 64;
 // Floats that an elementwise operation gives to one thread at a time.
 constexpr std::int64_t elementwise_grain = 1 << 16;
 
-// Work that others wait for, as soon as somebody is at each piece of it.
+// Work that other threads wait for, once each piece of it is in progress.
 class Pending {
    public:
     explicit Pending(std::int64_t pieces) : left_(pieces) {}

@@ -27,7 +27,7 @@ void for_each_stack(const Job& job, PairRange pairs, std::int64_t first_sample, 
                     const std::function<void(SharedWeights&, const Stack&)>& visit) {
     const std::int64_t tile = std::min(shared_tile, samples), tiles = (samples + tile - 1) / tile;
     const std::int64_t stack = std::max<std::int64_t>(1, stack_rows / (2 * tile * stack_pairs)) * stack_pairs;
-    // Many pairs to an item, for the first product is computed once an item; but several items to a thread.
+    // Many pairs in each item, because the first product is computed once for each item; but several items a thread.
     const std::int64_t share = pairs.count() * tiles / (4 * job.threads) + 1;
     const std::int64_t most = (std::min<std::int64_t>(share, 256) + stack - 1) / stack * stack;
     const std::vector<PairRange> ranges = ranges_of(job.batch, pairs, most);

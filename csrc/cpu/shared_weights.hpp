@@ -11,10 +11,10 @@
 //     | pair p+1, +, samples|    |          |       | ...                  |
 //     +---------------------+    +----------+       +----------------------+
 //
-// Of inputs: q = (h A) * (+-scale), and the chain of the product goes on over the terms: acc = fma(q_t, B_tj, acc). The
-// A of several pairs stand side by side, and h A is computed for all of them, though each needs only its own: a vector
-// is as wide as sixteen of their columns.
-// Otherwise: acc = fma(z, +-scale, acc), one draw for each member and sample.
+// A correction of inputs: q = (h A) * (+-scale), and the chain of the product continues over the terms: acc = fma(q_t,
+// B_tj, acc). The A of several pairs are side by side in one matrix, and h A is computed for all of them, although each
+// pair needs only its own: a vector is as wide as sixteen columns.
+// Any other correction: acc = fma(z, +-scale, acc), one draw for each member and sample.
 #pragma once
 
 #include <algorithm>
@@ -71,8 +71,8 @@ class SharedWeights {
                            static_cast<int>(first.tensor.fan_in));
     }
 
-    // One step of a stack, from its inputs to what comes out. Steps in order, and all of them for one stack before
-    // the next.
+    // One step of a stack, from its inputs to its outputs. Call steps in order, and all of them for one stack
+    // before the next stack.
     void advance(int l, const Stack& stack) {
         const Step& step = network_.step(l);
         const Panels in = inputs(step), out = outputs(l);
@@ -90,10 +90,10 @@ class SharedWeights {
         }
     }
 
-    // What goes into a step: the samples, or stacks of members' rows.
+    // The inputs of a step: the samples, or stacks of members' rows.
     Panels inputs(const Step& step) { return step.reads_input() ? input_.view() : outputs(step.reads); }
     Panels outputs(int l) { return hidden_[l % 2].view(); }
-    // Enough for the noise of a tile of any layer; nothing is kept there.
+    // Scratch, enough for the noise of a tile of any layer.
     float* scratch() { return scratch_.data(); }
     // The rows of one member in a stack.
     Panels member_rows(Panels stack, std::int64_t place, int sign) const {

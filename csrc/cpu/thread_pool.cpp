@@ -13,7 +13,7 @@
 namespace fpes {
 namespace {
 
-// How often a thread that waits for others looks for something else to do.
+// The interval at which a thread that waits for others calls while_waiting().
 constexpr std::chrono::milliseconds waiting{50};
 
 std::atomic<ThreadPool*> current{nullptr};
@@ -110,8 +110,8 @@ struct ThreadPool::Job {
     bool spins = false;  // there is a processor for each of its threads
 };
 
-// A thread, and the job that it is to begin. Workers are in lists through `next`, so that nothing here can fail for
-// want of memory, half-way between one list and another: those that are idle, or those that a job has called.
+// A thread, and the job that it will start. Workers form linked lists through `next`: idle workers, and workers that a
+// job has called. So moving a worker between lists needs no memory and can't fail.
 struct ThreadPool::Worker {
     std::condition_variable wake;
     bool asleep = true;
@@ -146,7 +146,7 @@ void ThreadPool::run(std::size_t helpers, const std::function<void()>& body,
     lock.unlock();
     body();
     lock.lock();
-    // Helpers that have not begun are not needed any more.
+    // Helpers that have not started are no longer needed.
     for (Worker* worker = job.called; worker; worker = worker->next) {
         if (worker->job == &job) {
             worker->job = nullptr;
@@ -166,7 +166,7 @@ void ThreadPool::run(std::size_t helpers, const std::function<void()>& body,
     while (job.called) put_back(std::exchange(job.called, job.called->next));
 }
 
-// A thread without a job, or null where the system gives no more.
+// A thread without a job, or null if the system refuses a new thread.
 ThreadPool::Worker* ThreadPool::idle_worker() {
     if (idle_) return std::exchange(idle_, idle_->next);
     try {

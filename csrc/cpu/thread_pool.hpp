@@ -1,5 +1,5 @@
-// Threads that wait for work. They are started when they are first needed and kept: a new thread often begins on its
-// parent's processor and is moved milliseconds later, which is as long as a short call takes.
+// Threads that wait for work. They start at the first need and are kept. A new thread often starts on its parent's
+// processor and moves only milliseconds later, which is as long as a short call.
 #pragma once
 
 #include <condition_variable>
@@ -11,8 +11,8 @@ namespace fpes {
 
 class ThreadPool {
    public:
-    // The pool of this process: a forked child has one of its own. It is never destroyed, for its threads may outlast
-    // whatever would destroy it; at the end of the process they are asleep.
+    // The pool of this process. A forked child has its own. The pool is never destroyed, because its threads may
+    // outlive any owner. They sleep when the process ends.
     static ThreadPool& of_this_process();
 
     // Runs body() on up to `helpers` threads of the pool and on this one, and returns when all have ended. If the

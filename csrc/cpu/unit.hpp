@@ -1,4 +1,4 @@
-// Members that differ in one unit, on the CPU: what is prepared once for a batch, evaluation, gradient, members.
+// Members that differ in one unit, on the CPU: preparations for a batch, evaluation, gradient, members.
 #pragma once
 
 #include "../common/population.hpp"
@@ -7,7 +7,7 @@
 
 namespace fpes {
 
-// One call: everything that is the same for all its threads.
+// One call: the data that all its threads share.
 struct UnitJob {
     const Engine& engine;
     int threads;

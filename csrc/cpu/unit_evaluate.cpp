@@ -1,4 +1,4 @@
-// Evaluation of members that differ in one unit: only what the unit's change reaches is computed.
+// Evaluation of members that differ in one unit: only values that the unit's change reaches are computed.
 //
 // A unit that the boundary flushes under both signs changes nothing, and its members have the fitness of the
 // unperturbed network. Otherwise, with dh the change of the unit's activation on a sample,
@@ -6,16 +6,16 @@
 //   - a unit of the last layer changes one logit;
 //   - a unit of the layer before changes the last layer's sums by one term each, acc = fma(dh, w, acc). A vector is 16
 //     (8, 4) samples of one member;
-//   - a unit further down changes the next layer's sums by one term each, and then all that lies above is computed
-//     anew. The rows of a tile are members on one sample, so mostly the same units are zero in all of them and are
-//     left out of the product:
+//   - a unit further down changes the next layer's sums by one term each. Then all layers above are computed again. The
+//     rows of a tile are members on one sample, so mostly the same units are zero in all of them, and the product skips
+//     these units:
 //
 //          sums of the next layer          its activations               sums of the layer after
 //         +----------------------+        +--------------------+        +-----------------------+
 //   rows  | acc + dh_row w_row   |   ->   | . x . . x x . x .  |   ->   | the chain over the x  |
 //         +----------------------+        +--------------------+        +-----------------------+
 //
-// Samples on which a member changes nothing are left out in each case.
+// In all three cases, samples on which a member changes nothing are skipped.
 #include <algorithm>
 #include <cstring>
 #include <vector>
@@ -27,9 +27,9 @@
 namespace fpes {
 namespace {
 
-// Units of a layer that a thread takes at a time: so few that the weights that lead on from them stay in the
-// second-level cache, and fewer where the batch is large, for there are lists for each unit and sample. A multiple
-// of 8.
+// Number of units of a layer that a thread takes at a time. It is small, so that the weights that lead on from them
+// stay in the second-level cache. It is smaller for a large batch, because there are lists for each unit and sample. A
+// multiple of 8.
 std::int64_t units_at_a_time(std::int64_t samples) {
     constexpr std::int64_t fewest = 8, most = 128, most_lists = 1 << 17;
     return std::clamp(most_lists / samples / fewest * fewest, fewest, most);
@@ -143,7 +143,7 @@ class UnitWorker {
     }
 
    private:
-    // What all items of a block have in common.
+    // Data that all items of a block share.
     void start(std::int64_t block) {
         const std::int64_t batch = job_.batch_of_block(block);
         if (batch * samples_ == row_) return;

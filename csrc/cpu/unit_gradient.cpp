@@ -8,8 +8,9 @@
 //            +-----------------+            | the pair's weights            |
 //                                           +-------------------------------+
 //
-// In the span a row is a sample, its left part the layer's input there, and the right part the sum over the draws that
-// saw it of L^-T r times the unit's difference. For white directions a row is a draw, its left part the direction.
+// For directions in the span, a row is a sample. Its left part is the layer's input, and its right part is the sum,
+// over the draws that used the sample, of L^-T r times the unit's difference. For white directions, a row is a draw,
+// and its left part is the direction.
 #include <algorithm>
 #include <vector>
 
@@ -71,7 +72,7 @@ class UnitGradient {
         return job_.population.span ? job_.rows() : job_.blocks() * job_.layout.draws(layer);
     }
 
-    // What a draw's difference counts: 1 / (2 factor * all draws of the layer).
+    // The factor of a draw's difference: 1 / (2 factor * all draws of the layer).
     double share(int layer, std::int64_t batch) const {
         const double factor = job_.state.factors[batch * job_.layout.depth() + layer];
         const auto draws = static_cast<double>(job_.blocks() * job_.layout.draws(layer));

@@ -1,5 +1,5 @@
-// What a batch makes of a population of one-unit members, once for all of them: the unperturbed network's sums, and for
-// each layer the draws' directions and what they change in the pre-activations.
+// Preparations of one-unit members for a batch, computed once for all members: the sums of the unperturbed network, and
+// for each layer the directions of its draws and the changes of the pre-activations.
 #include <algorithm>
 #include <vector>
 

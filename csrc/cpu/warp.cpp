@@ -10,7 +10,7 @@ namespace {
 
 constexpr std::int64_t images_at_a_time = 16;
 
-// Where each of `pixels` lies among `points` control points: its cell, and how far into it.
+// The position of each of `pixels` among `points` control points: its cell, and the fraction within the cell.
 struct Axis {
     Axis(int pixels, int points) : cell(pixels), fraction(pixels) {
         for (int i = 0; i < pixels; ++i) {
@@ -27,7 +27,7 @@ struct Axis {
 float between(float a, float b, float fraction) { return a + (b - a) * fraction; }
 
 // The work of one thread. An image is first copied into a frame of zeros, two pixels wide; coordinates are kept within
-// it. So no pixel needs to ask whether its four neighbours are there, and the loops below become vectors.
+// it. So no pixel has to check its four neighbours, and the compiler can vectorise the loops below.
 class Warper {
    public:
     Warper(Images images, Displacements displacements)

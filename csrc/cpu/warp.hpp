@@ -13,8 +13,8 @@ struct Images {
 };
 
 // For each image [rows, columns, 2] displacements (down, right) in pixels, at control points that are spread evenly
-// over the image, the outermost ones on its outermost pixels. In between they are interpolated bilinearly: so any
-// linear map of the plane is exact, and smaller bends are as fine as the grid.
+// over the image, the outermost ones on its outermost pixels. Between the points they are interpolated bilinearly. So
+// every linear map of the plane is exact, and the grid limits the detail of other deformations.
 struct Displacements {
     const float* data;
     int rows;  // 2 or more, as are the columns

@@ -1,4 +1,4 @@
-"""The workers of a Dask cluster: two on this machine, or those of a scheduler.
+"""Workers of a Dask cluster: two on this machine, or those of a given scheduler.
 
 python examples/machines/dask_cluster.py [tcp://SCHEDULER:8786]
 """

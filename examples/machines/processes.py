@@ -1,4 +1,4 @@
-"""Worker processes of this machine, by the standard library alone. It prints the same number as without them.
+"""Worker processes on this machine, with the standard library. Any number of them prints the same number.
 
 python examples/machines/processes.py 3
 """

@@ -1,4 +1,4 @@
-"""Actors of Ray, on this machine or a cluster.
+"""Ray actors, on this machine or on a cluster.
 
 python examples/machines/ray_actors.py 2
 """

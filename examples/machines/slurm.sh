@@ -1,5 +1,5 @@
 #!/bin/bash
-# A run on several nodes, one rank for each group of four processors, that goes on where an earlier job was stopped.
+# A run on several nodes, with one rank for four processors. It continues where an earlier job stopped.
 #
 #     sbatch examples/machines/slurm.sh mnist-es /shared/runs/es
 #
@@ -10,8 +10,8 @@
 #SBATCH --signal=TERM@60
 set -euo pipefail
 preset=$1 output=$2
-# The number of ranks may differ from job to job: the bits don't.
+# Jobs may have different numbers of ranks. The bits stay the same.
 resume=()
 if compgen -G "$output/seed-*/checkpoint.npz" > /dev/null; then resume=(--resume); fi
-# What starts the ranks: srun with the kind of MPI that mpi4py was built for, or mpiexec.
+# The launcher of the ranks: srun with the kind of MPI that mpi4py was built for, or mpiexec.
 ${LAUNCH:-srun --mpi=pmi2 --cpu-bind=cores} fpes train --preset "$preset" --output "$output" --quiet "${resume[@]}" ${TRAIN_OPTIONS:-}

@@ -1,6 +1,6 @@
-"""Where a call runs: one backend for each device, chosen by the arrays of the call.
+"""Backends: one for each device. The arrays of a call choose its backend.
 
-CuPy is imported only when an array on a GPU, or a device named "cuda", is seen.
+CuPy is imported only for an array on a GPU or a device named "cuda".
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ CPU = CpuBackend()
 
 
 def backend_of(**arrays: Any) -> Backend:
-    """The backend of the device on which all of these arguments lie.
+    """The backend of the device that holds all of these arguments.
 
-    What isn't on a GPU counts as on the CPU, whose backend says what is wrong with it if it is no array.
+    Anything that isn't on a GPU belongs to the CPU. The CPU's backend raises the error if it isn't an array.
 
     Raises:
-        ValueError: they lie on different devices.
-        ImportError: they lie on a GPU, and CuPy or the CUDA build is missing.
+        ValueError: they are on different devices.
+        ImportError: they are on a GPU, and CuPy or the CUDA build is missing.
         RuntimeError: the GPU can't be used.
     """
     gpus = {name: gpu for name, value in arrays.items() if (gpu := gpu_of(value)) is not None}
@@ -64,8 +64,8 @@ def backend_named(device: str) -> Backend:
     """The backend of "cpu", "cuda" (the current CUDA device) or "cuda:1".
 
     Raises:
-        TypeError: no string.
-        ValueError: another name, or a device that this machine doesn't have.
+        TypeError: the name isn't a string.
+        ValueError: an unknown name, or a device that this machine doesn't have.
         ImportError, RuntimeError: as for backend_of.
     """
     if not isinstance(device, str):

@@ -1,8 +1,8 @@
 """The methods that every backend has.
 
-A backend stands for one device. It checks and makes arrays there, and runs the functions of its C++ module, which have
-the same names and arguments on every device: an Execution that says where and how, then the job. The functions of the
-package choose a backend by their arrays and are otherwise the same for all devices.
+A backend represents one device. It checks and creates arrays there, and runs the functions of its C++ module. These
+functions have the same names and arguments on every device: first an Execution, which says where and how to run, then
+the job. The functions of the package choose a backend by their arrays. Otherwise they are the same for all devices.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PairRange = tuple[int, int]
 
 
 class Backend(ABC):
-    """One device and how to compute on it."""
+    """One device, and its ways to compute."""
 
     device: str
     """As users write it: "cpu", "cuda:0"."""
@@ -35,7 +35,7 @@ class Backend(ABC):
         """`value` as this backend's kind of array, without a copy.
 
         Raises:
-            TypeError: it is no array that can be.
+            TypeError: it isn't an array of a suitable kind.
         """
 
     @abstractmethod
@@ -44,39 +44,39 @@ class Backend(ABC):
 
     @abstractmethod
     def copy(self, array: Array) -> Array:
-        """The same elements in memory of their own."""
+        """A copy of an array."""
 
     @abstractmethod
     def empty(self, shape: tuple[int, ...], dtype: type = np.float32) -> Array:
-        """An array that isn't initialised.
+        """An uninitialised array.
 
         Raises:
-            MemoryError: no memory, with the bytes asked for.
+            MemoryError: no memory. The message has the number of bytes.
         """
 
     @abstractmethod
     def copied_to_device(self, array: np.ndarray) -> Array:
-        """A NumPy array, brought to this device."""
+        """A copy of a NumPy array on this device."""
 
     @abstractmethod
     def finite(self, name: str, value: Any, shape: Shape) -> Array:
-        """:meth:`floats` for numbers that must be finite; refused if they aren't, where finding out costs no wait."""
+        """As `floats`, for numbers that must be finite. Others are refused where the check costs no wait."""
 
     @abstractmethod
     def labels(self, name: str, value: Any, shape: Shape, classes: int) -> Array:
-        """`value` as int32 labels in 0 ... classes - 1; refused if they aren't, where finding out costs no wait."""
+        """`value` as int32 labels in 0 ... classes - 1. Others are refused where the check costs no wait."""
 
     @abstractmethod
     def integer_weights(self, name: str, value: Array, population: PopulationCall | UnitCall) -> Array:
-        """`value` as integer weights [size] of the gradient where weights are perturbed.
+        """`value` as integer weights [size] of the gradient, for families that perturb weights.
 
-        Refused where they are too large for an exact sum, and finding out costs no wait.
+        Integers too large for an exact sum are refused where the check costs no wait.
         """
 
     def floats(self, name: str, value: Any, shape: Shape | None = None) -> Array:
         """`value` as a C-contiguous float32 array: copied if it has gaps, refused if it has another dtype or shape.
 
-        `shape` holds a number where an extent must be exactly that, and a word where it may be anything from 1 on.
+        `shape` holds a number for an extent with this exact value, and a word for any extent of at least 1.
         """
         array = self.adopt(name, value)
         _checks.check_floats(name, array, shape)
@@ -84,13 +84,13 @@ class Backend(ABC):
 
     @abstractmethod
     def address(self, array: Array) -> int:
-        """Where an array's elements begin, as the C++ modules take it."""
+        """The address of an array's first element, as the C++ modules take it."""
 
     # --- what differs: how functions run ------------------------------------------------------------------------------
 
     @abstractmethod
     def module(self, flush: str | None) -> ModuleType:
-        """The C++ module for a flush mode; any where the mode plays no part.
+        """The C++ module for a flush mode; any module if the mode doesn't matter.
 
         Raises:
             ImportError: it wasn't built.
@@ -102,7 +102,7 @@ class Backend(ABC):
 
     @abstractmethod
     def pairs_per_call(self, population: PopulationCall, batch: Minibatch) -> int:
-        """How many pairs to compute in one call where the caller leaves it open."""
+        """The number of pairs to compute in one call, if the caller doesn't choose."""
 
     # --- primitives ---------------------------------------------------------------------------------------------------
 
@@ -151,7 +151,7 @@ class Backend(ABC):
     ) -> None:
         """fitness[2 pairs], and losses[2 pairs, batch] unless None, of a range of pairs.
 
-        `sums`, unless None: where a population of samples' noise leaves what its gradient needs, one layer a pair.
+        `sums`, unless None, receives the unperturbed sums that the gradient of one-layer node perturbation needs.
         """
         module = self.module(population.network.flush)
         self.run(
@@ -189,9 +189,9 @@ class Backend(ABC):
         self.run(module, "population_member", *self._population(module, population), index, self.address(out))
 
     def gradient(self, population: PopulationCall, pairs: PairRange, weights: Array, out: Array) -> None:
-        """out[parameters]: what a range of pairs adds, from float32 weights [size], or integer_weights().
+        """out[parameters] = the part of a range of pairs, for float32 weights [size] or integer_weights().
 
-        An `out` of int64 gets exact sums as they are, of integer weights and noise: see scale_sums().
+        If `out` is int64, it receives exact unscaled sums, from integer weights and integer noise: see scale_sums().
         """
         module = self.module(None)
         sums = out.dtype == np.int64
@@ -209,7 +209,7 @@ class Backend(ABC):
         )
 
     def scale_sums(self, population: PopulationCall, sums: Array, out: Array) -> None:
-        """out[parameters]: the gradient, from its exact sums over all pairs."""
+        """out[parameters] = the gradient, from exact sums over all pairs."""
         module = self.module(None)
         self.run(
             module,
@@ -231,9 +231,9 @@ class Backend(ABC):
         sums: Array | None,
         out: Array,
     ) -> None:
-        """out[parameters]: what a range of pairs adds, from float32 weights [size] or [size, batch].
+        """out[parameters] = the part of a range of pairs, for float32 weights [size] or [size, batch].
 
-        `sums`: what evaluate() left, if it did.
+        `sums`: the sums that evaluate() filled, if it did.
         """
         module = self.module(population.network.flush)
         call = (
@@ -267,9 +267,9 @@ class Backend(ABC):
         outputs: Array | None = None,
         centre: Array | None = None,
     ) -> None:
-        """What isn't None of fitness[2 pairs], losses[2 pairs, batch], outputs[2 pairs, batch, classes] of a range.
+        """Fill fitness[2 pairs], losses[2 pairs, batch] and outputs[2 pairs, batch, classes] of a range, unless None.
 
-        centre[groups * batch]: losses of the unperturbed network, where the range has seen them.
+        centre[groups * batch] receives losses of the unperturbed network, for the minibatches of this range.
         """
         results = [self._address_or_0(array) for array in (weights, fitness, losses, outputs, centre)]
         given = self._targets(self.module(population.network.flush), targets)
@@ -278,7 +278,7 @@ class Backend(ABC):
     def unit_gradient(
         self, population: UnitCall, batch: Minibatch, state: UnitState, weights: Array, out: Array
     ) -> None:
-        """out[parameters], from weights [size]: float32, or what integer_weights() gives."""
+        """out[parameters] = the gradient, from weights [size]: float32, or a result of integer_weights()."""
         integers = weights.dtype.kind == "i"
         self._run_units("unit_gradient", population, batch, state, self.address(weights), integers, self.address(out))
 
@@ -328,7 +328,7 @@ class Backend(ABC):
         return *self._network(module, population.network), native(module, population)
 
     def _targets(self, module: ModuleType, targets: Targets | None) -> tuple[Any, int]:
-        """A loss and the address of its targets; that of nothing where no loss is wanted."""
+        """A loss and the address of its targets; without targets, a null address."""
         if targets is None:
             return module.Loss(0), 0
         return module.Loss.__members__[targets.loss], self.address(targets.numbers)

@@ -16,7 +16,7 @@ _LARGEST_WEIGHT = 2**53
 
 
 class CpuBackend(Backend):
-    """The CPU: how many threads and which instruction set, fpes._settings says anew for every call."""
+    """The CPU. Every call reads the number of threads and the instruction set from fpes._settings."""
 
     device = "cpu"
 

@@ -1,4 +1,4 @@
-"""What a call computes, in plain data: the same for every backend."""
+"""Descriptions of calls as plain data, the same for every backend."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-# A NumPy or a CuPy array; on the way in also what else lies on a GPU and speaks DLPack or __cuda_array_interface__.
+# A NumPy or CuPy array; as an argument also any GPU array with DLPack or __cuda_array_interface__.
 Array = Any
 
 
@@ -17,7 +17,7 @@ class NetworkCall:
     Args:
         flush: "never", "boundary" or "always".
         sizes: inputs, widths, outputs.
-        tensors: of each layer, which parameters it takes, numbered from 0 in the order in which they are first taken.
+        tensors: for each layer the number of its tensor, from 0 in the order of first use.
         scaling: a power of two.
         theta: float32 [parameters], on the backend's device.
     """
@@ -31,16 +31,16 @@ class NetworkCall:
 
 @dataclass(frozen=True)
 class PerturbationSpec:
-    """How members of a population differ, as the C++ modules know it.
+    """A perturbation, as the C++ modules take it.
 
     Args:
         family: the name of a family in csrc/common/perturbations.
         noise: "binomial", "rademacher" or "gaussian".
         parameters: the family's own numbers, by name.
-        units: where each pair perturbs one layer: how many units of each layer, 0 meaning all. Else empty.
-        pairs: likewise: how many pairs in a row perturb each layer.
+        units: number of perturbed units of each layer (0: all) if each pair perturbs one layer; otherwise empty.
+        pairs: number of consecutive pairs that perturb each layer, in the same case; otherwise empty.
         per_sample: whether noise is drawn for each sample.
-        products: of how many products of two draws the change of a weight consists; 0 where it is one draw.
+        products: number of products of two draws in the change of a weight; 0 if the change is one draw.
     """
 
     family: str
@@ -63,8 +63,8 @@ class PopulationCall:
 
     Args:
         network: its centre.
-        size: members.
-        perturbation: how they differ.
+        size: number of members.
+        perturbation: how members differ from the centre.
         seed: 0 ... 2**64 - 1.
         generation: 0 ... 2**32 - 1.
         sigma: standard deviation of the perturbation.
@@ -84,18 +84,18 @@ class PopulationCall:
 
     @property
     def largest_weight(self) -> int:
-        """Magnitude of integer weights up to which a GPU sums exactly: in 64 bits, and terms of products in 32."""
+        """The largest integer weight that a GPU sums exactly: sums have 64 bits, and terms of products 32."""
         products = self.perturbation.products
         return min(2**26 if products else 2**30, 2**62 // (self.size * max(products, 1) * 64))
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What the outputs of each sample are compared with.
+    """The targets of a loss.
 
     Args:
-        loss: by which loss: its name.
-        numbers: as the loss wants them, on the backend's device.
+        loss: name of the loss.
+        numbers: the targets in the form that the loss takes, on the backend's device.
     """
 
     loss: str
@@ -108,12 +108,12 @@ class UnitCall:
 
     Args:
         network: its centre.
-        size: members.
+        size: number of members.
         span: whether directions lie in the span of a layer's inputs; otherwise they are white.
         seed: 0 ... 2**64 - 1.
         generation: 0 ... 2**32 - 1.
-        sigma: root mean square of what a member changes in its unit's pre-activations.
-        draws: of each layer, in a block of members.
+        sigma: root mean square of a member's change of its unit's pre-activations.
+        draws: number of draws of each layer in a block of members.
     """
 
     network: NetworkCall
@@ -131,19 +131,20 @@ class UnitCall:
 
     @property
     def largest_weight(self) -> int:
-        """As for PopulationCall; here each becomes a double."""
+        """As for PopulationCall. Here each weight becomes a double."""
         return 2**30
 
 
 @dataclass(frozen=True)
 class UnitState:
-    """What a batch makes of such a population: arrays that are filled once, group by group, and that later calls read.
+    """Preparations of such a population for a batch: arrays, filled once, group by group, and read by later calls.
 
     Args:
-        sums: of the unperturbed network, float32: for each layer [groups * batch, fan_out].
-        changes: float32 [blocks, draws, batch], of the pre-activations by a draw's + member.
-        solutions: float64, likewise: the coefficients of the inputs in a draw's direction. Empty for white ones.
-        factors: float64 [groups, layers], times a direction: the change of the weights.
+        sums: sums of the unperturbed network, float32: for each layer [groups * batch, fan_out].
+        changes: changes of the pre-activations by the + member of a draw, float32 [blocks, draws, batch].
+        solutions: coefficients of the inputs in the direction of a draw, float64 of the same shape; empty for white
+            directions.
+        factors: float64 [groups, layers]; the change of the weights is a factor times a direction.
     """
 
     sums: Array

@@ -13,7 +13,7 @@ class Minibatch:
 
     Args:
         x: float32 [batch, features], or [groups, batch, features].
-        groups: 1, or how many groups of members there are.
+        groups: number of groups of members.
         size: samples in each group's batch.
         pairs_each: antithetic pairs in a group.
     """
@@ -25,10 +25,10 @@ class Minibatch:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """As the C++ modules take it."""
+        """The minibatch, as the C++ modules take it."""
         return self.size, self.groups, self.pairs_each
 
     @property
     def samples(self) -> tuple[int, ...]:
-        """The shape of an array with one number for each sample: [batch], or [groups, batch] where x has groups."""
+        """The shape of an array with one number for each sample: [batch], or [groups, batch] if x has groups."""
         return (self.size,) if self.x.ndim == 2 else (self.groups, self.size)

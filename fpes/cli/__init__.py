@@ -8,11 +8,11 @@ from fpes._signals import terminating_raises
 from fpes.cli.process import INTERRUPTED, give_up_output, prepare_streams
 
 _NEEDED = ("click", "rich")
-_ALL = "click matplotlib pooch rich scikit-learn"  # what some command or other needs
+_ALL = "click matplotlib pooch rich scikit-learn"  # modules that some commands need
 
 
 def main() -> None:
-    """Run the command line, or say which packages it lacks."""
+    """Run the command line, or name the missing packages."""
     prepare_streams()
     with terminating_raises():
         try:
@@ -25,7 +25,7 @@ def main() -> None:
             cli()
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
-        except OSError as error:  # of what click prints by itself
+        except OSError as error:  # width of the text that click prints itself
             print(f"fpes: {error}", file=sys.stderr)
             sys.exit(2)
         finally:

@@ -41,7 +41,7 @@ def run(checkpoint: Path, data_dir: Path | None, output: Path | None, as_json: b
 
 
 def _data(es: ES, checkpoint: Path, data_dir: Path | None) -> Dataset:
-    """What the checkpoint's run was trained on."""
+    """The data set that the checkpoint's run was trained on."""
     seen = es.run.data
     if seen is None:
         raise ValueError(f"{checkpoint} was not written by fit(), so it doesn't say what it was trained on")

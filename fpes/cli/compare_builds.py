@@ -1,4 +1,4 @@
-"""`fpes compare-builds`: what flush-to-zero does to results, to time, and to the code of the kernels."""
+"""`fpes compare-builds`: the effect of flush-to-zero on results, on time, and on the code of the kernels."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Options:
 
 def run(options: Options) -> int:
     """Run the studies, print the report, and write it as a page and as JSON."""
-    from fpes.study import page  # matplotlib, which the other commands start without
+    from fpes.study import page  # imports matplotlib, which other commands don't need
 
     device = report.usable_device() if options.device is None else checked_device(options.device)
     folder = writable_folder(options.output)
@@ -86,7 +86,7 @@ def run(options: Options) -> int:
 
 
 def _refuse_empty(made: dict[str, Any], kernel: str | None) -> None:
-    """A word that fits no kernel is a mistake, not an empty report."""
+    """Refuse a word that no kernel's name contains."""
     if kernel is None:
         return
     found = made["bits"] or made["code"].get("kernels") or any(cost["kernels"] for cost in made["cost"])

@@ -1,4 +1,4 @@
-"""`fpes export`: a checkpoint's network for other libraries, checked by running what was written."""
+"""`fpes export`: writes a checkpoint's network for other libraries, and checks the file by running it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from fpes.es import ES
 from fpes.export import formula_of, read_npz, write_npz, write_onnx, write_torch
 from fpes.files import writable_folder
 
-_SAMPLES = 2000  # for the check, where the data of the run isn't at hand
+_SAMPLES = 2000  # for the check, if the data of the run isn't available
 
 
 @dataclass(frozen=True)
 class Target:
-    """A format: its file's suffix, what writes it, and what runs the file on x [batch, features]."""
+    """A format: its suffix, a function that writes a file, and one that runs the file on x [batch, features]."""
 
     suffix: str
     write: Callable[..., None]
@@ -80,7 +80,7 @@ def command(**options: Any) -> None:
 
 
 def run(checkpoint: Path, target: str, output: Path | None, data_dir: Path | None) -> int:
-    """Write the file, run it, and say how it compares; the exit status is 1 where a class differs."""
+    """Write the file, run it, and print the comparison. The exit status is 1 if a class differs."""
     es = ES.load(checkpoint)
     chosen = TARGETS[target]
     path = checkpoint.with_name(f"network{chosen.suffix}") if output is None else output
@@ -108,7 +108,7 @@ def run(checkpoint: Path, target: str, output: Path | None, data_dir: Path | Non
 
 
 def _samples(es: ES, data_dir: Path | None) -> tuple[str, FloatArray]:
-    """What it was trained on, where that can be found; else numbers like those of images."""
+    """The samples that it was trained on, if they can be loaded; otherwise numbers like those of images."""
     if es.run.data is not None:
         try:
             data = load(es.run.data["name"], data_dir=data_dir, seed=es.seed)

@@ -1,4 +1,4 @@
-"""Who shares the work of `fpes train`: worker processes of this machine, or the ranks of an MPI job."""
+"""Helpers of `fpes train`, which share its work: worker processes on this machine, or the ranks of an MPI job."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from fpes.distributed import Ranks, Workers, processes
 
 
 def ranks_of_job() -> Ranks | None:
-    """The ranks, where mpiexec or srun has started several processes of this command.
+    """The ranks, if mpiexec or srun has started several processes of this command.
 
     Raises:
-        ImportError: it has, and mpi4py is missing: each process would train the same run, into the same folder.
+        ImportError: it has, and mpi4py is missing. Each process would train the same run, in the same folder.
     """
     environment = os.environ
     sizes = [environment.get(name, "1") for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")]
@@ -24,18 +24,18 @@ def ranks_of_job() -> Ranks | None:
 
 
 def follow(ranks: Ranks) -> int:
-    """What all ranks but 0 do: follow one run after another, until rank 0 has nothing left to do."""
+    """The work of all ranks except 0: follow one run after another, until rank 0 is done."""
     while True:
         try:
             if not ranks.serve():
                 return 0
-        except RuntimeError:  # rank 0 says what has ended the run, and may begin another
+        except RuntimeError:  # rank 0 reports the error, and may start another run
             continue
 
 
 @contextmanager
 def helping(workers: int | None, ranks: Ranks | None) -> Iterator[Workers | Ranks | None]:
-    """What fit() takes as its executor.
+    """The executor for fit().
 
     Raises:
         ValueError: both are given.

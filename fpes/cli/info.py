@@ -16,7 +16,7 @@ _ISAS = ("baseline", "avx2", "avx512", "avx512vnni")
 
 
 def run(as_json: bool) -> int:
-    """Print what this installation has and will use."""
+    """Print the builds of this installation and the settings in use."""
     config = build_config()
     if as_json:
         print(json.dumps(config, indent=2))
@@ -29,7 +29,7 @@ def run(as_json: bool) -> int:
         table.add_row(f"CUDA {build}: flush {modes}", _cuda_state(build, config["cuda"]))
     table.add_row("GPUs", _gpu_state(config["cuda"]))
     table.add_row("CuPy", _package_state("cupy"))
-    Console(markup=False).print(table)  # cells hold names with brackets
+    Console(markup=False).print(table)  # names in cells may contain brackets
     return 0
 
 
@@ -53,7 +53,7 @@ def _gpu_state(cuda: dict[str, Any]) -> str:
 
 
 def _why_no_gpu() -> str:
-    """What the driver says."""
+    """The reason why no GPU can be used, from the driver."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Kinds of arguments that several commands take, and what they refuse."""
+"""Types of arguments that several commands share, with their checks."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from fpes import _settings
 
 
 class NamedPath(click.Path):
-    """A path that is not empty, as an unset variable of a script is: that would be the current folder."""
+    """A path that isn't empty. An unset variable in a script would give an empty path, the current folder."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The path, if it is one."""
+        """The path, if it is valid."""
         if not str(value):
             self.fail("it is empty, expected a path.", param, ctx)
         return super().convert(value, param, ctx)
 
 
 class Finite(click.FloatRange):
-    """A range of numbers, which infinity and NaN are not in, though NaN is neither below nor above anything."""
+    """A range of finite numbers. It refuses NaN too, which compares as neither below nor above any bound."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The number, if it is one."""
+        """The number, if it is valid."""
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
@@ -48,7 +48,7 @@ def _use_threads(_ctx: click.Context, _param: click.Parameter, value: int | None
         _settings.set_threads(value)
 
 
-# For the group and for each command, so that it may stand before the command's name or after it.
+# For the group and for each command: the option may stand before or after the command's name.
 threads = click.option(
     "--threads",
     type=click.IntRange(1, 1024),

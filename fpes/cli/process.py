@@ -1,4 +1,4 @@
-"""What a command owes to whoever started it: text that any terminal takes, and an exit status."""
+"""The behaviour of a command as a process: text that any terminal can show, and an exit status."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 
 import click
 
-# Exit statuses of programs that SIGHUP, SIGINT and SIGTERM ended, as a shell has them.
+# Exit statuses that shells give to programs ended by SIGHUP, SIGINT and SIGTERM.
 HUNG_UP = 129
 INTERRUPTED = 130
 TERMINATED = 143
 
 
 def give_up_output() -> None:
-    """Send what can't be written to nowhere: Python would try again at its end, and complain."""
+    """Discard output that can't be written. Otherwise Python would try again at its exit, and print an error."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -26,7 +26,7 @@ def give_up_output() -> None:
 
 
 def prepare_streams() -> None:
-    """Let nothing that is printed fail: what the terminal's encoding lacks is escaped, and a closed stream swallows."""
+    """Make printing safe: characters that the encoding lacks are escaped, and closed streams discard output."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -37,17 +37,17 @@ def prepare_streams() -> None:
 
 
 class _Lossy(io.FileIO):
-    """A file that takes everything, though its disk is full or its reader gone."""
+    """A file whose writes never fail, even if the disk is full or the reader is gone."""
 
     def write(self, data: Any) -> int:
-        """As much as can be written."""
+        """Write as much as possible."""
         with suppress(OSError):
             return super().write(data) or 0
         return memoryview(data).nbytes
 
 
 def _let_messages_be_lost() -> None:
-    """Progress and warnings are worth less than the run that they are about: it doesn't end where they can't go."""
+    """Let a run continue if its progress and warnings can't be written."""
     stream = sys.stderr
     with suppress(OSError):  # a stream without a file
         raw = _Lossy(stream.fileno(), "w", closefd=False)
@@ -57,11 +57,11 @@ def _let_messages_be_lost() -> None:
 
 
 def user_errors(run: Callable[[], int]) -> None:
-    """Turn what a user can mend into one line and exit status 2, and Ctrl-C into its own status."""
+    """Turn errors that a user can fix into one line and exit status 2, and Ctrl-C into its own exit status."""
     try:
         status = run()
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader has seen enough, as `head` does: click ends quietly
+    except BrokenPipeError:  # the reader has closed the pipe, for example `head`: click ends quietly
         raise
     except KeyboardInterrupt:
         click.echo("fpes: interrupted", err=True)

@@ -1,4 +1,4 @@
-"""What a person sees while a network trains."""
+"""The progress of training on the screen."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fpes.health import TrainingWarning
 
 @contextmanager
 def training_progress(label: str, quiet: bool) -> Iterator[Callable[[ES], None]]:
-    """A progress bar with the time left, to be called after every generation; warnings are printed above it."""
+    """A progress bar with the remaining time, called after every generation. Warnings appear above it."""
     console = Console(stderr=True)
     progress = Progress(
         TextColumn("{task.description}"),
@@ -47,9 +47,9 @@ class _Bar:
         self.started = False
 
     def update(self, es: ES) -> None:
-        """After a generation of `es`."""
+        """Update the bar after a generation of `es`."""
         if not self.started:
-            # A resumed run has some of its steps behind it, which say nothing about its speed.
+            # The steps before a resume say nothing about the present speed.
             self.progress.reset(self.task, total=es.steps, completed=es.generation)
             self.started = True
         loss = math.nan if es.fitness is None else -es.fitness
@@ -59,7 +59,7 @@ class _Bar:
 
 @contextmanager
 def _warnings_on(console: Console) -> Iterator[None]:
-    """Training's warnings as a line for a reader, not as one for a programmer."""
+    """Show a TrainingWarning as one line, without file and line number."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", TrainingWarning)
         usual = warnings.showwarning
@@ -75,5 +75,5 @@ def _warnings_on(console: Console) -> Iterator[None]:
 
 
 def working(text: str) -> Status:
-    """A spinner of plain characters, which every terminal has."""
+    """A spinner of ASCII characters, which every terminal can show."""
     return Console(stderr=True).status(text, spinner="line")

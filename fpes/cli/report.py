@@ -1,4 +1,4 @@
-"""What `fpes train` has to say at the end: a table, files, and doubts."""
+"""The report of `fpes train`: a table, files, and notes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fpes.presets import Preset
 
 @dataclass
 class Result:
-    """What one seed came to. An interrupted one isn't compared."""
+    """The result of one seed. An interrupted seed has no comparison."""
 
     seed: int
     es: ES
@@ -32,12 +32,12 @@ class Result:
 
     @property
     def finished(self) -> bool:
-        """Whether the plan is done."""
+        """Whether the run has reached the end of its plan."""
         return self.es.generation == self.es.steps
 
 
 def print_table(console: Console, preset: Preset, results: Sequence[Result]) -> None:
-    """The story: backprop, what was trained, and the same weights in other arithmetics."""
+    """The table: backprop, the trained network, and the same weights in other arithmetics."""
     table = Table()
     table.add_column("", overflow="fold")
     table.add_column("train, %", justify="right")
@@ -54,7 +54,7 @@ def print_table(console: Console, preset: Preset, results: Sequence[Result]) -> 
         ]
         table.add_row(*cells[: len(table.columns)], style="bold" if trained else None, end_section=trained)
     network = "-".join(map(str, preset.sizes))
-    # Above and below it, for a title of the table itself is wrapped to the table's width.
+    # Printed separately, because a title of the table itself would wrap at the table's width.
     title = f"{preset.name}: deep linear network {network}, no activation function"
     console.print(title, style="bold", highlight=False)
     console.print(table)
@@ -62,7 +62,7 @@ def print_table(console: Console, preset: Preset, results: Sequence[Result]) -> 
 
 
 def _rows(results: Sequence[Result]) -> list[tuple[str, list[Accuracy]]]:
-    """The table, row by row: what it is, and its accuracy for each seed that has it."""
+    """The rows of the table: a name, and the accuracy for each seed that has one."""
     compared = [result for result in results if result.backprop is not None]
     rows = [
         ("backprop: linear", [result.backprop for result in results if result.backprop is not None]),
@@ -74,7 +74,7 @@ def _rows(results: Sequence[Result]) -> list[tuple[str, list[Accuracy]]]:
 
 
 def doubts(preset: Preset, results: Sequence[Result]) -> Iterator[str]:
-    """Where the table doesn't show what it is there to show, and runs that a limit of time has cut short."""
+    """Notes on results that don't show the effect of underflow, and on runs that reached a time limit."""
     compared = [result for result in results if result.backprop is not None]
     if compared:
         trained = 100 * float(np.mean([result.trained.test for result in compared]))
@@ -99,7 +99,7 @@ def _generations(results: Sequence[Result]) -> str:
 
 
 def summary(preset: Preset, results: Sequence[Result]) -> dict[str, Any]:
-    """All of it as plain values."""
+    """The report as plain values."""
     return {
         "preset": preset.name,
         "algorithm": preset.algorithm,
@@ -125,7 +125,7 @@ def summary(preset: Preset, results: Sequence[Result]) -> dict[str, Any]:
 
 
 def write_summary(preset: Preset, results: Sequence[Result], path: Path) -> None:
-    """The same as a file."""
+    """Write the report to a file."""
     with written_whole(path) as aside:
         aside.write_text(json.dumps(summary(preset, results), indent=2) + "\n")
 

@@ -1,4 +1,4 @@
-"""The folder of a training command: which one it is, whose, and what is in it already."""
+"""The folder of a training command: its choice, its lock, and the run that it holds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RESULTS = ("result.json", "theta.npz", "curves.png")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a command's results go: some files, and a folder for each seed."""
+    """The folder for a command's results: some files, and a folder for each seed."""
 
     path: Path
 
@@ -27,17 +27,17 @@ class RunFolder:
         return self.path / f"seed-{seed}"
 
     def checkpoint(self, seed: int) -> Path:
-        """Its checkpoint."""
+        """The checkpoint of a seed."""
         return self.seed(seed) / CHECKPOINT
 
     @property
     def seeds(self) -> list[int]:
-        """Those that have a checkpoint."""
+        """The seeds that have a checkpoint."""
         names = (re.fullmatch(r"seed-(\d+)", path.parent.name) for path in self.path.glob(f"seed-*/{CHECKPOINT}"))
         return sorted(int(name[1]) for name in names if name)
 
     def contents(self) -> list[str]:
-        """What a new run would replace, in words. A checkpoint before the first generation is worth nothing."""
+        """The results that a new run would replace, in words. A checkpoint of generation 0 doesn't count."""
         found = [name for name in RESULTS if (self.path / name).exists()]
         for folder in sorted(self.path.glob("seed-*")):
             if (folder / LOG).exists():
@@ -47,7 +47,7 @@ class RunFolder:
         return found
 
     def clear(self) -> None:
-        """Remove what a run has written; other files stay."""
+        """Remove the files of a run. Other files stay."""
         for name in RESULTS:
             (self.path / name).unlink(missing_ok=True)
         for folder in self.path.glob("seed-*"):
@@ -57,10 +57,10 @@ class RunFolder:
 
 
 def resumed(output: Path | None, default: Path, seeds: Sequence[int]) -> RunFolder:
-    """The folder whose run goes on: `output`, or the last of the default's.
+    """The folder whose run continues: `output`, or the last of the default folders.
 
     Raises:
-        ValueError: there is nothing to resume, or more than what was asked for.
+        ValueError: there is nothing to resume, or more seeds than requested.
     """
     folder = RunFolder(_last(default) or default) if output is None else RunFolder(output)
     there = folder.seeds
@@ -82,18 +82,18 @@ def resumed(output: Path | None, default: Path, seeds: Sequence[int]) -> RunFold
 
 @contextmanager
 def owned_folder(output: Path | None, default: Path, resume: RunFolder | None, overwrite: bool) -> Iterator[RunFolder]:
-    """The folder, made if need be, and nobody else's while the block runs.
+    """The folder, created if necessary, and locked while the block runs.
 
     Args:
-        output: what the user says. A run that is there is left alone, unless it is to be overwritten.
-        default: the folder without `output`; where it has a run, one with a number.
-        resume: the one whose run goes on, if one does.
-        overwrite: remove the run that is there.
+        output: the user's folder. A run in it stays, unless `overwrite` is set.
+        default: the folder without `output`. If it holds a run, a number is added.
+        resume: the folder whose run continues, if there is one.
+        overwrite: remove the run in the folder.
 
     Raises:
-        FileExistsError: there is a run.
-        BlockingIOError: somebody else is at work there.
-        OSError: it can't be made.
+        FileExistsError: the folder holds a run.
+        BlockingIOError: another command is using the folder.
+        OSError: the folder can't be created.
     """
     with ExitStack() as stack:
         if resume is not None:
@@ -120,7 +120,7 @@ def _entered(stack: ExitStack, path: Path) -> RunFolder:
 
 
 def _first_free(stack: ExitStack, default: Path) -> RunFolder:
-    """After the last one that has a run; one where another run has just begun isn't free either."""
+    """The folder after the last one that holds a run. A folder where another run has just started isn't free."""
     last = _last(default)
     number = 1 if last is None else _number(last, default) + 1
     while True:
@@ -140,7 +140,7 @@ def _numbered(default: Path, number: int) -> Path:
 
 
 def _number(path: Path, default: Path) -> int:
-    """The number in the name of a folder; 0 where it isn't one of the default's."""
+    """The number in the name of a folder; 0 if it isn't one of the default folders."""
     if path.name == default.name:
         return 1
     rest = re.fullmatch(r"-(\d+)", path.name.removeprefix(default.name))
@@ -148,14 +148,14 @@ def _number(path: Path, default: Path) -> int:
 
 
 def _last(default: Path) -> Path | None:
-    """The default's folder with the highest number, of those that have a run."""
+    """The default folder with the highest number that holds a run."""
     numbered = [(_number(path, default), path) for path in default.parent.glob(f"{default.name}*")]
     candidates = sorted(((number, path) for number, path in numbered if number), reverse=True)
     return next((path for _, path in candidates if RunFolder(path).contents()), None)
 
 
 def _described(path: Path) -> list[str]:
-    """A checkpoint in words; none for one that holds no generation."""
+    """A checkpoint in words; empty for a checkpoint of generation 0."""
     name = f"{path.parent.name}/{path.name}"
     try:
         description, _ = checkpoint.read(path)

@@ -1,4 +1,4 @@
-"""The training curves for TensorBoard, where it is wanted."""
+"""The training curves as logs for TensorBoard."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TensorBoard:
         self._try(self.writer.close)
 
     def update(self, es: ES) -> None:
-        """After a generation of `es`. A full disk doesn't end the run."""
+        """Write new records after a generation of `es`. A full disk doesn't end the run."""
         self._try(lambda: self._add(es))
 
     def _try(self, write: Callable[[], None]) -> None:
@@ -54,10 +54,10 @@ class TensorBoard:
 
 
 def tensorboard_writer() -> Any:
-    """The class of the package that is installed.
+    """The writer class of an installed package.
 
     Raises:
-        ImportError: none is.
+        ImportError: no such package is installed.
     """
     try:
         from tensorboardX import SummaryWriter

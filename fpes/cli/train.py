@@ -1,4 +1,4 @@
-"""`fpes train`: the main job, from data to one table that tells the whole story."""
+"""`fpes train`: the main command, from the data to a table of results."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ from fpes.training.saver import NotSavedError
 from fpes.training.settings import Session
 from fpes.training.trainer import Trainer
 
-_NOT_WRITTEN = 1  # exit status where training is done, and not all of it is on disk
-_FEW = 10_000  # training samples that an interrupted run is measured on
-_RETRY_SECONDS = 5.0  # from a log that couldn't be written to the next try
+_NOT_WRITTEN = 1  # exit status if training is done but a file could not be written
+_FEW = 10_000  # training samples that measure an interrupted run
+_RETRY_SECONDS = 5.0  # between a failure to write the log and the next try
 
 
 @dataclass(frozen=True)
 class Options:
-    """The options of the command, by name. None: what the preset says."""
+    """The options of the command, by name. None: the value of the preset."""
 
     preset: str
     seed: int
@@ -68,14 +68,14 @@ class Options:
 
     @property
     def default_folder(self) -> Path:
-        """Where results go without --output."""
+        """The folder of the results without --output."""
         return Path("runs") / self.preset
 
 
 def run(options: Options) -> int:
-    """Train one network for each seed, save what came out, and print it.
+    """Train one network for each seed, save the results, and print them.
 
-    Whatever can be known to be wrong is known before anything is written or moved.
+    All checks that are possible in advance come before anything is written or moved.
     """
     ranks = ranks_of_job()
     if ranks is not None and ranks.rank:
@@ -101,7 +101,7 @@ def _lead(options: Options, helpers: Workers | Ranks | None) -> int:
 
 
 def _overridden(preset: Preset, options: Options) -> Preset:
-    """The preset with what the command line says otherwise."""
+    """The preset, changed by the options of the command line."""
     given: dict[str, Any] = {
         "seeds": options.seeds,
         "steps": options.steps,
@@ -130,10 +130,10 @@ class _Session:
         self.loaded: tuple[int, Dataset] | None = None
 
     def check(self, resume: RunFolder | None) -> None:
-        """What would fail later on fails now.
+        """Check everything that could fail later.
 
         Raises:
-            TypeError, ValueError: a setting that can't be; a checkpoint of another run.
+            TypeError, ValueError: an invalid setting; a checkpoint of another run.
             ImportError: a package is missing.
         """
         first = self.preset.es(self.seeds[0], self.options.device)
@@ -148,7 +148,7 @@ class _Session:
             self.check_resumed(resume)
 
     def check_resumed(self, folder: RunFolder) -> None:
-        """Whether what is there can go on with what was asked for."""
+        """Check that the run in the folder can continue with these options."""
         for seed in folder.seeds:
             checkpoint = folder.checkpoint(seed)
             es = ES.load(checkpoint, device=self.options.device)
@@ -156,11 +156,11 @@ class _Session:
             if self.options.steps is not None and self.options.steps < es.generation:
                 raise ValueError(
                     f"--steps is {self.options.steps}, and seed {seed} has {es.generation} generations behind it: "
-                    "expected at least as many, for steps are counted from the beginning of the run"
+                    "expected at least as many, because steps are counted from the beginning of the run"
                 )
 
     def run(self, folder: RunFolder) -> None:
-        """All seeds, and the report of what is finished, whatever ends it."""
+        """Train all seeds, and report the finished ones, whatever ends the command."""
         self.folder = folder
         if self.options.output is None and folder.path != self.options.default_folder and not self.options.resume:
             self.console.print(f"{self.options.default_folder} has a run already: this one goes to {folder.path}.")
@@ -180,13 +180,13 @@ class _Session:
         self.report(complete=self.status not in (INTERRUPTED, TERMINATED, HUNG_UP))
 
     def data(self, seed: int) -> Dataset:
-        """The data of a seed, whose number may decide about the split."""
+        """The data of a seed. The split may depend on the seed."""
         if self.loaded is None or self.loaded[0] != seed:
             self.loaded = seed, load(self.preset.dataset, data_dir=self.options.data_dir, seed=seed)
         return self.loaded[1]
 
     def train(self, seed: int) -> None:
-        """The run of one seed, from its beginning or from its checkpoint, and its controls."""
+        """Train one seed, from its start or from its checkpoint, and evaluate its controls."""
         data, folder = self.data(seed), writable_folder(self.folder.seed(seed))
         es = self.beginning(seed)
         started = time.monotonic()
@@ -198,7 +198,7 @@ class _Session:
             self.failed(error)
         except (KeyboardInterrupt, Terminated):
             if es.generation:
-                # As much of it as a record has: whoever interrupts doesn't want to wait.
+                # Measured on few samples: a user who interrupts doesn't want to wait.
                 few = replace(data, x_train=data.x_train[:_FEW], y_train=data.y_train[:_FEW])
                 self.results.append(Result(seed, es, measured("trained", es.net, es.solution, few)))
                 self.attempt(lambda: write_csv(es.records, folder / LOG))
@@ -210,7 +210,7 @@ class _Session:
             self.compare(seed, es, data)
 
     def compare(self, seed: int, es: ES, data: Dataset) -> None:
-        """What was trained, beside the linear baseline and the controls."""
+        """The trained network, the linear baseline and the controls."""
         result = Result(seed, es, measured("trained", es.net, es.solution, data))
         self.results.append(result)
         theta = train_by_backprop(es.net, data, steps=self.preset.baseline_steps, seed=seed)
@@ -219,7 +219,7 @@ class _Session:
         result.backprop = backprop
 
     def beginning(self, seed: int) -> ES:
-        """A new run; or with --resume the one in the folder, if there is one."""
+        """A new run, or with --resume the run in the folder, if there is one."""
         checkpoint = self.folder.checkpoint(seed)
         if not (self.options.resume and checkpoint.exists()):
             return self.preset.es(seed, self.options.device)
@@ -241,7 +241,7 @@ class _Session:
         return es
 
     def fit(self, es: ES, data: Dataset, folder: Path, after_step: Callable[[ES], Any]) -> None:
-        """The training itself, of what isn't finished."""
+        """Train a run that isn't finished."""
         loaded = es.run.data is not None
         if es.generation and es.generation == (self.steps(loaded) or es.steps):
             return
@@ -249,13 +249,13 @@ class _Session:
         Trainer(es, es.run, data, self.preset.training, session).train()
 
     def steps(self, loaded: bool) -> int | None:
-        """How many are asked for. A loaded run has its plan, unless the command line says otherwise."""
+        """The requested number of steps. A loaded run keeps its plan unless an option changes it."""
         return self.options.steps if loaded else self.preset.steps
 
     def session(
         self, checkpoint: Path | None, *, loaded: bool, after_step: Callable[[ES], Any] | None = None
     ) -> Session:
-        """What the trainer is asked for."""
+        """The arguments for the trainer."""
         minutes = self.preset.max_minutes
         return Session(
             steps=self.steps(loaded),
@@ -267,12 +267,12 @@ class _Session:
 
     @contextmanager
     def observers(self, folder: Path) -> Iterator[list[Callable[[ES], None]]]:
-        """What writes logs as the run goes."""
+        """The callbacks that write logs during the run."""
         with TensorBoard(folder / TENSORBOARD) if self.options.tensorboard else nullcontext() as board:
             yield [_Log(folder / LOG).update, *([] if board is None else [board.update])]
 
     def report(self, complete: bool) -> None:
-        """Files, and the table or JSON. Who interrupts gets no picture, which takes a second or more."""
+        """Write the files, and print the table or JSON. An interrupted run gets no picture, which takes a second."""
         files = self.save(self.options.plot and complete) if self.results else []
         if self.options.as_json:
             print(json.dumps(summary(self.preset, self.results), indent=2))
@@ -288,7 +288,7 @@ class _Session:
             self.console.print(line, highlight=False)
 
     def unfinished(self) -> Iterator[str]:
-        """What is left to do, and how to go on."""
+        """The remaining work, and how to continue."""
         command = "--resume in place of --overwrite" if self.options.overwrite else "--resume"
         for result in self.results:
             if not result.finished:
@@ -308,7 +308,7 @@ class _Session:
             yield "Interrupted before the first generation was done: there is nothing to keep."
 
     def save(self, plot: bool) -> list[str]:
-        """The results of all seeds; the names of the files."""
+        """Write the results of all seeds. Returns the names of the files."""
         folder, preset, results = self.folder.path, self.preset, self.results
         self.attempt(lambda: write_summary(preset, results, folder / "result.json"))
         self.attempt(lambda: write_thetas(results, folder / "theta.npz"))
@@ -317,20 +317,20 @@ class _Session:
         return ["result.json", "theta.npz", *(["curves.png"] if plot else [])]
 
     def attempt(self, write: Callable[[], None]) -> None:
-        """Write a file of results. One that can't be written doesn't take the others along, nor the table."""
+        """Write a file of results. A failure doesn't prevent the other files and the table."""
         try:
             write()
         except OSError as error:
             self.failed(error)
 
     def failed(self, error: OSError) -> None:
-        """Something isn't on disk that ought to be: said at once, and by the exit status."""
+        """Report a file that could not be written, at once and in the exit status."""
         Console(stderr=True, markup=False).print(f"Warning: {error}", highlight=False, soft_wrap=True)
         self.status = self.status or _NOT_WRITTEN
 
 
 class _Log:
-    """The CSV file: written anew whenever there is a new record, so that it always fits the checkpoint's past."""
+    """The CSV file. It is rewritten for each new record, so it always agrees with the checkpoint."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -338,7 +338,7 @@ class _Log:
         self.failed_at: float | None = None
 
     def update(self, es: ES) -> None:
-        """After a generation of `es`. What can't be written now is tried again, and doesn't end the run."""
+        """Write new records after a generation of `es`. A failure doesn't end the run; the next call tries again."""
         if len(es.records) == self.written:
             return
         if self.failed_at is not None and time.monotonic() - self.failed_at < _RETRY_SECONDS:
@@ -354,7 +354,7 @@ class _Log:
 
 
 def _check_same(es: ES, asked: ES, preset: Preset, checkpoint: Path) -> None:
-    """Resuming with other settings would be neither the old run nor a new one."""
+    """Refuse to resume with other settings: the result would be neither the old run nor a new one."""
     settings = [(name, getattr(es, name), getattr(asked, name)) for name in SETTINGS if name != "steps"]
     settings += [
         (name, getattr(es.run.settings, name), getattr(preset.training, name))

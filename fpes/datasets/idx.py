@@ -94,7 +94,7 @@ def _read_header(stream: BinaryIO, size: int, what: str) -> bytes:
 
 def _read_up_to(stream: BinaryIO, limit: int) -> bytearray:
     """Read at most ``limit`` bytes."""
-    # In chunks, for the limit comes from the file's header: memory must follow the data that is really there.
+    # In chunks: the limit comes from the file's header, and memory must follow the actual data.
     data = bytearray()
     while chunk := stream.read(min(_CHUNK_BYTES, limit - len(data))):
         data += chunk

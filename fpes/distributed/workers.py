@@ -41,7 +41,7 @@ class Workers:
         with ProcessPoolExecutor(4) as executor:
             es.fit(data, steps=1000, executor=executor)
 
-    or by hand::
+    or by hand:
 
         workers = fpes.distributed.Workers(executor)
         for x, y in batches:
@@ -355,7 +355,8 @@ def processes(count: int, *, start: str = "spawn", limit: float = 300.0, threads
     Args:
         count: number of processes. They divide this machine's processors and GPUs among them.
         start: start method of multiprocessing: "spawn", "forkserver" or "fork".
-        limit, threads: as for Workers.
+        limit: as for Workers.
+        threads: as for Workers.
 
     Raises:
         ValueError: a number out of its range.

@@ -1,17 +1,17 @@
-"""A trained network for other libraries: the underflow written down as a hard shrink, at ordinary scale.
+"""Exports of a trained network to other libraries. Underflow becomes a hard shrink at ordinary scale.
 
-In units of 1 / scaling every operation that flushes is a hard shrink S: v stays v if abs(v) >= threshold and becomes 0
-if not, with threshold = 2^-126 scaling, 0.5 by default. An elementwise operation flushes its operands too, so the
-network of flush mode "boundary" is, to rounding,
+In units of 1 / scaling every operation that flushes is a hard shrink S: v stays v if abs(v) >= threshold, else it
+becomes 0, with threshold = 2^-126 scaling, 0.5 by default. An elementwise operation flushes its operands too. So, up to
+rounding, the network of flush mode "boundary" is
 
     h = S(x W1 + b1)                    first layer
-    h = S(S(h W) + S(b))                every other layer, the last one too
+    h = S(S(h W) + S(b))                every other layer, also the last
 
-with logits h. (A network of one layer is its first formula.) Flush mode "never" has no S. "always" can't be exported:
-there each multiply-add of a product flushes, which no other library's product does.
+The last h holds the logits. (For a network of one layer only the first formula applies.) Flush mode "never" has no S.
+"always" can't be exported, because each multiply-add of a product flushes, and other libraries can't do this.
 
-Where sums are added in another order, or a product keeps more digits of what is far below the threshold, logits differ
-by some 1e-6, and a class differs only where two logits are as close as that.
+Logits of other libraries differ by about 1e-6, because they add in another order or keep more digits of numbers far
+below the threshold. A class differs only if two logits are as close as that.
 """
 
 from fpes.export.formula import Formula, formula_of

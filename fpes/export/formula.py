@@ -1,4 +1,4 @@
-"""The formula that a network computes, at ordinary scale: what every export writes down in its own language."""
+"""The formula of a network at ordinary scale, which every export translates into its own format."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ class Formula:
     """Weights, biases and threshold of h = S(x W1 + b1), then h = S(S(h W) + S(b)).
 
     Args:
-        weights: float32 [fan_in, fan_out] of each layer; of tied layers the same array.
-        biases: float32 [fan_out] of each layer, likewise; those after the first are shrunk already: S(b).
-        threshold: S keeps v if abs(v) >= threshold; 0 where nothing flushes, and S does nothing.
+        weights: float32 [fan_in, fan_out] for each layer. Tied layers have the same array.
+        biases: float32 [fan_out] for each layer. Tied layers have the same array. Biases after the first layer are
+            already shrunk: S(b).
+        threshold: S keeps v if abs(v) >= threshold. 0 means that nothing flushes, and S does nothing.
     """
 
     weights: tuple[FloatArray, ...]
@@ -30,19 +31,19 @@ class Formula:
 
     @property
     def features(self) -> int:
-        """Inputs of the first layer."""
+        """Number of inputs of the first layer."""
         return int(self.weights[0].shape[0])
 
     @property
     def classes(self) -> int:
-        """Outputs of the last layer."""
+        """Number of outputs of the last layer."""
         return int(self.weights[-1].shape[1])
 
     @property
     def below_threshold(self) -> float:
-        """The float32 just below the threshold, for a shrink that keeps only what is *larger* than its argument.
+        """The float32 just below the threshold, for shrinks that keep only values *above* their argument.
 
-        ONNX's Shrink and PyTorch's hardshrink make a zero of what equals it; this network keeps that.
+        ONNX's Shrink and PyTorch's hardshrink replace a value equal to the argument by 0. This network keeps it.
         """
         return float(np.nextafter(np.float32(self.threshold), np.float32(0)))
 
@@ -58,13 +59,13 @@ class Formula:
 
 
 def first_layers(arrays: Sequence[FloatArray]) -> list[int]:
-    """For each layer the first one, counted from 1, that has the very same array: itself, or one that it is tied to."""
+    """For each layer the first layer, counted from 1, with the same array: itself, or a layer that it is tied to."""
     first: dict[int, int] = {}
     return [first.setdefault(id(array), layer) for layer, array in enumerate(arrays, start=1)]
 
 
 def shrink(v: FloatArray, threshold: float) -> FloatArray:
-    """The hard shrink S: v where abs(v) >= threshold, else 0."""
+    """The hard shrink S: v if abs(v) >= threshold, else 0."""
     kept: FloatArray = np.where(abs(v) >= np.float32(threshold), v, np.float32(0))
     return kept
 

@@ -1,7 +1,7 @@
-"""A formula as a NumPy archive, for everybody who writes the few lines themselves.
+"""A formula as a NumPy archive, for users who write the few lines of the computation themselves.
 
-Its entries: `weight_1`, `bias_1`, `weight_2`, ... as float32, the biases after the first shrunk already; `threshold`;
-and `formula`, which says in words what to do with them. Tied layers have entries of their own, of equal numbers.
+The entries are `weight_1`, `bias_1`, `weight_2`, ... as float32, with biases after the first already shrunk;
+`threshold`; and `formula`, which explains the computation in words. Tied layers have separate, equal entries.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _WORDS = (
 
 
 def write_npz(formula: Formula, path: str | os.PathLike[str]) -> None:
-    """Write the archive; it is whole, or what was there is still there.
+    """Write the archive. If writing fails, the old file remains.
 
     Raises:
         OSError: it can't be written.
@@ -37,7 +37,7 @@ def write_npz(formula: Formula, path: str | os.PathLike[str]) -> None:
 
 
 def read_npz(path: str | os.PathLike[str]) -> Formula:
-    """What :func:`write_npz` wrote.
+    """Read a file that `write_npz` wrote.
 
     Raises:
         OSError: it can't be read.

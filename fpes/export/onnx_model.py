@@ -1,6 +1,6 @@
 """A formula as an ONNX model: MatMul, Shrink, Add, Shrink for each layer. Input `x`, output `logits`, any batch.
 
-Its constants are `weight_1`, `bias_1`, `weight_2`, ...; what tied layers share has the name of the first of them.
+Its constants are `weight_1`, `bias_1`, `weight_2`, ... Tied layers share constants, named after the first of them.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from fpes._checks import FloatArray
 from fpes.export.formula import Formula, first_layers
 from fpes.files import written_whole
 
-_OPSET = 13  # Shrink came with 9; 13 is what every runtime of today knows
+_OPSET = 13  # Shrink exists since 9; every current runtime knows 13
 _IR_VERSION = 8
 
 
 def to_onnx(formula: Formula) -> Any:
-    """An onnx.ModelProto.
+    """The formula as an onnx.ModelProto.
 
     Raises:
         ImportError: the package onnx isn't installed.
@@ -57,7 +57,7 @@ def to_onnx(formula: Formula) -> Any:
 
 
 def write_onnx(formula: Formula, path: str | os.PathLike[str]) -> None:
-    """Write the model to a file; it is whole, or what was there is still there.
+    """Write the model to a file. If writing fails, the old file remains.
 
     Raises:
         ImportError: the package onnx isn't installed.
@@ -69,7 +69,7 @@ def write_onnx(formula: Formula, path: str | os.PathLike[str]) -> None:
 
 
 def _constants(onnx: Any, name: str, arrays: tuple[FloatArray, ...]) -> list[Any]:
-    """Those of all layers; what tied layers share once."""
+    """The constants of all layers. Tied layers share theirs."""
     return [
         onnx.numpy_helper.from_array(array, f"{name}_{layer}")
         for layer, (first, array) in enumerate(zip(first_layers(arrays), arrays, strict=True), start=1)
@@ -78,7 +78,7 @@ def _constants(onnx: Any, name: str, arrays: tuple[FloatArray, ...]) -> list[Any
 
 
 def _shrunk(onnx: Any, formula: Formula, nodes: list[Any], value: str) -> str:
-    """Append a Shrink of a value, where the formula has any; the name of what comes out."""
+    """Append a Shrink of a value, if the formula has a threshold. Returns the name of the result."""
     if formula.threshold == 0.0:
         return value
     name = f"shrunk_{value}"

@@ -1,4 +1,4 @@
-"""A formula as a PyTorch module, and as a file of torch.export that needs neither fpes nor this module's source."""
+"""A formula as a PyTorch module, and as a file of torch.export that needs neither fpes nor this source."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from fpes.export.formula import Formula
 from fpes.files import written_whole
 
-_EXAMPLE_ROWS = 2  # torch.export takes a batch of 1 for a constant
+_EXAMPLE_ROWS = 2  # torch.export treats a batch of 1 as a constant
 
 
 def to_torch(formula: Formula) -> Any:
-    """A torch.nn.Module: x float32 [batch, features] gives logits [batch, classes]. Weights are its parameters.
+    """A torch.nn.Module from x, float32 [batch, features], to logits [batch, classes]. Weights are its parameters.
 
-    Tied layers have one parameter between them, as PyTorch ties weights.
+    Tied layers share one parameter, as usual in PyTorch.
 
     Raises:
         ImportError: PyTorch isn't installed.
@@ -42,14 +42,14 @@ def to_torch(formula: Formula) -> Any:
         def _shrink(self, v: Any) -> Any:
             if formula.threshold == 0.0:
                 return v
-            # Not hardshrink(v, threshold), which makes a zero of what equals the threshold.
+            # Not hardshrink(v, threshold), which replaces a value equal to the threshold by 0.
             return torch.nn.functional.hardshrink(v, formula.below_threshold)
 
     return Network()
 
 
 def write_torch(formula: Formula, path: str | os.PathLike[str]) -> None:
-    """Write what torch.export.load() reads, for batches of any size; the file is whole, or the old one is kept.
+    """Write a file for torch.export.load(), for batches of any size. If writing fails, the old file remains.
 
     Raises:
         ImportError: PyTorch isn't installed.

@@ -1,4 +1,4 @@
-"""How the members of a population differ from its centre: a file for each family."""
+"""Families of perturbations: how the members of a population differ from its centre. Each family has a file."""
 
 from fpes.perturbations.allocation import AllLayers, Allocation, OneLayer
 from fpes.perturbations.base import Perturbation, checked_perturbation

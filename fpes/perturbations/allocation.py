@@ -1,4 +1,4 @@
-"""Which layers an antithetic pair perturbs: all at once, or one, and how many units there."""
+"""Allocations: the layers that an antithetic pair perturbs (all, or one), and the number of units there."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ class AllLayers:
     """Each pair perturbs all layers at once."""
 
     def units_of(self, sizes: Sequence[int]) -> list[int]:
-        """Of each layer, for a backend: none."""
+        """Units of each layer, as a backend takes them: an empty list."""
         return []
 
     def pairs_of(self, sizes: Sequence[int]) -> list[int]:
-        """Of each layer, for a backend: none."""
+        """Pairs of each layer, as a backend takes them: an empty list."""
         return []
 
 
 @_config.register
 @dataclass(frozen=True)
 class OneLayer:
-    """Each pair perturbs one layer only, the layers in turn, and perhaps few of its units. Biases stay as they are.
+    """Each pair perturbs one layer only, all units of it or a few. The layers take turns. Biases aren't perturbed.
 
-    The network is evaluated incrementally: once unperturbed for each sample, and then only what a pair changes. With k
-    units perturbed, the next layer's sums are the unperturbed ones and then, for each perturbed unit j in ascending
-    order whose activation changes, acc = fma(dh_j, w_j, acc). Positions are stratified: the n units of a layer are cut
-    into k strata of nearly equal size, and one unit is drawn from each.
+    The network is evaluated incrementally: once without perturbation for each sample, and then only the values that a
+    pair changes. With k perturbed units, the sums of the next layer start from the unperturbed sums. For each perturbed
+    unit j whose activation changes, in ascending order, acc = fma(dh_j, w_j, acc). Positions are stratified: the n
+    units of a layer are divided into k strata of nearly equal size, and one unit is drawn from each stratum.
 
     Args:
-        units: how many units of a layer are perturbed: one number for every layer that is wider, or one for each layer,
+        units: number of perturbed units of a layer: one number for every layer that is wider, or one for each layer,
             where None means all units.
-        pairs: how many pairs in a row perturb each layer, such as (24, 8, 8); the population's number of pairs is a
-            multiple of their sum. One each unless told.
+        pairs: number of consecutive pairs that perturb each layer, such as (24, 8, 8). The population's number of pairs
+            is a multiple of their sum. Default: one for each layer.
     """
 
     units: int | tuple[int | None, ...] | None = None
@@ -53,11 +53,11 @@ class OneLayer:
             object.__setattr__(self, "pairs", numbers("pairs", self.pairs))
 
     def units_of(self, sizes: Sequence[int]) -> list[int]:
-        """How many units of each layer are perturbed, 0 meaning all, for a network with these sizes.
+        """Number of perturbed units in each layer of a network with these sizes; 0 means all.
 
         Raises:
             TypeError: a number of units that isn't an integer.
-            ValueError: not one for each layer, or more than the layer has.
+            ValueError: not one number for each layer, or more units than the layer has.
         """
         widths = sizes[1:]
         if not isinstance(self.units, tuple):
@@ -70,11 +70,11 @@ class OneLayer:
         ]
 
     def pairs_of(self, sizes: Sequence[int]) -> list[int]:
-        """How many pairs in a row perturb each layer of a network with these sizes.
+        """Number of consecutive pairs that perturb each layer of a network with these sizes.
 
         Raises:
             TypeError: a number of pairs that isn't an integer.
-            ValueError: not one for each layer, or none at all.
+            ValueError: not one number for each layer, or a number below 1.
         """
         return of_each_layer("pairs", self.pairs, len(sizes) - 1, _MOST_PAIRS)
 
@@ -84,17 +84,17 @@ ALL_LAYERS = AllLayers()
 
 
 def check_allocation(allocation: Any) -> None:
-    """Refuse what isn't one.
+    """Refuse any other type.
 
     Raises:
-        TypeError: it isn't.
+        TypeError: allocation is neither AllLayers nor OneLayer.
     """
     if not isinstance(allocation, AllLayers | OneLayer):
         raise TypeError(f"allocation is {allocation!r}, expected AllLayers() or OneLayer(units, pairs)")
 
 
 def from_units_and_draws(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a perturbation from a checkpoint that has `units` and `draws` in the place of an allocation."""
+    """Fields of a perturbation from a checkpoint that may have `units` and `draws` instead of an allocation."""
     rest = dict(fields)
     if "allocation" not in rest:
         units, pairs = rest.pop("units", None), rest.pop("draws", None)
@@ -103,9 +103,9 @@ def from_units_and_draws(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def numbers(name: str, values: Iterable[int | None]) -> tuple[int | None, ...]:
-    """One for each layer. What is no integer is left to the checks of who knows the layers.
+    """Numbers for the layers, as a tuple. Values that aren't integers stay: the caller, who knows the layers, checks.
 
-    Lists and arrays become tuples of Python's numbers, so that equal settings are equal and can be hashed.
+    Lists and arrays become tuples of Python numbers, so equal settings compare equal and can be hashed.
     """
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
         raise TypeError(f"{name} is {values!r}, expected a sequence with one number for each layer")
@@ -113,13 +113,13 @@ def numbers(name: str, values: Iterable[int | None]) -> tuple[int | None, ...]:
 
 
 def check_length(name: str, values: Sequence[Any], layers: int) -> None:
-    """Refuse values that aren't one for each layer."""
+    """Refuse anything but one value for each layer."""
     if len(values) != layers:
         raise ValueError(f"{name} is {values}, expected one number for each of the {layers} layers")
 
 
 def of_each_layer(name: str, values: tuple[int, ...] | None, layers: int, most: int = _MOST_PAIRS) -> list[int]:
-    """Checked numbers from 1 on, one for each layer; 1 each where there are none."""
+    """Checked numbers of at least 1, one for each layer. Without values each is 1."""
     if values is None:
         return [1] * layers
     check_length(name, values, layers)

@@ -1,4 +1,4 @@
-"""What a population, a strategy and a trainer ask of a perturbation, whatever its family."""
+"""The protocol of a perturbation: what populations, strategies and trainers use of every family."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from fpes.members import Centre, Members
 
 @runtime_checkable
 class Perturbation(Protocol):
-    """A family of perturbations, with its settings: a frozen dataclass that fpes.register() knows."""
+    """A family of perturbations with its settings: a frozen dataclass, registered by fpes.register()."""
 
     @property
     def per_sample(self) -> bool:
         """Whether noise is drawn for each sample.
 
-        Then a fitness for each sample makes the better estimate, weights of the gradient are floats, and a member has
+        If so, a fitness for each sample gives a better estimate, weights of the gradient are floats, and a member has
         no parameters of its own.
         """
 
     @property
     def needs_batch(self) -> bool:
-        """Whether the gradient depends on the batch that fitness belongs to, and so on its Evaluation."""
+        """Whether the gradient depends on the batch of the fitness, and therefore needs its Evaluation."""
 
     @property
     def weights_samples(self) -> bool:
-        """Whether evaluate() takes weights of samples, and keeps losses of the unperturbed network."""
+        """Whether evaluate() takes sample_weights, and keeps the losses of the unperturbed network."""
 
     @property
     def takes_tied_layers(self) -> bool:
-        """Whether it perturbs networks of which several layers share their weights."""
+        """Whether it can perturb networks with tied layers."""
 
     @property
     def default_shaping(self) -> str:
-        """Of fitness, unless ES is told: "centred_ranks"; "none" where the gradient needs differences themselves."""
+        """Default shaping of ES: "centred_ranks", or "none" if the gradient needs the differences of fitness."""
 
     @property
     def gradient_work(self) -> float:
-        """What a pair costs in the gradient, in units of drawing noise for every parameter."""
+        """The cost of a pair in the gradient. The unit is the cost of drawing noise for every parameter."""
 
     def around(self, centre: Centre) -> Members:
         """The members around a network.
@@ -48,10 +48,10 @@ class Perturbation(Protocol):
 
 
 def checked_perturbation(perturbation: Any) -> Perturbation:
-    """What it says.
+    """The argument, if it is a perturbation.
 
     Raises:
-        TypeError: it is none.
+        TypeError: it isn't.
     """
     if isinstance(perturbation, type) or not isinstance(perturbation, Perturbation):
         raise TypeError(f"perturbation is {perturbation!r}, expected a FullRank, LowRank, NodePerturbation or OneUnit")
@@ -59,7 +59,7 @@ def checked_perturbation(perturbation: Any) -> Perturbation:
 
 
 class OfWeights:
-    """The attributes of a perturbation of the weights, the same for all samples."""
+    """Attributes of a family that perturbs weights, the same way for all samples."""
 
     per_sample: ClassVar[bool] = False
     needs_batch: ClassVar[bool] = False
@@ -68,17 +68,17 @@ class OfWeights:
 
     @property
     def takes_tied_layers(self) -> bool:
-        """Noise goes by weights, wherever they are used."""
+        """Noise belongs to a weight, in every layer that uses it."""
         return True
 
     @property
     def gradient_work(self) -> float:
-        """Drawing noise for every parameter."""
+        """A pair draws noise for every parameter."""
         return 1.0
 
 
 class OfSamples:
-    """The attributes of a perturbation by noise of each sample."""
+    """Attributes of a family that draws noise for each sample."""
 
     per_sample: ClassVar[bool] = True
     needs_batch: ClassVar[bool] = True

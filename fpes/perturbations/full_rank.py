@@ -1,4 +1,4 @@
-"""Noise of its own for every parameter."""
+"""Full-rank perturbations: every parameter has its own noise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fpes.perturbations.base import OfWeights
 @_config.register
 @dataclass(frozen=True)
 class FullRank(OfWeights):
-    """Every weight and bias has noise of its own: w' = fma(z, +-sigma / 2, w) for binomial z.
+    """Every weight and bias has its own noise: w' = fma(z, +-sigma / 2, w) for binomial z.
 
     Salimans et al., "Evolution Strategies as a Scalable Alternative to Reinforcement Learning", 2017, section 2.
 

@@ -1,4 +1,4 @@
-"""Changes of the weights of low rank, which are never formed."""
+"""Low-rank perturbations: changes of the weights of low rank, which are never written to memory."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _LARGEST_RANK = 4096
 @_config.register
 @dataclass(frozen=True)
 class LowRank(OfWeights):
-    """A layer's weights differ by +-sigma A B^T / sqrt(rank), its biases by full noise.
+    """The weights of a layer change by +-sigma A B^T / sqrt(rank). Every bias has its own noise.
 
-    Sarkar et al., "Evolution Strategies at the Hyperscale" (EGGROLL), 2025. The difference is never formed: the product
-    x W is followed by the rank's own multiply-adds, acc = fma(q_r, B_rj, acc) with q_r = (x . A_r) times the scale.
+    Sarkar et al., "Evolution Strategies at the Hyperscale" (EGGROLL), 2025. The change is never written to memory:
+    after the product x W, acc = fma(q_r, B_rj, acc) for each r, with q_r = (x . A_r) times the scale.
 
     Args:
-        rank: 1 ... 4096; 1 where each pair perturbs one layer.
+        rank: 1 ... 4096; 1 if each pair perturbs one layer.
         noise: "binomial", "rademacher" or "gaussian".
-        allocation: AllLayers(); or OneLayer(units, pairs), where B is zero but in the units that a pair perturbs: a
-            member then costs little more than what lies above its layer.
+        allocation: AllLayers(), or OneLayer(units, pairs). With OneLayer, B is zero except in the units that a pair
+            perturbs, so a member costs little more than the layers above its own.
     """
 
     rank: int = 1
@@ -44,12 +44,12 @@ class LowRank(OfWeights):
 
     @property
     def takes_tied_layers(self) -> bool:
-        """Where all layers are perturbed at once."""
+        """If all layers are perturbed at once."""
         return self.allocation == ALL_LAYERS
 
     @property
     def gradient_work(self) -> float:
-        """A pair draws little, and its product takes a twelfth of drawing noise for every parameter, for each rank."""
+        """A pair draws little noise. Its product costs, for each rank, 1 / 12 of drawing noise for all parameters."""
         return self.rank / 12
 
     def around(self, centre: Centre) -> Members:

@@ -1,4 +1,4 @@
-"""Noise on pre-activations."""
+"""Node perturbation: noise on the pre-activations."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from fpes.perturbations.base import OfSamples
 @_config.register
 @dataclass(frozen=True)
 class NodePerturbation(OfSamples):
-    """Noise on the pre-activations, one draw for each member and sample; the weights stay as they are.
+    """Noise on the pre-activations, one draw for each member and sample. The weights aren't perturbed.
 
-    In units of the network's own scale: standard deviation sigma in every layer. It is added inside the matrix product,
-    before the boundary, where it isn't flushed.
+    The noise has standard deviation sigma in every layer, in the scale of the layer: 1 in the first, 1 / scaling in the
+    others. It is added inside the matrix product, before the boundary, so that it isn't flushed.
 
     Args:
         noise: "binomial", "rademacher" or "gaussian".
-        allocation: AllLayers(); or OneLayer(units, pairs), where positions of units are drawn for each sample.
+        allocation: AllLayers(), or OneLayer(units, pairs), which draws the positions of units for each sample.
     """
 
     noise: str = "binomial"

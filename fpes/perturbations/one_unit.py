@@ -1,4 +1,4 @@
-"""The weights that lead into one unit."""
+"""One unit at a time: perturbations of the weights that lead into one unit."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from fpes.perturbations.allocation import numbers, of_each_layer
 class OneUnit:
     """Each antithetic pair perturbs the weights that lead into one unit of one layer: w' = w +- factor a, [fan_in].
 
-    Biases stay as they are. Whole layers are perturbed draw by draw, a draw being one direction a, which serves all
-    units of its layer in turn. A population consists of blocks: for each layer its draws, for each draw its units, for
-    each unit a pair. All members of a block see the same minibatch.
+    Biases aren't perturbed. All units of a layer use the same direction `a` in turn (a *draw*). A population consists
+    of blocks. A block has, for each layer, its draws; for each draw, the units of the layer; for each unit, one pair.
+    All members of a block see the same minibatch.
 
-    Directions in the span are H^T L^-T r, where H [batch, fan_in] holds the inputs of the layer, in the unperturbed
-    network, on the block's minibatch, L L^T = H H^T + ridge I (Cholesky; the ridge is a thousandth of the mean of the
-    diagonal), and r are random signs, orthogonal between draws. Their covariance is the projector onto the span of the
-    rows of H, where the gradient of the block's mean loss lies: a change outside of it is felt by no member. White
-    directions are random signs, [fan_in].
+    With "span", a = H^T L^-T r. H [batch, fan_in] holds the inputs of the layer on the block's minibatch, in the
+    unperturbed network. L L^T = H H^T + ridge I (Cholesky); the ridge is a thousandth of the mean of the diagonal. r is
+    a vector of random signs, orthogonal between draws. Up to the ridge, the covariance of `a` is the projector onto the
+    span of the rows of H. The gradient of the block's mean loss lies in this span, and a change outside it has no
+    effect on any member. With "white", `a` is a vector of random signs, [fan_in].
 
-    Either way `factor` is such that sigma is the root mean square, over the minibatch, of what a member changes in its
-    unit's pre-activations, in units of the network's own scale, as for NodePerturbation: factor = sigma / sqrt(mean of
-    the diagonal of H H^T). The derivation, and the arithmetic to the bit, is in docs/one-unit.md.
+    In both cases factor = sigma / sqrt(mean of the diagonal of H H^T). So sigma is the root mean square, over the
+    minibatch, of a member's change of its unit's pre-activations, in the scale of the layer, as for NodePerturbation.
+    docs/one-unit.md has the derivation, and the arithmetic to the bit.
 
     Args:
         directions: "span" or "white".
-        draws: of each layer, in a block, such as (1, 8, 4). One each unless told. In the span at most as many as the
-            minibatch has samples: so many orthogonal directions leave no noise.
+        draws: number of draws of each layer in a block, such as (1, 8, 4). Default: one for each layer. With "span" at
+            most the number of samples in the minibatch: that many orthogonal directions leave no noise.
 
     Raises:
-        ValueError: other directions.
+        ValueError: directions is neither "span" nor "white".
     """
 
     directions: str = "span"
@@ -57,19 +57,19 @@ class OneUnit:
             object.__setattr__(self, "draws", numbers("draws", self.draws))
 
     def members(self, sizes: Sequence[int]) -> int:
-        """Members of a block, for a network with these sizes: a population's size is a multiple of it.
+        """Number of members of a block for a network with these sizes. A population's size is a multiple of it.
 
         Raises:
-            TypeError, ValueError: as Population does about draws.
+            TypeError, ValueError: as draws_of().
         """
         return 2 * sum(draws * units for draws, units in zip(self.draws_of(sizes), sizes[1:], strict=True))
 
     def draws_of(self, sizes: Sequence[int]) -> list[int]:
-        """Of each layer, in a block, for a network with these sizes.
+        """Number of draws of each layer in a block, for a network with these sizes.
 
         Raises:
             TypeError: a number of draws that isn't an integer.
-            ValueError: not one for each layer, or none at all.
+            ValueError: not one number for each layer, or a number below 1.
         """
         return of_each_layer("draws", self.draws, len(sizes) - 1)
 

@@ -1,5 +1,5 @@
-"""What flush-to-zero does, compared: to results (bits), to time (cost), and to the machine code of the kernels (code).
+"""Studies of flush-to-zero: its effect on results (bits), on time (cost), and on the kernels' machine code (code).
 
-`fpes compare-builds` runs these studies. Each gives plain data, which a report shows in a terminal, as a page, or as
+`fpes compare-builds` runs these studies. Each returns plain data. A report shows them in a terminal, as a page, or as
 JSON.
 """

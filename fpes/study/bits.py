@@ -1,7 +1,7 @@
-"""What the flush modes do to results: the same operands in every mode, compared bit by bit.
+"""The effect of the flush modes on results. Kernels run on the same operands in every mode, compared bit by bit.
 
-Every primitive, the matrix product, the network, and each family of populations with its gradient, on operands at
-scale 1, at 2^-125 and crowded on 2^-126 (operands.py).
+The kernels are every primitive, the matrix product, the network, and each family of populations with its gradient. The
+operands are at scale 1, at 2^-125, and crowded around 2^-126 (operands.py).
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ PAIRS = (("boundary", "never"), ("always", "never"), ("always", "boundary"))
 
 @dataclass(frozen=True)
 class Difference:
-    """Two results, element by element.
+    """The difference of two results, element by element.
 
     Args:
-        elements: how many there are.
-        different: how many have other bits.
-        zeros: how many of the first result are zero.
-        other_zeros: how many of the second.
-        ulps: the largest distance in units in the last place: how many float32 numbers lie between, and one.
-        median_ulps: the median distance of those that differ.
-        relative: the largest |a - b| / max(|a|, |b|): 1 where one of them is zero, up to 2 where signs differ.
-        first: index of the first element that differs, () where none does.
+        elements: number of elements.
+        different: number of elements with different bits.
+        zeros: number of zeros in the first result.
+        other_zeros: number of zeros in the second result.
+        ulps: the largest distance in units in the last place (ULP). Neighbouring float32 numbers have distance 1.
+        median_ulps: the median distance of the elements that differ.
+        relative: the largest |a - b| / max(|a|, |b|). It is 1 if one of them is zero, and up to 2 if signs differ.
+        first: index of the first element that differs, () if none does.
     """
 
     elements: int
@@ -55,17 +55,17 @@ class Difference:
 
 @dataclass(frozen=True)
 class Finding:
-    """One kernel, one kind of operands, two flush modes.
+    """The comparison of one kernel, on one kind of operands, in two flush modes.
 
     Args:
-        kernel: its name.
-        operands: the name of their scale.
+        kernel: name of the kernel.
+        operands: name of the scale of the operands.
         modes: the two modes.
-        difference: of the results.
-        checksums: CRC-32 of both results, to compare devices by.
-        begins: where the first difference arises, in words; "" where there is none.
-        effect: what it does, in numbers; see :func:`effect_in_words`.
-        series: numbers for a picture: after how many terms or layers which part of the elements differs.
+        difference: the difference of the results.
+        checksums: CRC-32 of both results, for comparisons between devices.
+        begins: the place of the first difference, in words; "" if there is none.
+        effect: consequences of the difference, in numbers; see `effect_in_words`.
+        series: numbers for a picture: the fraction of elements that differ, after each term or layer.
     """
 
     kernel: str
@@ -82,8 +82,8 @@ def study(size: Size, only: str | None = None, device: str = "cpu") -> list[dict
     """Compare the modes on one device.
 
     Args:
-        size: how much to compute.
-        only: a word that a kernel's name must contain; all kernels unless told.
+        size: sizes of the operands.
+        only: a word that a kernel's name must contain. Default: all kernels.
         device: "cpu", "cuda" or "cuda:1".
 
     Returns:
@@ -98,7 +98,7 @@ def study(size: Size, only: str | None = None, device: str = "cpu") -> list[dict
 
 
 def kernels_with_other_bits(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> list[str]:
-    """Kernels whose results differ between two studies, of two devices for instance."""
+    """Kernels whose results differ between two studies, for example of two devices."""
     return list(
         dict.fromkeys(
             mine["kernel"]
@@ -109,28 +109,28 @@ def kernels_with_other_bits(ours: list[dict[str, Any]], theirs: list[dict[str, A
 
 
 def effect_in_words(row: dict[str, Any]) -> str:
-    """What a difference does to classes, fitness and ranks, or to a gradient's direction."""
+    """The consequences of a difference for classes, for fitness and ranks, or for the direction of a gradient."""
     effect = row["effect"]
     if "samples" in effect:
-        return f"{effect['classes']} of {effect['samples']} samples get another class"
+        return f"{effect['classes']} of {effect['samples']} samples change their class"
     if "members" in effect:
         return _ranks_in_words(effect)
     if "cosine" in effect:
-        return f"from each mode's own ranks: cosine {effect['cosine']:.2f}"
-    return "from each mode's own ranks: zero, for in one mode all members are equal" if "gradient" in effect else ""
+        return f"with the ranks of each mode: cosine {effect['cosine']:.2f}"
+    return "with the ranks of each mode: zero, as all members are equal in one mode" if "gradient" in effect else ""
 
 
 def _ranks_in_words(effect: dict[str, float]) -> str:
     if not effect["fitness"]:
         return "fitness and ranks are the same"
-    changed = f"fitness of {effect['fitness']} of {effect['members']} members, by up to {effect['largest']:.3g}"
+    changed = f"fitness of {effect['fitness']} of {effect['members']} members changes, by up to {effect['largest']:.3g}"
     if "rank_correlation" not in effect:
-        return f"{changed}; in one mode all members are equal, and have no ranks"
-    return f"{changed}; {effect['ranks']} ranks move, rank correlation {effect['rank_correlation']:.2f}"
+        return f"{changed}; in one mode all members are equal and have no ranks"
+    return f"{changed}; {effect['ranks']} ranks change, rank correlation {effect['rank_correlation']:.2f}"
 
 
 def difference(a: FloatArray, b: FloatArray) -> Difference:
-    """Compare two float32 arrays of one shape, bit by bit; zeros of different sign are different."""
+    """Compare two float32 arrays of one shape, bit by bit. Zeros of different sign count as different."""
     mine, other = (np.ascontiguousarray(v).view(np.uint32) for v in (a, b))
     unequal = mine != other
     first = np.argwhere(unequal)[:1]
@@ -151,7 +151,7 @@ def difference(a: FloatArray, b: FloatArray) -> Difference:
 
 
 def activations(net: LinearNetwork, theta: FloatArray, x: FloatArray) -> list[FloatArray]:
-    """What each layer gives, from the primitives in the network's flush mode; the last one's output is the logits."""
+    """The outputs of each layer, by the primitives in the network's flush mode. The last output is the logits."""
     inverse = 1.0 / net.scaling
     flush = net.flush
     results = []
@@ -179,7 +179,7 @@ def _cases(size: Size, scale: Scale, device: str) -> Iterator[tuple[str, Callabl
 
 
 def _elementwise(name: str, size: Size, scale: Scale, device: str) -> list[Finding]:
-    """v times 1, and v plus a row of biases."""
+    """multiply: v times 1; bias_add: v plus a row of biases."""
     rng = np.random.default_rng(1)
     v = to_device(scale.numbers(rng, size.elements), device)
     bias = to_device(scale.numbers(rng, size.elements[1:]), device)
@@ -195,7 +195,7 @@ def _elementwise(name: str, size: Size, scale: Scale, device: str) -> list[Findi
 
 
 def _product(size: Size, scale: Scale, device: str) -> list[Finding]:
-    """A product and all of its partial sums: those after k terms are the product of the first k columns and rows."""
+    """A product and all of its partial sums. The sum of k terms is the product of the first k columns and rows."""
     rng = np.random.default_rng(2)
     m, n, k = size.product
     a, b = scale.numbers(rng, (m, k)), scale.factors(rng, (k, n))
@@ -260,7 +260,7 @@ def _population(name: str, perturbation: Perturbation, size: Size, scale: Scale,
 
 
 def _gradient(name: str, perturbation: Perturbation, size: Size, scale: Scale, device: str) -> list[Finding]:
-    """Bits from the same weights in every mode; directions from each mode's own ranks."""
+    """Bits for the same weights in every mode, and directions for the ranks of each mode."""
     given = problem(size, scale)
     same, own = {}, {}
     weights = np.linspace(-1, 1, members_of(perturbation, size)).astype(np.float32)
@@ -297,7 +297,7 @@ def _evaluated(members: Population, given: Problem, device: str) -> Evaluation:
 
 
 def _differences(results: dict[str, FloatArray]) -> Iterator[tuple[tuple[str, str], Difference, tuple[int, int]]]:
-    """Each pair of modes, their difference, and the checksums of both results."""
+    """For each pair of modes: the difference of the results, and their checksums."""
     checksums = {flush: zlib.crc32(np.ascontiguousarray(result).data) for flush, result in results.items()}
     for modes in PAIRS:
         ours, theirs = modes
@@ -305,7 +305,7 @@ def _differences(results: dict[str, FloatArray]) -> Iterator[tuple[tuple[str, st
 
 
 def _shares(ours: list[FloatArray], theirs: list[FloatArray]) -> list[float]:
-    """Which part of the elements differs, step by step."""
+    """The fraction of elements that differ, step by step."""
     steps = (difference(a, b) for a, b in zip(ours, theirs, strict=True))
     return [step.different / step.elements for step in steps]
 
@@ -323,7 +323,7 @@ def _first_layer(ours: list[FloatArray], theirs: list[FloatArray]) -> str:
 
 
 def _on_fitness(ours: FloatArray, theirs: FloatArray) -> dict[str, float]:
-    """How many members have another fitness, by how much, and what becomes of their order."""
+    """How many members change their fitness, by how much, and how their ranks change."""
     found = difference(ours, theirs)
     mine, other = centred_ranks(ours), centred_ranks(theirs)
     effect: dict[str, float] = {
@@ -338,7 +338,7 @@ def _on_fitness(ours: FloatArray, theirs: FloatArray) -> dict[str, float]:
 
 
 def _on_direction(ours: FloatArray, theirs: FloatArray) -> dict[str, float]:
-    """The lengths of two gradients, and the cosine between them where neither is zero, as it is for equal members."""
+    """Lengths of two gradients, and their cosine if neither is zero. Members of equal fitness give a zero gradient."""
     effect = {"gradient": _length(ours), "gradient_of_other": _length(theirs)}
     return effect | ({"cosine": _cosine(ours, theirs)} if ours.any() and theirs.any() else {})
 
@@ -353,7 +353,7 @@ def _cosine(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
 
 
 def _ordered(bits: npt.NDArray[np.uint32]) -> npt.NDArray[np.int64]:
-    """Consecutive integers for consecutive float32 numbers; both zeros are 0."""
+    """Consecutive integers for consecutive float32 numbers. Both zeros are 0."""
     magnitude = (bits & np.uint32(0x7FFF_FFFF)).astype(np.int64)
     ordered: npt.NDArray[np.int64] = np.where(bits >> np.uint32(31), -magnitude, magnitude)
     return ordered

@@ -1,4 +1,4 @@
-"""The pictures of a report: what differs, where it begins in a product, what it costs, what the code shows."""
+"""The pictures of a report: differences, where they begin in a product, cost, and machine code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST_KERNELS = 24
 
 
 def pictures(report: dict[str, Any]) -> list[Picture]:
-    """What there is to see in a report, in the order of the page."""
+    """The pictures of a report, in the order of the page."""
     found: list[Picture] = []
     bits = report["bits"]
     if bits:
@@ -37,7 +37,7 @@ def pictures(report: dict[str, Any]) -> list[Picture]:
 
 
 def _differences(drawn: Figure, theme: Theme, rows: list[Row]) -> None:
-    """A panel for each scale of operands, a line for each kernel: which part of its results has other bits."""
+    """The fraction of results with different bits: a panel for each scale, a line for each kernel."""
     kernels = _names(rows)
     panels = drawn.subplots(1, len(SCALES), sharey=True)
     for axes, scale in zip(panels, SCALES, strict=True):
@@ -74,7 +74,7 @@ def _differences_title(rows: list[Row]) -> str:
 
 
 def _product(drawn: Figure, theme: Theme, rows: list[Row]) -> None:
-    """Which part of the partial sums of a matrix product differs from those of "never", after k terms."""
+    """The fraction of partial sums of a matrix product that differ from "never", after k terms."""
     axes = drawn.subplots()
     styles = dict(zip((scale.name for scale in SCALES[1:]), ("-", "--"), strict=True))
     for row in rows:
@@ -106,7 +106,7 @@ def _product_title(rows: list[Row]) -> str:
 
 
 def _cost(drawn: Figure, theme: Theme, kernels: list[Row]) -> None:
-    """Time over that of "never" with its quartiles: filled on subnormal operands, hollow on normal ones."""
+    """Time divided by the time of "never", with quartiles: filled for subnormal operands, hollow for normal ones."""
     axes = drawn.subplots()
     axes.axvline(1.0, color=theme.modes["never"])
     for mode, offset in (("boundary", -0.17), ("always", 0.17)):
@@ -148,14 +148,14 @@ def _all_alike(kernels: list[Row]) -> bool:
 
 
 def _worth_showing(kernels: list[Row]) -> list[Row]:
-    """Kernels that multiply and add, the longest ones of them where there are too many."""
+    """Kernels that multiply and add; only the longest if there are too many."""
     multiplying = [k for k in kernels if k["ftz"]["multiply_adds"] + k["ftz"]["flushing_multiply_adds"] > 0]
     longest = sorted(multiplying, key=lambda k: -k["ftz"]["instructions"])[:_MOST_KERNELS]
     return [k for k in kernels if k in longest]
 
 
 def _code(drawn: Figure, theme: Theme, kernels: list[Row]) -> None:
-    """Instructions of each kernel of the ftz build: the same as in the ieee build, or another."""
+    """Instructions of each kernel of the ftz build: equal to those of the ieee build, or different."""
     axes = drawn.subplots()
     places = range(len(kernels))
     totals = [kernel["ftz"]["instructions"] for kernel in kernels]

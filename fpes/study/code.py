@@ -1,8 +1,8 @@
-"""The machine code of the two CUDA builds, kernel by kernel: what -ftz=true changed, and what it left.
+"""The effect of -ftz=true on the machine code of the CUDA kernels, kernel by kernel.
 
-The builds come from the same sources. "never" runs in the build `ieee`; "boundary" and "always" run in the build `ftz`.
-A kernel whose product differs between "boundary" and "always" is there twice in the ftz build: with `Ieee`, whose
-multiply-adds keep subnormals, and with `Plain`, whose multiply-adds flush.
+Both builds come from the same sources. "never" runs in the build `ieee`; "boundary" and "always" run in the build
+`ftz`. A kernel whose product differs between "boundary" and "always" exists twice in the ftz build: as `Ieee`, whose
+multiply-adds keep subnormals, and as `Plain`, whose multiply-adds flush.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ class Listing:
     """Counts of one kernel in one build.
 
     Args:
-        instructions: of machine code.
-        multiply_adds: FFMA that keeps subnormals.
-        flushing_multiply_adds: FFMA.FTZ.
+        instructions: instructions of machine code.
+        multiply_adds: FFMA instructions, which keep subnormals.
+        flushing_multiply_adds: FFMA.FTZ instructions.
         flushing: all instructions with .FTZ.
-        registers: of a thread.
+        registers: registers of a thread.
         shared: bytes of shared memory that are fixed at compile time.
         spills: loads from and stores to local memory.
-        ptx_instructions: of PTX; 0 where the file holds no PTX of this kernel.
-        ptx_flushing: those with .ftz.
+        ptx_instructions: instructions of PTX; 0 if the file holds no PTX of this kernel.
+        ptx_flushing: PTX instructions with .ftz.
     """
 
     instructions: int
@@ -55,11 +55,11 @@ class KernelComparison:
     Args:
         kernel: its name, without namespaces.
         architecture: such as "sm_90".
-        modes: which flush modes run it in the ftz build.
+        modes: the flush modes that use it in the ftz build.
         ftz: counts in the ftz build.
         ieee: counts in the ieee build.
-        different: lines of machine code that differ, each at its place; None where the two have different lengths.
-        only_by_ftz: how many of those differ by the modifier .FTZ and nothing else; None likewise.
+        different: number of lines of machine code that differ; None if the two listings have different lengths.
+        only_by_ftz: number of lines that differ only by the modifier .FTZ; None in the same case.
         first: the first lines that differ: (number, ftz, ieee).
     """
 
@@ -80,7 +80,7 @@ def study(only: str | None = None) -> dict[str, Any]:
         only: a word that the names of the kernels must contain.
 
     Returns:
-        {"kernels": [...], "unmatched": [...], "reason": ""}; the reason says why there is nothing where there isn't.
+        {"kernels": [...], "unmatched": [...], "reason": ""}. If nothing can be compared, the reason says why.
     """
     reason = _why_unreadable()
     if reason:
@@ -92,7 +92,7 @@ def study(only: str | None = None) -> dict[str, Any]:
 
 
 def compare_files(ftz: list[Path], ieee: list[Path], only: str | None = None) -> dict[str, Any]:
-    """Compare the kernels of two sets of library or object files; see :func:`study`."""
+    """Compare the kernels of two sets of library or object files; see `study`."""
     of_ieee = {(kernel.architecture, _key(kernel)): (kernel, file) for file in ieee for kernel in _kernels(file)}
     comparisons, unmatched = [], []
     for file in ftz:
@@ -124,7 +124,7 @@ def _kernels(file: Path) -> list[Kernel]:
 
 
 def _key(kernel: Kernel) -> str:
-    """What a kernel and its counterpart in the other build have in common."""
+    """A key that a kernel shares with its counterpart in the other build."""
     return re.sub(r"\bPlain\b", "Ieee", readable(kernel.name))
 
 

@@ -1,9 +1,9 @@
-"""What the flush modes cost: the same kernels in each mode, in turns, on normal and on subnormal numbers.
+"""The cost of the flush modes: the same kernels in each mode, in turns, on normal and on subnormal numbers.
 
-On the CPU a mode is two bits of the register MXCSR, so the same instructions run with them on and off, on one thread,
-and what is compared is processor time. On a GPU a mode is a build, and time is what the GPU's own clock says. Each
-round takes every variant once, so that clocks, temperature and other people's work are the same for all; a ratio is
-taken within a round, and its median and quartiles are over the rounds.
+On the CPU a mode is two bits of the register MXCSR. The same instructions run with the bits on and off, on one thread,
+and the study compares processor time. On a GPU a mode is a build, and the GPU's own clock gives the time. Each round
+runs every variant once, so clock frequency, temperature and other processes affect all variants alike. Ratios are taken
+within a round. The report has their median and quartiles over the rounds.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from fpes.study.operands import SIGMA, Scale, Size, families, members_of, proble
 NORMAL, SUBNORMAL = "normal", "subnormal"
 _UNITS = {NORMAL: 1.0, SUBNORMAL: 2.0**-130}
 _NETWORK_SCALES = {NORMAL: Scale("at 1", 1.0, 1.0), SUBNORMAL: Scale("at 2^-125", 2.0**-125, 2.0**125)}
-_NOTICEABLE = 1.25  # a ratio below makes no sentence: other work on the machine makes as much
-_ELEMENTS = 1 << 14  # of the elementwise cases: 64 KB, less than what malloc maps anew for every call
+_NOTICEABLE = 1.25  # a smaller ratio isn't mentioned: other work on the machine can cause it
+_ELEMENTS = 1 << 14  # of the elementwise cases: 64 KB. malloc maps larger arrays anew for every call
 
 Run = Callable[[], Any]
 Variant = tuple[str, str]  # (operands, mode)
@@ -38,11 +38,11 @@ Variant = tuple[str, str]  # (operands, mode)
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure.
+    """The length of the measurement.
 
     Args:
-        rounds: how often every variant has its turn.
-        seconds: of one variant in a round, at least.
+        rounds: number of rounds. Every variant runs once in each.
+        seconds: minimum time of one variant in a round.
     """
 
     rounds: int
@@ -64,14 +64,14 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Cost:
-    """One kernel.
+    """The cost of one kernel.
 
     Args:
-        kernel: its name.
-        microseconds: of a call, by "operands, mode": the median.
-        to_never: by "operands, mode": time over that of "never" on the same operands.
-        to_normal: by mode: time on subnormal over that on normal operands.
-        zeros: by mode: which part of what comes out is zero, on subnormal operands.
+        kernel: name of the kernel.
+        microseconds: median time of a call, by "operands, mode".
+        to_never: time divided by the time of "never" on the same operands, by "operands, mode".
+        to_normal: time on subnormal operands divided by the time on normal operands, by mode.
+        zeros: fraction of zeros in the result for subnormal operands, by mode.
     """
 
     kernel: str
@@ -85,8 +85,8 @@ def study(size: Size, effort: Effort, only: str | None = None, device: str = "cp
     """Measure on one device.
 
     Args:
-        size: how much a kernel computes.
-        effort: how long to measure.
+        size: sizes of the operands.
+        effort: length of the measurement.
         only: a word that a kernel's name must contain.
         device: "cpu", "cuda" or "cuda:1".
 
@@ -110,12 +110,12 @@ def study(size: Size, effort: Effort, only: str | None = None, device: str = "cp
 
 
 def statements(costs: list[Cost], device: str) -> list[str]:
-    """What the measurement shows, in plain sentences."""
-    return [*_on_subnormals(costs, device), *_on_modes(costs, device), *_on_populations(costs, device)]
+    """The results of the measurement, as sentences."""
+    return [*_on_subnormals(costs, device), *_on_modes(costs), *_on_populations(costs, device)]
 
 
 def processor_seconds(run: Run, calls: int) -> float:
-    """Processor time of so many calls: other processes don't count."""
+    """Processor time of the calls. Other processes don't count."""
     began = time.process_time_ns()
     for _ in range(calls):
         run()
@@ -135,7 +135,7 @@ def _gpu_seconds(run: Run, calls: int) -> float:
 
 
 def _cases(size: Size, device: str) -> Iterator[tuple[str, dict[Variant, Run]]]:
-    """Every kernel: its name, and a call for each kind of operands and mode."""
+    """For every kernel its name, and a call for each kind of operands and each mode."""
     if device == "cpu":
         for name, operation in (("NumPy multiply", np.multiply), ("NumPy add", np.add)):
             yield name, _numpy_calls(operation)
@@ -158,7 +158,7 @@ def _cases(size: Size, device: str) -> Iterator[tuple[str, dict[Variant, Run]]]:
 
 
 def _numpy_calls(operation: Any) -> dict[Variant, Run]:
-    """An operation of NumPy, which knows no modes, with this thread's MXCSR bits on unless the mode is "never"."""
+    """A NumPy operation. NumPy has no modes: the MXCSR bits of this thread are on unless the mode is "never"."""
     ones, out = np.ones(_ELEMENTS, np.float32), _page_aligned(_ELEMENTS)
     calls: dict[Variant, Run] = {}
     for operands, unit in _UNITS.items():
@@ -180,8 +180,10 @@ def _with_flush_bits(on: bool, operation: Any, v: FloatArray, w: FloatArray, out
 
 
 def _page_aligned(count: int) -> FloatArray:
-    """Arrays all at the same place of a page: loads and stores whose addresses differ by whole pages disturb each
-    other, and do so for all variants or for none.
+    """An array at the start of a page.
+
+    Loads and stores whose addresses differ by whole pages slow each other down. With this alignment that affects all
+    variants alike.
     """
     page = 4096
     whole = np.empty(4 * count + page, np.uint8)
@@ -202,7 +204,7 @@ def _bias_add(size: Size, unit: float, flush: str, device: str) -> Run:
 
 
 def _gemm(size: Size, unit: float, flush: str, device: str) -> Run:
-    """Products and sums all of the size of the left operand: where it is subnormal, so is everything."""
+    """All products and sums have the magnitude of the left operand. If it is subnormal, they all are."""
     m, n, k = size.product
     a = to_device(_positive((m, k), unit), device)
     b = to_device((_positive((k, n), 1.0) / np.float32(4 * k)), device)
@@ -221,7 +223,7 @@ def _network_call(name: str, size: Size, scale: Scale, flush: str, device: str) 
 
 
 def _positive(shape: tuple[int, ...], unit: float) -> Any:
-    """Numbers from 1 to 2 times the unit: sums of them don't cancel."""
+    """Numbers from 1 to 2 times the unit, whose sums don't cancel."""
     return (np.random.default_rng(0).uniform(1.0, 2.0, shape) * unit).astype(np.float32)
 
 
@@ -236,7 +238,7 @@ def _measured(name: str, variants: dict[Variant, Run], effort: Effort, clock: Ca
 
 
 def _calls_in(run: Run, seconds: float, clock: Callable[[Run, int], float]) -> int:
-    """How many calls take so long; the first call, which may allocate, doesn't count."""
+    """Number of calls that take this time. The first call isn't counted, because it may allocate."""
     run()
     calls = 1
     while (taken := clock(run, calls)) < seconds / 2:
@@ -264,13 +266,13 @@ def _summary(name: str, times: dict[Variant, list[float]], zeros: dict[str, floa
 
 
 def _ratio(ours: list[float], theirs: list[float]) -> Ratio:
-    """Of the times within each round."""
+    """Ratio of the times within each round."""
     low, median, high = np.percentile(np.divide(ours, theirs), [25, 50, 75])
     return Ratio(float(median), float(low), float(high))
 
 
 def _zeros(variants: dict[Variant, Run]) -> dict[str, float]:
-    """Which part of a result is zero, by mode; for populations, whose fitness isn't, nothing."""
+    """Fraction of zeros in a result, by mode. Populations have no entry: their fitness isn't zero."""
     found = {}
     for flush in FLUSH_MODES:
         result = variants[SUBNORMAL, flush]()
@@ -295,7 +297,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _on_subnormals(costs: list[Cost], device: str) -> list[str]:
-    """Whether subnormal numbers by themselves cost anything: where nothing flushes and nothing is skipped."""
+    """The cost of subnormal numbers themselves, in kernels that skip nothing, in a mode that doesn't flush."""
     plain = [cost for cost in costs if cost.kernel in ("NumPy multiply", "NumPy add", "multiply", "bias_add", "gemm")]
     if not plain:
         return []
@@ -304,24 +306,23 @@ def _on_subnormals(costs: list[Cost], device: str) -> list[str]:
     spread = f"{min(ratios):.2f} to {max(ratios):.2f} times as long as normal ones"
     names = ", ".join(cost.kernel for cost in plain)
     if max(ratios) < _NOTICEABLE:
-        return [f"Subnormal numbers cost nothing on {where}: where nothing flushes, they take {spread} ({names})."]
-    return [f"Subnormal numbers are slow on {where}: where nothing flushes, they take {spread} ({names})."]
+        return [f"Subnormal numbers cost nothing on {where}: without flushing they take {spread} ({names})."]
+    return [f"Subnormal numbers are slow on {where}: without flushing they take {spread} ({names})."]
 
 
-def _on_modes(costs: list[Cost], device: str) -> list[str]:
-    """Whether flushing costs anything by itself: on normal numbers, where all modes compute the same."""
+def _on_modes(costs: list[Cost]) -> list[str]:
+    """The cost of flushing itself, on normal numbers, where all modes give the same results."""
     ratios = [ratio.median for cost in costs for words, ratio in cost.to_never.items() if words.startswith(NORMAL)]
     if not ratios:
         return []
-    switch = "the bits of MXCSR" if device == "cpu" else "the build"
     span = f"{min(ratios):.2f} to {max(ratios):.2f} times the time of never"
     if min(ratios) > 1 / _NOTICEABLE and max(ratios) < _NOTICEABLE:
-        return [f"Flushing by itself costs nothing: on normal numbers, where {switch} change no result, {span}."]
-    return [f"On normal numbers, where {switch} change no result, the modes that flush take {span}."]
+        return [f"Flushing itself costs nothing: on normal numbers, the modes that flush take {span}."]
+    return [f"On normal numbers, where all modes give equal results, the modes that flush take {span}."]
 
 
 def _on_populations(costs: list[Cost], device: str) -> list[str]:
-    """Which population underflow makes fastest, and which one flushing everywhere makes slowest."""
+    """The population that gains most from underflow, and the one that loses most by flushing everywhere."""
     populations = [cost for cost in costs if cost.kernel in families(2)]
     if not populations:
         return []
@@ -329,7 +330,7 @@ def _on_populations(costs: list[Cost], device: str) -> list[str]:
     best = min(populations, key=lambda cost: _to_never(cost, "boundary").median)
     ratio = _to_never(best, "boundary")
     if ratio.high < 1.0:
-        why = ", for zeros are skipped" if device == "cpu" else ""
+        why = ", because zeros are skipped" if device == "cpu" else ""
         said.append(
             f"Underflow makes populations faster{why}: {best.kernel} under boundary takes "
             f"{_in_words(ratio)} the time of never."

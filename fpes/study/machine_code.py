@@ -1,6 +1,7 @@
-"""Reads the code inside the CUDA modules: PTX as text, machine code (SASS) by NVIDIA's disassemblers. No GPU is needed.
+"""Reads the code in the CUDA modules: PTX as text, and machine code (SASS) with NVIDIA's disassemblers.
 
-cuobjdump and nvdisasm come with the CUDA toolkit, or from PyPI: nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm.
+This needs no GPU. cuobjdump and nvdisasm come with the CUDA toolkit, or from PyPI: nvidia-cuda-cuobjdump and
+nvidia-cuda-nvdisasm.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _PTX_ENTRY = re.compile(r"\.(?:entry|func)\s+(?:\([^)]*\)\s*)?([\w$]+)")
 # A line of SASS: its address, a predicate, the instruction, operands; then its encoding.
 _SASS = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)")
 _SASS_TEXT = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;")
-# The encoding's higher half, in a line of its own, and where the cycles to wait before the next instruction are in it.
+# The higher half of the encoding has its own line. It contains the cycles to wait before the next instruction.
 _SASS_REST = re.compile(r"^\s+/\* 0x([0-9a-f]{16}) \*/")
 _STALL_SHIFT, _STALL_MASK = 41, 0xF
 _SASS_FUNCTION = re.compile(r"Function : ([\w$]+)")
@@ -41,10 +42,10 @@ class Kernel:
     Args:
         name: its mangled name.
         architecture: such as "sm_90".
-        instructions: the instructions with their modifiers, in order: "FFMA.FTZ".
-        lines: of machine code, the same with predicates and operands; of PTX empty.
-        addresses: of machine code, of each instruction, as branches name them.
-        stalls: of machine code, the cycles that a warp waits at least after each instruction.
+        instructions: the instructions with their modifiers, in order, such as "FFMA.FTZ".
+        lines: for machine code, the instructions with predicates and operands; for PTX empty.
+        addresses: for machine code, the address of each instruction, as in branches.
+        stalls: for machine code, the minimum number of cycles that a warp waits after each instruction.
     """
 
     name: str
@@ -55,19 +56,19 @@ class Kernel:
     stalls: list[int] = field(default_factory=list)
 
     def using(self, pattern: str) -> list[str]:
-        """Instructions that match a regular expression from their beginning."""
+        """Instructions whose start matches a regular expression."""
         return [i for i in self.instructions if re.match(pattern, i)]
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a kernel occupies.
+    """The resources of a kernel.
 
     Args:
-        registers: of a thread.
-        shared: bytes of a block that are fixed at compile time; what a launch asks for comes on top.
-        stack: bytes of a thread.
-        local: bytes of a thread in local memory.
+        registers: registers of a thread.
+        shared: bytes of a block's shared memory that are fixed at compile time. A launch may add more.
+        stack: bytes of a thread's stack.
+        local: bytes of a thread's local memory.
     """
 
     registers: int
@@ -77,7 +78,7 @@ class Resources:
 
 
 def disassembler() -> str | None:
-    """cuobjdump, of PyPI's nvidia-cuda-cuobjdump or of the PATH; None where there is none."""
+    """Path of cuobjdump, from PyPI's nvidia-cuda-cuobjdump or from PATH; None if it isn't installed."""
     namespace = importlib.util.find_spec("nvidia")
     places = (namespace.submodule_search_locations if namespace is not None else None) or []
     folders = [Path(place) / "cu13" / "bin" for place in places]
@@ -86,31 +87,31 @@ def disassembler() -> str | None:
 
 
 def module_file(build: str) -> Path | None:
-    """The shared library of a build, "ftz" or "ieee"; None where it isn't installed."""
+    """The shared library of a build, "ftz" or "ieee"; None if it isn't installed."""
     spec = importlib.util.find_spec(cuda_modules.MODULES[build])
     return None if spec is None or spec.origin is None else Path(spec.origin)
 
 
 @lru_cache
 def ptx(file: Path) -> list[Kernel]:
-    """Every kernel of every PTX in a library or object file.
+    """All kernels in the PTX of a library or object file.
 
     Raises:
-        FileNotFoundError: there is no cuobjdump.
-        subprocess.CalledProcessError: it can't read the file.
+        FileNotFoundError: cuobjdump isn't installed.
+        subprocess.CalledProcessError: cuobjdump can't read the file.
     """
     return _parsed(_dump("-ptx", file), _PTX_ENTRY, _PTX)
 
 
 @lru_cache
 def sass(file: Path) -> list[Kernel]:
-    """Every kernel of every machine code in a library or object file. Raises what :func:`ptx` raises."""
+    """All kernels in the machine code of a library or object file. Raises what `ptx` raises."""
     return _parsed(_dump("-sass", file), _SASS_FUNCTION, _SASS, _SASS_TEXT)
 
 
 @lru_cache
 def resources(file: Path) -> dict[tuple[str, str], Resources]:
-    """What the kernels of a file occupy, by (architecture, mangled name). Raises what :func:`ptx` raises."""
+    """Resources of the kernels of a file, by (architecture, mangled name). Raises what `ptx` raises."""
     found: dict[tuple[str, str], Resources] = {}
     architecture = name = ""
     for line in _dump("-res-usage", file).splitlines():
@@ -127,14 +128,14 @@ def resources(file: Path) -> dict[tuple[str, str], Resources]:
 
 
 def readable(mangled: str) -> str:
-    """A kernel's name as its source has it, without namespaces and parameters: "gemm_kernel<Tile<2, 2>, Ieee, 4>"."""
+    """A kernel's name as in its source, without namespaces and parameters: "gemm_kernel<Tile<2, 2>, Ieee, 4>"."""
     name = _demangled(mangled)
     name = _QUALIFIER.sub("", name.removeprefix("void "))
     return _without_parameters(name)
 
 
 def _demangled(mangled: str) -> str:
-    """By the C++ library, which has what c++filt calls; the name as it is where that isn't found."""
+    """The demangled name, by the C++ library, as c++filt does it. Without the library, the name itself."""
     demangle = _demangler()
     if demangle is None:
         return mangled
@@ -169,7 +170,7 @@ def _free() -> Any:
 
 
 def _without_parameters(name: str) -> str:
-    """Cuts the list of parameters at the end: the last parenthesis that opens outside angle brackets."""
+    """The name without its list of parameters, which starts at the first parenthesis outside angle brackets."""
     depth = 0
     for i, character in enumerate(name):
         depth += (character == "<") - (character == ">")

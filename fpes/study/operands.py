@@ -1,6 +1,6 @@
-"""The operands that the studies use: the same numbers far from the smallest normal float32, near it, and crowded on it.
+"""The operands of the studies: numbers far from the smallest normal float32, near it, and crowded around it.
 
-2^-126 is the smallest normal float32; smaller numbers are subnormal, and what flushes turns them into zeros.
+2^-126 is the smallest normal float32. Smaller numbers are subnormal, and an operation that flushes replaces them by 0.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from fpes.perturbations import FullRank, LowRank, NodePerturbation, OneLayer, On
 
 SIGMA = 0.1
 _SMALLEST_NORMAL_BITS = 0x0080_0000
-_CROWD = 1024  # units in the last place to either side
+_CROWD = 1024  # units in the last place on either side
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How large the operands are.
+    """The magnitude of the operands.
 
     Args:
-        name: as reports show it.
-        unit: of the numbers of primitives and products; a power of two.
-        scaling: of networks: their activations lie around 1 / scaling.
-        crowded: whether numbers of primitives lie within 1024 units in the last place of 2^-126.
+        name: its name in reports.
+        unit: a power of two, by which operands of primitives and products are multiplied.
+        scaling: scaling of networks. Their activations are about 1 / scaling.
+        crowded: whether operands of primitives lie within 1024 units in the last place of 2^-126.
     """
 
     name: str
@@ -35,14 +35,14 @@ class Scale:
     crowded: bool = False
 
     def numbers(self, rng: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:
-        """Normally distributed numbers times the unit, or a crowd on both sides of 2^-126 and of -2^-126."""
+        """Normally distributed numbers times the unit; if crowded, numbers on both sides of 2^-126 and of -2^-126."""
         if not self.crowded:
             return np.asarray(rng.standard_normal(shape) * self.unit, np.float32)
         bits = rng.integers(_SMALLEST_NORMAL_BITS - _CROWD, _SMALLEST_NORMAL_BITS + _CROWD, shape, np.uint32)
         return np.asarray(bits | rng.integers(0, 2, shape, np.uint32) << np.uint32(31)).view(np.float32)
 
     def factors(self, rng: np.random.Generator, shape: tuple[int, int]) -> FloatArray:
-        """The right operand of a product: of variance 1 / k; in a crowd 1 and -1, so that partial sums stay in it."""
+        """The right operand of a product, of variance 1 / k; if crowded 1 or -1, which keeps partial sums crowded."""
         if self.crowded:
             return np.asarray(rng.choice([-1.0, 1.0], shape), np.float32)
         return np.asarray(rng.standard_normal(shape) / np.sqrt(shape[0]), np.float32)
@@ -57,14 +57,14 @@ SCALES = (
 
 @dataclass(frozen=True)
 class Size:
-    """How much the studies compute.
+    """The sizes of the operands.
 
     Args:
-        network: inputs, widths, outputs.
-        members: of a population, unless its family has blocks of another size.
-        batch: samples.
+        network: inputs, widths and outputs of the network.
+        members: number of members of a population, unless its family has blocks of another size.
+        batch: number of samples.
         product: rows, columns and terms of the matrix product.
-        elements: rows and columns of what an elementwise operation takes.
+        elements: rows and columns of the operands of elementwise operations.
     """
 
     network: tuple[int, ...]
@@ -75,7 +75,7 @@ class Size:
 
     @property
     def name(self) -> str:
-        """The network's sizes."""
+        """The sizes of the network, as reports show them."""
         return "-".join(map(str, self.network))
 
 
@@ -84,7 +84,7 @@ QUICK = Size((49, 32, 32, 10), members=60, batch=32, product=(32, 32, 64), eleme
 
 
 def families(layers: int) -> dict[str, Perturbation]:
-    """Every family of perturbations, by the name that reports show."""
+    """Every family of perturbations, by its name in reports."""
     few = OneLayer(units=(8, *[None] * (layers - 1)))
     return {
         "full rank": FullRank(),
@@ -98,7 +98,7 @@ def families(layers: int) -> dict[str, Perturbation]:
 
 
 def members_of(perturbation: Perturbation, size: Size) -> int:
-    """How many members a population of the family has: those of the size, or one block where there are blocks."""
+    """Number of members of a population: size.members, or one block if the family has blocks."""
     block = getattr(perturbation, "members", None)
     return size.members if block is None else int(block(size.network))
 
@@ -114,7 +114,7 @@ class Problem:
 
 
 def problem(size: Size, scale: Scale, seed: int = 0) -> Problem:
-    """Initial weights, biases of half a unit, inputs of which a fifth aren't zero, as in images; labels at random."""
+    """Initial weights, biases of size 0.5, inputs of which a fifth are nonzero (as in images), and random labels."""
     rng = np.random.default_rng(seed)
     net = LinearNetwork(size.network, scaling=scale.scaling)
     theta = net.init(seed)

@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs nothing else: pictures and style are inside."""
+"""A report as one HTML page, with pictures and style inside."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ summary { cursor: pointer; font-weight: 600 }
 """
 
 _ALT = {
-    "bits": "Which part of each kernel's results differs from flush never, at three scales of operands",
-    "product": "Which part of the partial sums of a matrix product differs from never, by the number of terms",
-    "cost": "Times of every kernel under boundary and always, as multiples of never's",
-    "code": "Instructions of every kernel: the same in both builds, or different",
+    "bits": "Fraction of each kernel's results that differ from flush never, at three scales of operands",
+    "product": "Fraction of the partial sums of a matrix product that differ from never, by the number of terms",
+    "cost": "Times of every kernel under boundary and always, as multiples of the time of never",
+    "code": "Instructions of every kernel: equal in both builds, or different",
 }
 
 
@@ -78,9 +78,9 @@ def _header(report: dict[str, Any]) -> str:
         report["when"],
     ]
     modes = (
-        "<p><b>never</b> keeps subnormal numbers, as IEEE 754 has it. <b>boundary</b> keeps them inside a matrix "
-        "product, and flushes them to zero in every other operation. <b>always</b> flushes in every operation. A "
-        "subnormal number is smaller than 2<sup>-126</sup>, the smallest normal float32.</p>"
+        "<p>A subnormal number is smaller than 2<sup>-126</sup>, the smallest normal float32. <b>never</b> keeps "
+        "subnormal numbers, as IEEE 754 does. <b>boundary</b> keeps them inside a matrix product and flushes them to "
+        "zero in every other operation. <b>always</b> flushes them in every operation.</p>"
     )
     return f"<p>{escape(' · '.join(parts))}</p>\n{modes}"
 
@@ -102,20 +102,20 @@ def _section(title: str, words: str, parts: list[str | None]) -> str:
 
 
 def _folded(title: str, contents: str) -> str:
-    """Behind a line that opens it."""
+    """Contents that a click on the title shows."""
     return f"<details><summary>{escape(title)}</summary>{contents}</details>" if contents else ""
 
 
 def _bits_words(report: dict[str, Any]) -> str:
     size = report["size"]
     return (
-        f"The same operands in every mode. Network {escape(size['network'])}, {size['members']} members, "
-        f"{size['batch']} samples. A gradient is compared bit by bit for the same weights, and by its "
-        "direction for each mode's own ranks."
+        f"Every mode has the same operands. Network {escape(size['network'])}, {size['members']} members, "
+        f"{size['batch']} samples. Gradients are compared bit by bit for the same weights, and by direction for the "
+        "ranks of each mode."
     )
 
 
-_COST_WORDS = "Every variant has its turn in every round. Ratios are taken within a round: median and quartiles."
+_COST_WORDS = "Every variant runs once in every round. Ratios are taken within a round: median and quartiles."
 
 
 def _cost_parts(cost: dict[str, Any], pictures: dict[str, str]) -> list[str | None]:
@@ -127,8 +127,8 @@ def _code_words(code: dict[str, Any]) -> str:
     if code.get("reason"):
         return escape(f"Not compared: {code['reason']}.")
     return (
-        "Each kernel of the build with -ftz=true beside its counterpart in the build with -ftz=false. Shared memory is "
-        "what is fixed at compile time."
+        "Each kernel of the build with -ftz=true beside its counterpart in the build with -ftz=false. Only shared "
+        "memory that is fixed at compile time is counted."
     )
 
 
@@ -191,11 +191,11 @@ def _code(code: dict[str, Any]) -> str:
             both(ftz[name], ieee[name])
             for name in ("ptx_instructions", "ptx_flushing", "registers", "shared", "spills")
         ]
-        lines = ["other length" if n is None else str(n) for n in (kernel["different"], kernel["only_by_ftz"])]
+        lines = ["different lengths" if n is None else str(n) for n in (kernel["different"], kernel["only_by_ftz"])]
         body.append((kernel["kernel"], kernel["modes"], kernel["architecture"], *counts, *lines, *occupied))
     if not body:
         return ""
-    note = "<p>Two numbers: the ftz build, then the ieee build.</p>"
+    note = "<p>If a cell has two numbers, the first is the ftz build and the second the ieee build.</p>"
     return note + _table(head, body) + "".join(map(_first_lines, kernels))
 
 
@@ -208,7 +208,7 @@ def _first_lines(kernel: Row) -> str:
 
 
 def _table(head: tuple[str, ...], body: Sequence[tuple[str, ...]]) -> str:
-    """Columns whose heads begin with # hold numbers; the last one of words may wrap."""
+    """A column whose head begins with # holds numbers. The column "effect" may wrap."""
     if not body:
         return ""
     kinds = ["number" if name.startswith("#") else "" for name in head]

@@ -1,4 +1,4 @@
-"""One report of all studies, as plain data: what `fpes compare-builds` writes as JSON and draws."""
+"""One report of all studies, as plain data. `fpes compare-builds` writes it as JSON and draws it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fpes._backends import cuda_modules
 from fpes.study import bits, code, cost, operands
 
 PARTS = ("bits", "cost", "code")
-QUICK_KERNELS = "gemm"  # of the machine code, whose disassembly takes the longest
+QUICK_KERNELS = "gemm"  # the only kernels whose machine code is compared with --quick; disassembly is slow
 
 Say = Callable[[str], None]
 
@@ -25,12 +25,12 @@ def make(parts: Sequence[str], kernel: str | None, quick: bool, *, device: str, 
         parts: which of PARTS.
         kernel: a word that the names of kernels must contain.
         quick: smaller operands, fewer rounds.
-        device: "cpu", "cuda" or "cuda:1". Bits are computed there, and time is taken there as well as on the CPU.
-        say: called with what is done next.
+        device: "cpu", "cuda" or "cuda:1". Bits are computed on this device. Time is measured on it and on the CPU.
+        say: function that is called with a message before each study.
 
     Returns:
         {"fpes", "when", "machine", "device", "quick", "parts", "size", "sentences", "bits", "cost", "code"}; a part
-        that wasn't asked for is empty. On a GPU also "other_than_cpu": kernels whose bits there aren't the CPU's.
+        that wasn't requested is empty. On a GPU also "other_than_cpu": kernels whose bits differ from the CPU's.
     """
     size = operands.QUICK if quick else operands.WHOLE
     report: dict[str, Any] = {
@@ -62,7 +62,7 @@ def make(parts: Sequence[str], kernel: str | None, quick: bool, *, device: str, 
 
 
 def sentences(report: dict[str, Any]) -> list[str]:
-    """What the report shows, for those who read nothing else."""
+    """The main results of the report, as sentences."""
     return [
         *_on_bits(report["bits"]),
         *_on_devices(report),
@@ -78,7 +78,7 @@ def kernel_names() -> list[str]:
 
 
 def usable_device() -> str:
-    """ "cuda" where a GPU, CuPy and both builds are there; else "cpu"."""
+    """ "cuda" if there are a GPU, CuPy and both builds; else "cpu"."""
     from fpes._backends import backend_named
 
     if len(cuda_modules.builds()) < len(cuda_modules.MODULES):
@@ -91,7 +91,7 @@ def usable_device() -> str:
 
 
 def processor() -> str:
-    """The processor's name as Linux tells it, else its architecture."""
+    """The processor's name from Linux, or else its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -109,9 +109,10 @@ def _on_bits(rows: list[dict[str, Any]]) -> list[str]:
         if kernels and len(equal) == len(kernels):
             said.append(f"Operands {scale.name}: all {len(kernels)} kernels give the same bits in every mode.")
         elif kernels:
-            same = f"; the same in every mode: {', '.join(equal)}" if equal else ""
+            same = f"; equal in every mode: {', '.join(equal)}" if equal else ""
             said.append(
-                f"Operands {scale.name}: {len(kernels) - len(equal)} of {len(kernels)} kernels give other bits{same}."
+                f"Operands {scale.name}: {len(kernels) - len(equal)} of {len(kernels)} kernels give different bits in "
+                f"different modes{same}."
             )
     return [*said, *_on_products(rows), *_on_networks(rows)]
 
@@ -133,7 +134,7 @@ def _on_products(rows: list[dict[str, Any]]) -> list[str]:
         return []
     share = max(row["difference"]["different"] / row["difference"]["elements"] for row in flushed)
     return [
-        f"A matrix product under boundary has the bits of never; under always up to {100 * share:.0f} % of its "
+        f"A matrix product under boundary has the bits of never. Under always up to {100 * share:.0f} % of its "
         f"elements differ, from {flushed[0]['begins']} on."
     ]
 
@@ -163,20 +164,20 @@ def _on_code(found: dict[str, Any]) -> list[str]:
         return [f"Machine code wasn't compared: {found['reason']}."]
     kernels = found["kernels"]
     if not kernels:
-        return ["Machine code: no kernel has such a name."]
+        return ["Machine code: no kernel has this word in its name."]
     compared = [kernel for kernel in kernels if kernel["different"] is not None]
     equal = [kernel for kernel in compared if kernel["different"] == 0]
     alone = [kernel for kernel in compared if 0 < kernel["different"] == kernel["only_by_ftz"]]
     rest = len(kernels) - len(equal) - len(alone)
     return [
-        f"Machine code of {len(kernels)} kernels: {len(equal)} are the same in both builds to the instruction, "
-        f"{len(alone)} differ by .FTZ alone, {rest} were compiled to other instructions.",
+        f"Machine code of {len(kernels)} kernels: {len(equal)} have equal instructions in both builds, {len(alone)} "
+        f"differ only by .FTZ, {rest} compile to different instructions.",
         *_on_product_code(compared),
     ]
 
 
 def _on_product_code(compared: list[dict[str, Any]]) -> list[str]:
-    """The matrix product by itself: its kernels are there for boundary and for always."""
+    """The matrix product, which has kernels for boundary and for always."""
     products = [kernel for kernel in compared if kernel["kernel"].startswith("gemm_kernel")]
     kept = [kernel for kernel in products if kernel["modes"] == "boundary"]
     flushed = [kernel for kernel in products if kernel["modes"] == "always"]
@@ -186,8 +187,8 @@ def _on_product_code(compared: list[dict[str, Any]]) -> list[str]:
         return []
     differing = sorted({kernel["different"] for kernel in flushed})
     return [
-        f"gemm under boundary is gemm under never: {len(kept)} kernels of {', '.join(_lengths(kept))} instructions, "
-        f"all equal. Under always {' or '.join(map(str, differing))} of them differ, FFMA.FTZ in the place of FFMA."
+        f"gemm under boundary has the instructions of never: {len(kept)} kernels of {', '.join(_lengths(kept))} "
+        f"instructions. Under always {' or '.join(map(str, differing))} of them differ: FFMA.FTZ instead of FFMA."
     ]
 
 

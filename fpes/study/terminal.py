@@ -31,7 +31,7 @@ def show(report: dict[str, Any], console: Console) -> None:
 
 
 def share(row: Row) -> str:
-    """Which part of the elements differs, in per cent; one element of many isn't 0.0."""
+    """The percentage of elements that differ. A single element of many doesn't show as 0.0."""
     found = row["difference"]
     if not found["different"]:
         return "-"
@@ -70,7 +70,7 @@ def _bits(rows: list[Row]) -> Table:
 
 
 def _row(rows: list[Row], kernel: str, operands: str, mode: str) -> Row:
-    """The comparison of a mode with never."""
+    """The row that compares a mode with never."""
     return next(
         row
         for row in rows
@@ -80,9 +80,9 @@ def _row(rows: list[Row], kernel: str, operands: str, mode: str) -> Row:
 
 def _effects(rows: list[Row]) -> Table:
     table = _table(
-        "What the differences do to a population",
-        "Against never: correlation of the members' ranks, and cosine of the angle between the gradients from each "
-        "mode's own ranks. No number: in one mode all members are equal.",
+        "Effect of the differences on a population",
+        "Comparison with never: correlation of the members' ranks, and cosine between the gradients with the ranks of "
+        "each mode. An empty cell means that in one mode all members are equal.",
     )
     table.add_column("family", no_wrap=True)
     table.add_column("operands")
@@ -113,8 +113,8 @@ def _number(value: float | None) -> str:
 def _cost(cost: Row) -> Table:
     table = _table(
         f"Cost, {cost['device']}: {cost['clock']}",
-        "Boundary, always: times as multiples of never's, on subnormal numbers. Subnormal: never's time over its "
-        "time on normal numbers. Medians, and half of the distance between the quartiles.",
+        "boundary, always: time on subnormal numbers, divided by the time of never. subnormal: time of never on "
+        "subnormal numbers, divided by its time on normal numbers. Median ± half the distance of the quartiles.",
     )
     table.add_column("kernel")
     for name in ("never, us", "subnormal", "boundary", "always"):
@@ -136,14 +136,14 @@ def ratio(found: dict[str, float]) -> str:
 
 
 def short_ratio(found: dict[str, float]) -> str:
-    """A ratio with half of the distance between its quartiles."""
+    """A ratio with half the distance of its quartiles."""
     return f"{found['median']:.2f} ± {(found['high'] - found['low']) / 2:.2f}"
 
 
 def _code(kernels: list[Row]) -> Table:
     table = _table(
         "Code: the ftz build beside the ieee build",
-        "Differ: lines of machine code that differ; by .FTZ: those that differ by that modifier alone.",
+        "differ: lines of machine code that differ. by .FTZ: lines that differ only by this modifier.",
     )
     table.add_column("kernel", overflow="fold")
     table.add_column("modes")
@@ -166,5 +166,5 @@ def _code(kernels: list[Row]) -> Table:
 
 
 def both(ftz: int, ieee: int) -> str:
-    """One number where the builds agree, else both: ftz, ieee."""
+    """One number if the builds agree, else both: ftz, ieee."""
     return str(ftz) if ftz == ieee else f"{ftz}, {ieee}"

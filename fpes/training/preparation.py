@@ -69,7 +69,7 @@ def prepare(strategy: Strategy, run: Run, data: Dataset, settings: TrainingSetti
 
 
 def _checked_data(strategy: Strategy, run: Run, data: Dataset) -> dict[str, Any]:
-    """Its fingerprint."""
+    """The fingerprint of the data, if they fit the network and the run."""
     if not isinstance(data, Dataset):
         raise TypeError(f"data is a {type(data).__name__}, expected a fpes.datasets.Dataset")
     net = strategy.net
@@ -101,7 +101,7 @@ def _check_steps(strategy: Strategy, session: Session) -> None:
 
 
 def _batch(run: Run, data: Dataset, settings: TrainingSettings) -> int:
-    """That of the run goes on with other data, where these are fewer too."""
+    """The size of a minibatch. A size from the run's settings is lowered if the data have fewer samples."""
     if settings.batch is None or settings.batch == run.settings.batch:
         return min(settings.batch or _DEFAULT_BATCH, len(data.x_train))
     return settings.batch
@@ -115,7 +115,7 @@ def _checked_groups(strategy: Strategy, groups: int) -> int:
 
 
 def _checked_loss(data: Dataset, settings: TrainingSettings) -> Loss:
-    """That of the run, whose targets these data have."""
+    """The loss of the settings, if it suits the targets of these data."""
     natural = "squared_error" if data.classes is None else "cross_entropy"
     loss = loss_named(natural if settings.loss is None else settings.loss)
     for part, y in (("y_train", data.y_train), ("y_valid", data.y_valid), ("y_test", data.y_test)):

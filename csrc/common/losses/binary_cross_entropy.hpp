@@ -1,4 +1,4 @@
-// Several labels, each true or not by itself: the mean over outputs of the cross-entropy of a sigmoid, in nats,
+// Several independent labels, each true or false: the mean over outputs of the cross-entropy of a sigmoid, in nats,
 //
 //     -t log(s(v)) - (1 - t) log(1 - s(v))  =  max(v, 0) - v t + log(1 + exp(-|v|)),       s(v) = 1 / (1 + exp(-v)).
 //
@@ -27,7 +27,7 @@ struct BinaryCrossEntropy {
     }
 
    private:
-    // t, or NaN where it isn't in 0 ... 1: nobody can refuse it on a GPU without waiting for its value.
+    // t, or NaN if t isn't in 0 ... 1. A GPU can't refuse it without waiting for its value.
     template <class F>
     static FPES_IN_KERNEL F probability(F t) {
         const F low = select(less(t, splat<F>(0.0f)), splat<F>(not_a_number), t);

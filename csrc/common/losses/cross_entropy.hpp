@@ -9,7 +9,7 @@ FPES_NAMESPACE_BEGIN
 struct CrossEntropy {
     using Target = Label;
 
-    // The largest output is taken out of the sum, so no exponential overflows.
+    // The largest output is subtracted first, so no exponential overflows.
     template <class F, class Outputs, class TargetOf>
     static FPES_IN_KERNEL F of(int count, float, Outputs& outputs, const TargetOf& target) {
         F largest = outputs.first(0);

@@ -1,12 +1,11 @@
-// The losses that there are. Whatever needs a list of them is made of this one: the enum, its names in Python, the
-// choice among the functions (losses.hpp).
+// The list of losses. It generates the enum, its names in Python, and the choice among the functions (losses.hpp).
 #pragma once
 
 #include <cstdint>
 
 #include "../target.hpp"
 
-// each(name, type): the name that users write, and the type that computes it, in a file of its own.
+// each(name, type): the name that users write, and the type that computes the loss, in its own file.
 // clang-format off
 #define FPES_LOSSES(each)             \
     each(cross_entropy, CrossEntropy) \
@@ -22,7 +21,7 @@ enum class Loss : int {
 #undef FPES_LOSS
 };
 
-// What a sample's outputs are compared with: a type of target says which numbers an array of targets holds.
+// Types of targets. A type of target defines the numbers in an array of targets.
 struct Label {  // one class: std::int32_t [rows]
     using Number = std::int32_t;
     static constexpr bool each_output = false;
@@ -35,8 +34,8 @@ struct Values {  // a number for each output: float [rows, outputs]
 // The targets of many rows, for one loss.
 struct Targets {
     Loss loss;
-    const void* numbers;  // of the loss's type of target; null where no loss is wanted
-    float share;          // of an output in a mean over them: 1 / outputs, rounded
+    const void* numbers;  // of the loss's type of target; null if no loss is computed
+    float share;          // weight of an output in a mean over outputs: 1 / outputs, rounded
 };
 
 }  // namespace fpes

@@ -6,16 +6,16 @@
 //         static F of(int count, float share, Outputs& outputs, const TargetOf& target);
 //     };
 //
-// F is a float vector of the concept in scalar.hpp, and a lane of it is a sample. So the same text serves the vectors
-// of the CPU and the threads of a GPU, and sums over outputs run in order of output on both, whatever the lanes.
+// F is a float vector of the concept in scalar.hpp, with one sample in each lane. So the same code serves the vectors
+// of the CPU and the threads of a GPU. Sums over outputs run in order of output on both, for any number of lanes.
 //
-//   - outputs.first(j) is output j. It is called once for each j = 0 ... count - 1, in this order: some callers compute
-//     the outputs meanwhile. Afterwards outputs(j) is the same again.
-//   - target(j) is the number that output j is compared with; of a Label, target.chosen() is the output of the label,
-//     and may be asked for once all outputs have been seen.
-//   - share is 1 / count: a mean is a sum times it.
+//   - outputs.first(j) is output j. Call it once for each j = 0 ... count - 1, in this order, because some callers
+//     compute the outputs in these calls. Afterwards outputs(j) returns the same value.
+//   - target(j) is the target of output j. For a Label, target.chosen() is the output at the label. Call it after all
+//     calls of outputs.first().
+//   - share is 1 / count: a mean is a sum times share.
 //
-// Operations are plain ones, outside a matrix product: they flush in every mode but "never".
+// Operations are outside a matrix product: they flush in every mode except "never".
 #pragma once
 
 #include "binary_cross_entropy.hpp"

@@ -1,4 +1,4 @@
-// Every weight and bias has noise of its own (OpenAI-ES): w' = fma(z, +-sigma unit, w).
+// Every weight and bias has its own noise (OpenAI-ES): w' = fma(z, +-sigma unit, w).
 #pragma once
 
 #include "family.hpp"

@@ -1,4 +1,4 @@
-// A change of the weights of low rank, which is never formed (EGGROLL): w' = w +- sigma A B^T / sqrt(rank).
+// A low-rank change of the weights, which is never written to memory (EGGROLL): w' = w +- sigma A B^T / sqrt(rank).
 #pragma once
 
 #include <cmath>

@@ -1,5 +1,5 @@
 // Noise on the pre-activations, one draw for each member and sample, in units of the network's own scale. Weights and
-// biases stay as they are.
+// biases aren't perturbed.
 #pragma once
 
 #include "family.hpp"

@@ -1,4 +1,4 @@
-// The families of perturbations that there are.
+// The list of families of perturbations.
 #pragma once
 
 #include <optional>
