@@ -24,7 +24,7 @@ thread_local Interruption* innermost = nullptr;
 }  // namespace
 
 Interruption::Interruption(bool (*asked)() noexcept)
-    : asked_(asked), caller_(pthread_self()), outer_(innermost), next_(milliseconds() + interval) {
+    : caller_(pthread_self()), asked_(asked), outer_(innermost), next_(milliseconds() + interval) {
     innermost = this;
 }
 
