@@ -10,7 +10,7 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from fpes import _checks
-from fpes._backends import Array, Backend
+from fpes._backends import Array, Backend, Moments
 from fpes._backends.cuda_arrays import gpu_of
 from fpes.members import Seen
 from fpes.network import LinearNetwork
@@ -70,6 +70,9 @@ class Evaluation(NDArrayOperatorsMixin):
     An Evaluation belongs to its population and its batch. ES.tell() and Population.gradient() take it, and refuse the
     Evaluation of another population. For node perturbation it holds a full copy of the inputs. Later changes of the
     arrays that it was computed from have no effect on it.
+
+    On a GPU an Evaluation knows the stream that computed it. Calls of fpes that take it, and everything that is taken
+    from it, follow that work, also if CuPy's current stream is another one.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class Evaluation(NDArrayOperatorsMixin):
         fitness: Array | None = None,
         *,
         pairs: tuple[int, int] | None = None,
+        made_of: Moments = (),
     ):
         self._backend = backend
         self._origin = origin
@@ -88,29 +92,38 @@ class Evaluation(NDArrayOperatorsMixin):
         self._pairs = pairs or (0, origin.size // 2)
         self._values = values
         self._fitness = fitness
+        self._made = backend.made(made_of)
 
     @property
     def values(self) -> Array:
         """The array itself, not a copy: float [size], or [size, batch] if each sample has its own fitness."""
+        self._backend.follow(self._made)
         return self._values
 
     @property
     def fitness(self) -> Array:
         """One number for each member, [size]: the values, or their mean over the batch."""
-        if self._values.ndim == 1:
-            return self._values
+        values = self.values
+        if values.ndim == 1:
+            return values
         if self._fitness is None:
-            self._fitness = self._values.mean(axis=1, dtype=np.float64).astype(np.float32)
+            with self._backend.using(self._made):
+                self._fitness = values.mean(axis=1, dtype=np.float64).astype(np.float32)
+            self._made = self._backend.made(self._made)
         return self._fitness
 
     @property
     def losses(self) -> Array | None:
         """Minus the values of each sample, [size, batch], a new array; None if each member has one number."""
-        return negated(self._values.copy()) if self._values.ndim == 2 else None
+        if self._values.ndim != 2:
+            return None
+        with self._backend.using(self._made):
+            return negated(self._values.copy())
 
     @property
     def centre_losses(self) -> Array | None:
         """Losses of the unperturbed network, [groups, batch], for OneUnit; None for other perturbations."""
+        self._backend.follow(self._made)
         centre = self._seen.centre
         return None if centre is None else centre.reshape(self.groups, self.samples)
 
@@ -141,7 +154,7 @@ class Evaluation(NDArrayOperatorsMixin):
             ValueError: wrong shape.
         """
         array = checked_fitness("values", values, self._backend, members_of(self._pairs), self.samples)
-        return Evaluation(self._backend, self._origin, self._seen, array, pairs=self._pairs)
+        return Evaluation(self._backend, self._origin, self._seen, array, pairs=self._pairs, made_of=self._made)
 
     def check_belongs_to(self, origin: Origin) -> None:
         """Refuse the evaluation of another population.
@@ -149,6 +162,7 @@ class Evaluation(NDArrayOperatorsMixin):
         Raises:
             ValueError: the population is another one; the message names the difference.
         """
+        self._backend.follow(self._made)
         difference = self._origin.difference(origin)
         if difference is not None:
             raise ValueError(
@@ -173,29 +187,36 @@ class Evaluation(NDArrayOperatorsMixin):
         """The batch, for Population.gradient()."""
         return self._seen
 
+    @property
+    def made(self) -> Moments:
+        """When its arrays were there, on streams of a GPU; for Population.gradient() too."""
+        return self._made
+
     # --- as an array --------------------------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
-        return f"Evaluation({self._values!r}, groups={self.groups}, samples={self.samples})"
+        return f"Evaluation({self.values!r}, groups={self.groups}, samples={self.samples})"
 
     def __len__(self) -> int:
         return len(self._values)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._values)
+        return iter(self.values)
 
     def __getitem__(self, index: Any) -> Any:
-        return self._values[index]
+        return self.values[index]
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        self._values[index] = value
+        with self._backend.using(moments_of(self, value)):
+            self._values[index] = plain(value)
+        self._made = self._backend.made(self._made)
 
     def __bool__(self) -> bool:
-        return bool(self._values)
+        return bool(self.values)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         # A CuPy array raises an error that explains how to copy it to the host.
-        array: np.ndarray = np.asarray(self._values, dtype)
+        array: np.ndarray = np.asarray(self.values, dtype)
         if array is self._values:
             return np.array(array) if copy else array
         if copy is False:
@@ -203,21 +224,27 @@ class Evaluation(NDArrayOperatorsMixin):
         return array
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
-        if "out" in options:
-            options["out"] = tuple(plain(array) for array in options["out"])
-        result = getattr(ufunc, method)(*(plain(value) for value in inputs), **options)
+        outputs = options.get("out", ())
+        if outputs:
+            options["out"] = tuple(plain(array) for array in outputs)
+        made = moments_of(*inputs, *outputs)
+        with self._backend.using(made):
+            result = getattr(ufunc, method)(*(plain(value) for value in inputs), **options)
+        for array in outputs:
+            if isinstance(array, Evaluation):
+                array._made = self._backend.made(made)
         if result is self._values:
             return self
         same_batch = all(value.seen is self._seen for value in inputs if isinstance(value, Evaluation))
         if same_batch and getattr(result, "shape", None) == self._values.shape and result.dtype.kind == "f":
-            return Evaluation(self._backend, self._origin, self._seen, result, pairs=self._pairs)
+            return Evaluation(self._backend, self._origin, self._seen, result, pairs=self._pairs, made_of=made)
         return result
 
     def __getattr__(self, name: str) -> Any:
         """Attributes of the array: shape, dtype, mean(), argmax(), and the protocols of GPU libraries."""
         if name == "_values" or (name.startswith("__") and name not in _SHARING):
             raise AttributeError(f"'Evaluation' object has no attribute {name!r}")
-        return getattr(self._values, name)
+        return getattr(self.values, name)
 
 
 def members_of(pairs: tuple[int, int]) -> int:
@@ -243,3 +270,8 @@ def checked_fitness(name: str, value: Any, backend: Backend, size: int, samples:
 def plain(array: Any) -> Any:
     """The values of an Evaluation; anything else unchanged."""
     return array.values if isinstance(array, Evaluation) else array
+
+
+def moments_of(*arrays: Any) -> Moments:
+    """When the Evaluations among these were there."""
+    return tuple(moment for array in arrays if isinstance(array, Evaluation) for moment in array.made)

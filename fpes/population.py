@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from fpes import _checks
 from fpes._backends import Array, Minibatch, backend_of
 from fpes._modes import ieee_mode
 from fpes.devices import to_host
-from fpes.evaluation import Evaluation, Origin, checked_fitness, members_of, negated, plain
+from fpes.evaluation import Evaluation, Origin, checked_fitness, members_of, moments_of, negated, plain
 from fpes.losses import checked_targets, loss_named
 from fpes.members import Centre
 from fpes.minibatch import checked_minibatch
@@ -63,7 +64,8 @@ class Population:
             raise TypeError(f"net is a {type(net).__name__}, expected a LinearNetwork")
         self.net = net
         self._backend = backend_of(theta=theta)
-        self.theta = self._backend.finite("theta", theta, (net.parameters,))
+        self._theta = self._backend.finite("theta", theta, (net.parameters,))
+        self._made = self._backend.made()
         self.size = _checked_even("size", size)
         self.sigma = _checked_sigma(sigma)
         self.perturbation = FullRank() if perturbation is None else checked_perturbation(perturbation)
@@ -71,7 +73,7 @@ class Population:
         self.seed = _checks.integer("seed", seed, 0, LARGEST_SEED)
         self.generation = _checks.integer("generation", generation, 0, LARGEST_WORD)
         self._members = self.perturbation.around(
-            Centre(self._backend, net._call(self.theta), self.size, self.sigma, self.seed, self.generation)
+            Centre(self._backend, net._call(self._theta), self.size, self.sigma, self.seed, self.generation)
         )
 
     def __repr__(self) -> str:
@@ -79,6 +81,12 @@ class Population:
             f"Population({self.net!r}, size={self.size}, sigma={self.sigma}, perturbation={self.perturbation!r}, "
             f"seed={self.seed}, generation={self.generation})"
         )
+
+    @property
+    def theta(self) -> Array:
+        """The parameters, float32 [net.parameters]: the array that was given, or a copy if that had gaps."""
+        self._backend.follow(self._made)
+        return self._theta
 
     def evaluate(
         self,
@@ -141,11 +149,12 @@ class Population:
         if sample_weights is not None:
             weights = self._backend.finite("sample_weights", sample_weights, batch.samples)
         most = _checked_chunk(chunk)
-        seen = self._members.see(batch, some, losses=True)
-        losses = self._backend.empty((members_of(some), batch.size)) if per_sample else None
-        fitness = self._members.evaluate(
-            batch, seen, some, targets=targets, sample_weights=weights, losses=losses, chunk=most
-        )
+        with self._using():
+            seen = self._members.see(batch, some, losses=True)
+            losses = self._backend.empty((members_of(some), batch.size)) if per_sample else None
+            fitness = self._members.evaluate(
+                batch, seen, some, targets=targets, sample_weights=weights, losses=losses, chunk=most
+            )
         values = fitness if losses is None else negated(losses)
         return Evaluation(self._backend, self.origin, seen, values, fitness, pairs=some)
 
@@ -155,8 +164,10 @@ class Population:
         """As evaluate(), with the caller's fitness function."""
         self._check_device(x=x)
         batch, most = self._checked_batch(x), _checked_chunk(chunk)
-        seen = self._members.see(batch, pairs, losses=False)
-        outputs, name = self._members.outputs(batch, seen, pairs, most), "what the fitness function gives"
+        with self._using():
+            seen = self._members.see(batch, pairs, losses=False)
+            outputs = self._members.outputs(batch, seen, pairs, most)
+        name = "what the fitness function gives"
         values = [
             checked_fitness(name, fitness(outputs[members], targets), self._backend, len(outputs[members]), batch.size)
             for members, targets in self._calls(batch, pairs, y)
@@ -212,9 +223,10 @@ class Population:
         targets = None
         if chosen is not None and self.perturbation.weights_samples:
             targets = checked_targets(chosen, self._backend, y, batch.samples, self.net.classes)
-        seen = self._members.completed(batch, None if part is None else part.seen, targets)
+        with self._using(part):
+            seen = self._members.completed(batch, None if part is None else part.seen, targets)
         values = checked_fitness("fitness", fitness, self._backend, self.size, batch.size)
-        return Evaluation(self._backend, self.origin, seen, values)
+        return Evaluation(self._backend, self.origin, seen, values, made_of=moments_of(part))
 
     def forward(self, x: Array, *, pairs: tuple[int, int] | None = None, chunk: int | None = None) -> Array:
         """Outputs of every member.
@@ -235,7 +247,8 @@ class Population:
         some = self._checked_pairs(pairs)
         batch = self._checked_batch(x)
         most = _checked_chunk(chunk)
-        return self._members.outputs(batch, self._members.see(batch, some, losses=False), some, most)
+        with self._using():
+            return self._members.outputs(batch, self._members.see(batch, some, losses=False), some, most)
 
     def member(self, i: int, evaluation: Evaluation | None = None) -> Array:
         """Parameters of member i.
@@ -259,7 +272,8 @@ class Population:
         index = _checks.integer("i", i, 0, self.size - 1)
         if evaluation is not None:
             evaluation.check_belongs_to(self.origin)
-        return self._members.member(index, None if evaluation is None else evaluation.seen)
+        with self._using(evaluation):
+            return self._members.member(index, None if evaluation is None else evaluation.seen)
 
     def gradient(self, weights: Any, evaluation: Evaluation | None = None) -> Array:
         """The ES estimate of the gradient: 1 / (size sigma) times the sum of weight times perturbation.
@@ -368,7 +382,8 @@ class Population:
             evaluation.check_covers(pairs)
         values = plain(weights)
         self._check_device(weights=values)
-        return self._members.gradient(values, None if evaluation is None else evaluation.seen, pairs, exact=exact)
+        with self._using(weights, evaluation):
+            return self._members.gradient(values, None if evaluation is None else evaluation.seen, pairs, exact=exact)
 
     @property
     def origin(self) -> Origin:
@@ -377,9 +392,13 @@ class Population:
             self.net, self.theta, self.size, self.sigma, self.perturbation, seed=self.seed, generation=self.generation
         )
 
+    def _using(self, *evaluations: Any) -> AbstractContextManager[None]:
+        """Around work that uses the parameters, and what Evaluations among these hold."""
+        return self._backend.using((*self._made, *moments_of(*evaluations)))
+
     def _check_device(self, **arrays: Any) -> None:
         """Refuse arrays on another device than theta."""
-        backend_of(theta=self.theta, **arrays)
+        backend_of(theta=self._theta, **arrays)
 
     def _checked_batch(self, x: Array) -> Minibatch:
         return checked_minibatch(self._backend, x, self.net.features, self.size // 2, max(self.net.sizes[1:]))

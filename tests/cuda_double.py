@@ -61,6 +61,7 @@ class CpuKernels:
         def call(execution, *arguments):
             assert execution.workspace_bytes >= WORKSPACE
             self.calls.append((name, execution))
+            fake_cupy.state.work()
             if self.failure:
                 raise CudaError(*self.failure)
             function(_settings.execution(), *_as_the_cpu_takes_them(name, arguments))

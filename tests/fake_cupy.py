@@ -2,14 +2,15 @@
 
 Together with CUDA modules that compute on host memory, it lets the CUDA backend's own code run as it is. It has only
 what that code uses of CuPy, under the same names (a test compares them with the real CuPy where that is installed), and
-is stricter than a GPU where that finds mistakes: fresh memory holds NaNs, scratch memory ends in guard bytes, and
-everything that would wait for a device is noted.
+is stricter than a GPU where that finds mistakes: fresh memory holds NaNs, scratch memory ends in guard bytes,
+everything that would wait for a device is noted, and so is what each stream has waited for.
 """
 
 from __future__ import annotations
 
 import ctypes
 import math
+from collections import Counter, defaultdict
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -34,6 +35,20 @@ class State:
         self.no_device = None  # an error of getDeviceCount
         self.capturing = set()  # streams
         self.default_stream_blocked = False  # by a capture of another stream
+        self.all_done = False  # whether the device has done everything so far
+        self.known = defaultdict(Counter)  # of each stream: how much of every stream's work is done before its next
+
+    def work(self):
+        """Something is put on the current stream."""
+        self.known[self.stream.ptr][self.stream.ptr] += 1
+
+    def follows(self, later, earlier):
+        """Whether the next work of a stream comes after all that another one has been given."""
+        return self.known[later][earlier] == self.known[earlier][earlier]
+
+    def check_not_captured(self, stream):
+        if stream in self.capturing or (stream == 0 and self.default_stream_blocked):
+            raise CUDARuntimeError("cudaErrorStreamCaptureIsolation: the event isn't of this capture")
 
 
 class OutOfMemoryError(MemoryError):
@@ -61,6 +76,8 @@ class Stream:
         self.ptr = ptr
 
     def wait_event(self, event):
+        state.check_not_captured(self.ptr)
+        state.known[self.ptr] |= event.known
         state.events.append(("wait", self.ptr, event.recorded_on))
 
     def synchronize(self):
@@ -73,6 +90,12 @@ class Event:
 
     def record(self, stream=None):
         self.recorded_on = (stream or state.stream).ptr
+        state.check_not_captured(self.recorded_on)
+        self.known = Counter(state.known[self.recorded_on])
+
+    @property
+    def done(self):
+        return state.all_done
 
 
 class UnownedMemory:
@@ -146,7 +169,14 @@ class ndarray:  # noqa: N801 - CuPy's name
         return ndarray._of(self._host[index])
 
     def __setitem__(self, index, value):
-        self._host[index] = value
+        state.work()
+        self._host[index] = _on_host(value)
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=(), **options):
+        state.work()
+        options |= {"out": tuple(map(_on_host, out))} if out else {}
+        result = getattr(ufunc, method)(*map(_on_host, inputs), **options)
+        return out[0] if out else ndarray._of(result)
 
     def __add__(self, other):
         return ndarray._of(self._host + other._host)
@@ -157,7 +187,15 @@ class ndarray:  # noqa: N801 - CuPy's name
     def view(self, dtype):
         return ndarray._of(self._host.view(dtype))
 
+    def mean(self, axis=None, dtype=None):
+        state.work()
+        return ndarray._of(self._host.mean(axis=axis, dtype=dtype))
+
+    def astype(self, dtype):
+        return ndarray._of(self._host.astype(dtype))
+
     def copy(self):
+        state.work()
         return ndarray._of(self._host.copy())
 
     def any(self):
@@ -194,12 +232,17 @@ class ndarray:  # noqa: N801 - CuPy's name
         raise TypeError("Implicit conversion to a NumPy array is not allowed.")
 
 
+def _on_host(value):
+    return value._host if isinstance(value, ndarray) else value
+
+
 def empty(shape, dtype=float):
     _check_room(math.prod(shape) * np.dtype(dtype).itemsize)
     return ndarray(shape, dtype)
 
 
 def asarray(host):
+    state.work()
     array = empty(host.shape, host.dtype)
     array._host[...] = host
     return array

@@ -321,6 +321,26 @@ def test_dlpack_is_taken_without_a_copy_and_told_our_stream(modules):
     assert population(theta).theta.data.ptr == theta.array.data.ptr
 
 
+def test_the_allocator_of_pytorch_is_told_which_stream_uses_a_tensor(modules, monkeypatch):
+    class TorchTensor(Tensor):
+        device, told = "cuda:0", None
+
+        def record_stream(self, stream):
+            self.told = stream
+
+    cuda = SimpleNamespace(
+        ExternalStream=lambda handle, device: (handle, device), default_stream=lambda device: ("default", device)
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(Tensor=TorchTensor, cuda=cuda))
+    tensor = TorchTensor(on_gpu(X))
+    fpes.multiply(tensor, 2.0)
+    assert tensor.told == ("default", "cuda:0")
+    with fake_cupy.on_stream(0x55):
+        fpes.multiply(tensor, 2.0)
+    assert tensor.told == (0x55, "cuda:0")
+    fpes.multiply(Tensor(on_gpu(X)), 2.0)
+
+
 def test_dlpack_on_the_cpu_is_not_taken_for_a_gpu_array():
     with pytest.raises(TypeError, match=r"a is a test_devices\.Tensor that NumPy can't read"):
         fpes.gemm(Tensor(on_gpu(X), device=1), X.T)

@@ -10,6 +10,7 @@ from typing import Any
 from fpes._backends.base import Backend
 from fpes._backends.cpu import CpuBackend
 from fpes._backends.cuda_arrays import gpu_of
+from fpes._backends.cuda_streams import Moments
 from fpes._backends.description import (
     Array,
     NetworkCall,
@@ -26,6 +27,7 @@ __all__ = [
     "Array",
     "Backend",
     "Minibatch",
+    "Moments",
     "NetworkCall",
     "PerturbationSpec",
     "PopulationCall",

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from fpes import _checks
+from fpes._backends.cuda_streams import Moments
 from fpes._backends.description import Array, NetworkCall, PopulationCall, Targets, UnitCall, UnitState
 from fpes._backends.minibatch import Minibatch
 
@@ -85,6 +87,23 @@ class Backend(ABC):
     @abstractmethod
     def address(self, array: Array) -> int:
         """The address of an array's first element, as the C++ modules take it."""
+
+    # --- what differs: in which order calls are done ------------------------------------------------------------------
+
+    @abstractmethod
+    def made(self, of: Moments = ()) -> Moments:
+        """What to note with arrays that are kept for later calls, once the work that fills them has been begun.
+
+        `of`: what was noted with those that are kept along with them, or changed.
+        """
+
+    @abstractmethod
+    def follow(self, made: Moments) -> None:
+        """Do what is begun from now on after the work that fills such arrays."""
+
+    @abstractmethod
+    def using(self, made: Moments) -> AbstractContextManager[None]:
+        """Around work that uses such arrays: it follows their own, and their memory isn't reused before it is done."""
 
     # --- what differs: how functions run ------------------------------------------------------------------------------
 

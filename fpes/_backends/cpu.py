@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from fpes import _checks, _cpu, _settings
 from fpes._backends.base import Backend, Shape
+from fpes._backends.cuda_streams import Moments
 from fpes._backends.description import Array, PopulationCall, UnitCall
 from fpes._backends.minibatch import Minibatch
 
@@ -53,6 +55,15 @@ class CpuBackend(Backend):
 
     def address(self, array: Array) -> int:
         return int(array.ctypes.data)
+
+    def made(self, of: Moments = ()) -> Moments:
+        return ()
+
+    def follow(self, made: Moments) -> None:
+        """Every call has done its work when it returns."""
+
+    def using(self, made: Moments) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def module(self, flush: str | None) -> ModuleType:
         return _cpu

@@ -19,6 +19,7 @@ from fpes._backends import cuda_modules
 from fpes._backends.base import Backend, Shape
 from fpes._backends.cuda_arrays import as_cupy, import_cupy
 from fpes._backends.cuda_errors import out_of_memory, translated
+from fpes._backends.cuda_streams import Moments, Streams
 from fpes._backends.description import Array, PopulationCall, UnitCall, UnitState
 from fpes._backends.minibatch import Minibatch
 
@@ -55,6 +56,7 @@ class CudaBackend(Backend):
         self.device = f"cuda:{index}"
         self._cupy = cupy
         self._index = index
+        self._streams = Streams(cupy, self.device)
 
     def adopt(self, name: str, value: Any) -> Array:
         with self._current():
@@ -95,19 +97,32 @@ class CudaBackend(Backend):
     def address(self, array: Array) -> int:
         return int(array.data.ptr)
 
+    def made(self, of: Moments = ()) -> Moments:
+        with self._current():
+            return self._streams.now(of)
+
+    def follow(self, made: Moments) -> None:
+        with self._current():
+            self._streams.follow(made)
+
+    @contextmanager
+    def using(self, made: Moments) -> Iterator[None]:
+        with self._current(), self._streams.using(made):
+            yield
+
     def module(self, flush: str | None) -> ModuleType:
         return cuda_modules.any_module() if flush is None else cuda_modules.module_for(flush)
 
     def run(self, module: ModuleType, function: str, *arguments: Any) -> None:
         with self._current(), translated(module, self._index):
-            stream = self._cupy.cuda.get_current_stream().ptr
+            stream = self._cupy.cuda.get_current_stream()
             size = self._workspace_of(module, function, *arguments)
             if size:
                 self._refuse_capture(stream)
             with self._room_for(size, "scratch memory: use a smaller chunk or batch"):
                 workspace = self._cupy.cuda.alloc(size)
             # The pool gives this memory to later work on the same stream only, so it may go before the kernels end.
-            where = module.Execution(self._index, stream, workspace.ptr, size)
+            where = module.Execution(self._index, stream.ptr, workspace.ptr, size)
             getattr(module, function)(where, *arguments)
 
     def pairs_per_call(self, population: PopulationCall, batch: Minibatch) -> int:
@@ -141,17 +156,12 @@ class CudaBackend(Backend):
                 inexact = ((weights > limit) | (weights < -limit)).any()
                 self._cupy.copyto(out, math.nan, where=inexact)
 
-    def _refuse_capture(self, stream: int) -> None:
+    def _refuse_capture(self, stream: Any) -> None:
         """Refuse scratch memory for work that is only recorded, for a graph.
 
         The graph would keep the address, and the pool would give the memory to somebody else before it is replayed.
         """
-        runtime = self._cupy.cuda.runtime
-        try:
-            capturing = runtime.streamIsCapturing(stream)
-        except runtime.CUDARuntimeError:  # so it answers of the default stream while any other one is captured
-            capturing = True
-        if capturing:
+        if self._streams.is_capturing(stream):
             raise RuntimeError(
                 f"{self.device}: CuPy's current stream is capturing a graph, and this call needs scratch memory, which "
                 "a graph can't keep: call it outside the capture"

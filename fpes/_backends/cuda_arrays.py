@@ -56,12 +56,27 @@ def as_cupy(name: str, value: Any) -> Array:
         return value
     try:
         if hasattr(value, "__dlpack__"):
-            return import_cupy().from_dlpack(value)
+            array = import_cupy().from_dlpack(value)
+            _tell_pytorch(value)
+            return array
         return _from_interface(value.__cuda_array_interface__, value)
     except (AttributeError, BufferError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise TypeError(
             f"{name} is a {type(value).__module__}.{type(value).__name__} that can't be shared with CuPy: {error}"
         ) from error
+
+
+def _tell_pytorch(value: Any) -> None:
+    """Tell PyTorch's allocator that CuPy's current stream uses a tensor.
+
+    DLPack lets us wait for PyTorch, and not PyTorch for us: its allocator would give the memory of a tensor that is
+    dropped after a call to later work on a stream of its own.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(value, torch.Tensor):
+        return
+    handle, cuda = import_cupy().cuda.get_current_stream().ptr, torch.cuda
+    value.record_stream(cuda.ExternalStream(handle, value.device) if handle else cuda.default_stream(value.device))
 
 
 def _from_interface(interface: dict[str, Any], owner: Any) -> Array:

@@ -63,6 +63,48 @@ def test_work_follows_what_is_on_the_current_stream(cupy):
     oracle.assert_bitwise_equal(cupy.asnumpy(got), EXPECTED)
 
 
+@pytest.mark.parametrize("perturbation", [fpes.FullRank(), fpes.NodePerturbation()], ids=repr)
+def test_a_gradient_on_another_stream_than_its_evaluation(cupy, perturbation):
+    """Nobody but fpes orders the streams: one evaluates, one makes the gradient, the first reuses what was dropped."""
+
+    def population(theta):
+        return fpes.Population(NET, theta, size=8, sigma=0.05, perturbation=perturbation)
+
+    expected = population(THETA).gradient(population(THETA).evaluate(X, Y))
+    first, second = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
+    with first:
+        theta, x, y = map(cupy.asarray, (THETA, X, Y))
+        busy = cupy.ones((4096, 4096), cupy.float32)
+        for _ in range(20):
+            busy = busy @ busy * cupy.float32(1e-4)
+        members = population(theta)
+        evaluation = members.evaluate(x, y)
+    with second:
+        gradient = members.gradient(evaluation)
+    del members, evaluation
+    with first:
+        for size in (8, X.size, THETA.size):
+            cupy.full(size, cupy.nan, cupy.float32)
+    second.synchronize()
+    oracle.assert_bitwise_equal(cupy.asnumpy(gradient), expected)
+
+
+def test_a_tensor_that_is_dropped_early(cupy, torch):
+    theta, y = torch.from_numpy(THETA).cuda(), torch.from_numpy(Y).cuda()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(torch.cuda.Stream()):
+        x = torch.from_numpy(X).cuda()
+        with cupy.cuda.Stream(non_blocking=True) as stream:
+            busy = cupy.ones((4096, 4096), cupy.float32)
+            for _ in range(20):
+                busy = busy @ busy * cupy.float32(1e-4)
+            got = fitness(theta, x, y)
+        del x
+        torch.full(X.shape, torch.nan, device="cuda")
+        stream.synchronize()
+    oracle.assert_bitwise_equal(cupy.asnumpy(got), EXPECTED)
+
+
 def test_pytorch_tensors(cupy, torch):
     tensors = [torch.from_numpy(array).cuda() for array in (THETA, X, Y)]
     got = fitness(*tensors)
