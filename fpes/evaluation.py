@@ -16,6 +16,7 @@ from fpes.members import Seen
 from fpes.network import LinearNetwork
 from fpes.perturbations import Perturbation
 
+_OWN = ("_backend", "_made", "_values", "values")  # and not the array's, even before __init__ or where one fails
 _SHARING = ("__cuda_array_interface__", "__dlpack__", "__dlpack_device__")
 
 
@@ -242,7 +243,7 @@ class Evaluation(NDArrayOperatorsMixin):
 
     def __getattr__(self, name: str) -> Any:
         """Attributes of the array: shape, dtype, mean(), argmax(), and the protocols of GPU libraries."""
-        if name == "_values" or (name.startswith("__") and name not in _SHARING):
+        if name in _OWN or (name.startswith("__") and name not in _SHARING):
             raise AttributeError(f"'Evaluation' object has no attribute {name!r}")
         return getattr(self.values, name)
 

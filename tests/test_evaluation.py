@@ -272,6 +272,11 @@ def test_copies():
         oracle.assert_bitwise_equal(population("node").gradient(other), population("node").gradient(evaluation))
 
 
+def test_an_evaluation_that_is_not_ready_has_no_attributes():
+    with pytest.raises(AttributeError, match="no attribute"):
+        fpes.Evaluation.__new__(fpes.Evaluation).shape  # noqa: B018 - the attribute is what is tested
+
+
 def test_groups_are_shaped_by_themselves():
     """Whatever is evaluated afterwards."""
     x, y = np.stack([X, OTHER, X]), np.stack([Y, Y, Y])
