@@ -165,6 +165,9 @@ class ndarray:  # noqa: N801 - CuPy's name
     nbytes = property(lambda self: self._host.nbytes)
     flags = property(lambda self: self._host.flags)
 
+    def __len__(self):
+        return len(self._host)
+
     def __getitem__(self, index):
         return ndarray._of(self._host[index])
 
