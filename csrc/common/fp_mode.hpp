@@ -35,12 +35,14 @@ class FpMode {
     static bool flush_bits_set() { return (read() & flush_bits) != 0; }
 
    private:
+    friend class KernelMode;
     // The barriers keep the compiler from moving a load above, or a store below, a change of mode; the kernels between
     // them are opaque calls that read and write memory, so no arithmetic can escape either.
 #if defined(__x86_64__)
     using Register = unsigned;
     static constexpr Register plain = 0x1f80;       // all exceptions masked
     static constexpr Register flush_bits = 0x8040;  // FTZ | DAZ
+    static constexpr Register flags = 0x3f;         // exceptions that have occurred
     static Register read() { return _mm_getcsr(); }
     static void write(Register mode) {
         asm volatile("" ::: "memory");
@@ -52,6 +54,7 @@ class FpMode {
     using Register = std::uint64_t;
     static constexpr Register plain = 0;
     static constexpr Register flush_bits = 0;
+    static constexpr Register flags = 0;
     static Register read() {
         Register mode;
         asm volatile("mrs %0, fpcr" : "=r"(mode)::"memory");
@@ -63,6 +66,27 @@ class FpMode {
 #endif
 
     Register caller_;
+};
+
+// The mode of one kernel. A kernel is called within the scope of an FpMode, mostly in the same mode, and to write the
+// register takes as long as a short kernel. So this writes it only to change it, and leaves the flags of exceptions to
+// the FpMode, which restores them.
+class KernelMode {
+   public:
+    explicit KernelMode(bool ftz) : before_(FpMode::read()) {
+        const FpMode::Register wanted = ftz ? FpMode::plain | FpMode::flush_bits : FpMode::plain;
+        changes_ = (before_ & ~FpMode::flags) != wanted;
+        if (changes_) FpMode::write(wanted);
+    }
+    ~KernelMode() {
+        if (changes_) FpMode::write(before_);
+    }
+    KernelMode(const KernelMode&) = delete;
+    KernelMode& operator=(const KernelMode&) = delete;
+
+   private:
+    FpMode::Register before_;
+    bool changes_;
 };
 
 }  // namespace fpes

@@ -75,7 +75,7 @@ class Engine {
         using Kernel = void (*)(Parameters...);
         auto part = [&](Parameters... values) {
             if (interruption_) interruption_->check(work_of(values...));
-            const FpMode mode(ftz && kernels_.hardware_flush);
+            const KernelMode mode(ftz && kernels_.hardware_flush);
             ((ftz ? kernels_.ftz : kernels_.ieee).*kernel)(values...);
         };
         if constexpr (std::is_same_v<Kernel, Product>) {
