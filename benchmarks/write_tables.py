@@ -20,7 +20,7 @@ from bench_table import milliseconds
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-CPU = RESULTS / "2026-11-27-cpu-zen4.json"
+CPU = RESULTS / "2026-11-27-cpu-zen5.json"
 _H200 = RESULTS / "2026-11-26-cuda-h200.json"
 _H200_COMMITS = ("d8530c3", "66021e1", "7d424eb", "e633829")
 

@@ -133,7 +133,7 @@ def test_no_two_numbers_of_a_roofline_lie_on_each_other():
 
 
 def test_no_two_texts_of_the_stored_roofline_lie_on_each_other():
-    results = bench_results.read(ROOT / "benchmarks" / "results" / "2026-11-27-cpu-zen4.json")
+    results = bench_results.read(ROOT / "benchmarks" / "results" / "2026-11-27-cpu-zen5.json")
     found = kernels(results)
     drawn = figure(lambda f, t: roofline.draw(f, t, results.machine, found), roofline.size(found), DARK)
     written = [text for axes in drawn.axes for text in axes.texts]

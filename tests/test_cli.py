@@ -28,7 +28,7 @@ from fpes.presets import PRESETS
 from fpes.training import curves
 
 QUICK = ["--seeds", "1", "--steps", "12", "--population", "32", "--batch", "64", "--quiet"]
-STORED = Path(__file__).parent.parent / "benchmarks" / "results" / "2026-11-27-cpu-zen4.json"
+STORED = Path(__file__).parent.parent / "benchmarks" / "results" / "2026-11-27-cpu-zen5.json"
 FOREIGN_BACKENDS = ["module://nowhere_at_all.backend", "module://matplotlib_inline.backend_inline", "nonsense", "qtagg"]
 
 
