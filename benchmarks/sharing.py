@@ -2,6 +2,7 @@
 
     python benchmarks/sharing.py            # worker processes, and ranks where there is an MPI
     python benchmarks/sharing.py --steps 9  # generations of each measurement; the fastest counts
+    python benchmarks/sharing.py --runs 3 --json FILE  # the fastest of three runs, stored for write_tables.py
 
 Each process has one thread, so two processes have twice the processors of one. A generation is taken apart where it
 runs in one process: evaluation, gradient, and the step with all that surrounds it.
@@ -18,17 +19,21 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 os.environ["FPES_THREADS"] = "1"
 
 import numpy as np
+from bench_machine import machine
 
 import fpes
 from fpes.datasets import Dataset
 from fpes.distributed import Ranks, Workers, processes
+from fpes.distributed.ranks import sum_type
 from fpes.engine import Local, LocalEngine, parts_pay
+from fpes.files import written_whole
 
 WIDE, NARROW = (784, 512, 512, 10), (64, 64, 64, 10)
 # name: (sizes, perturbation, members, batch, groups)
@@ -46,7 +51,7 @@ CASES: dict[str, tuple[tuple[int, ...], Any, int, int, int]] = {
     "full rank, 65536": (NARROW, fpes.FullRank(), 65536, 16, 1),
     "low rank, 65536": (NARROW, fpes.LowRank(), 65536, 16, 1),
     "low rank of one layer, 65536": (NARROW, fpes.LowRank(allocation=fpes.OneLayer(pairs=(2, 2, 4))), 65536, 16, 1),
-    "one unit, 25x2068": (WIDE, fpes.OneUnit(), 2 * 2068 * 8, 32, 8),
+    "one unit, 33088": (WIDE, fpes.OneUnit(), 2 * 2068 * 8, 32, 8),
 }
 
 
@@ -169,35 +174,48 @@ def measure(case: str, steps: int) -> dict[str, Any]:
         for count in (1, 2):
             command = [mpiexec(), "-n", str(count), sys.executable, __file__, "--ranks", case, "--steps", str(steps)]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
-            row[f"{count} ranks"] = json.loads(done.stdout.strip().splitlines()[-1])
+            row[f"{count} rank{'s' if count > 1 else ''}"] = json.loads(done.stdout.strip().splitlines()[-1])
     again = apart(case, steps)  # before and after all others: the machine may have been busy
     row |= {name: min(row[name], again[name]) for name in again}
-    sizes, perturbation, members, *_ = CASES[case]
+    sizes, perturbation, members, batch, _ = CASES[case]
     net = fpes.LinearNetwork(sizes)
     population = fpes.Population(net, net.init(0), size=members, sigma=0.05, perturbation=perturbation)
-    integers = np.ones(members, np.int32)
-    row["exchanged"] = parts_pay(population, integers, 2)
-    row["parameters"], row["members"] = net.parameters, members
+    weights = fpes.centred_ranks(np.random.default_rng(0).random(members))
+    row["exchanged"] = parts_pay(population, weights, 2)
+    # Of all ranks: what Allgatherv and Allreduce give to each.
+    row["fitness bytes"] = 4 * members * (batch if perturbation.per_sample else 1)
+    row["sum bytes"] = net.parameters * np.dtype(sum_type(population, weights)).itemsize if row["exchanged"] else 0
     row |= traffic(case)
     return row
 
 
+def fastest(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of several runs of a case the smallest of each time; all else is the same in each."""
+    return {
+        name: round(min(row[name] for row in rows), 3) if isinstance(value, float) else value
+        for name, value in rows[0].items()
+    }
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=7)
-    parser.add_argument("--only", default="")
-    parser.add_argument("--ranks")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=7, help="generations of each measurement; the fastest counts")
+    parser.add_argument("--runs", type=int, default=1, help="measurements of each case; the fastest counts")
+    parser.add_argument("--only", default="", help="cases whose names contain this")
+    parser.add_argument("--json", type=Path, help="store the results there")
+    parser.add_argument("--ranks", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.ranks:
         return ranks_of(options.ranks, options.steps)
+    rows = []
     for case in CASES:
         if options.only in case:
-            print(
-                json.dumps(
-                    {k: round(v, 3) if isinstance(v, float) else v for k, v in measure(case, options.steps).items()}
-                )
-            )
-            sys.stdout.flush()
+            rows.append(fastest([measure(case, options.steps) for _ in range(options.runs)]))
+            print(json.dumps(rows[-1]), flush=True)
+    if options.json is not None:
+        stored = {"date": datetime.now(timezone.utc).date().isoformat(), "machine": machine(), "rows": rows}
+        with written_whole(options.json) as aside:
+            aside.write_text(json.dumps(stored, indent=1) + "\n")
     return None
 
 

@@ -265,6 +265,85 @@ def mnist_es() -> list[str]:
     return _markdown([f"mean of {len(seeds)} seeds", "train, %", "test, %"], rows)
 
 
+# --- Several processes ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """A case of sharing.py, with the model of docs/machines.md: W ranks take E / W + R.
+
+    Args:
+        row: its figures, times in milliseconds.
+    """
+
+    row: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """With commas in the number of members."""
+        family, _, members = self.row["case"].rpartition(", ")
+        return f"{family}, {int(members):,}"
+
+    @property
+    def shared(self) -> float:
+        """E: what ranks divide."""
+        gradient = self.row["gradient"] if self.row["exchanged"] else 0.0
+        return float(self.row["evaluate"] + gradient)
+
+    def times(self) -> list[str]:
+        """Of each way to run it."""
+        columns = ("generation", "evaluate", "gradient", "1 worker", "2 workers", "1 rank", "2 ranks")
+        return [self.name, *(_three_digits(self.row[column]) for column in columns)]
+
+    def model(self) -> list[str]:
+        """What a worker's and the ranks' messages weigh, and what two ranks take, predicted and measured."""
+        row, own = self.row, self.row["1 rank"] - self.shared
+        predicted, own_of_two = self.shared / 2 + own, row["2 ranks"] - self.shared / 2
+        return [
+            self.name,
+            f"{_bytes(row['sent'] / 2)} + {_bytes(row['received'] / 2)}",
+            _bytes(row["fitness bytes"]),
+            _bytes(row["sum bytes"]) if row["exchanged"] else "none",
+            _three_digits(predicted),
+            _three_digits(row["2 ranks"]),
+            f"{row['2 ranks'] - predicted:.1f}",
+            f"{ranks:.0f}" if (ranks := self.shared / own_of_two) >= 1.5 else "none",
+        ]
+
+
+def _three_digits(number: float) -> str:
+    return f"{number:.0f}" if number >= 99.95 else f"{number:.1f}"
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
+
+
+def _sharing() -> tuple[dict[str, Any], list[_Shared]]:
+    stored = json.loads(sorted(RESULTS.glob("*-sharing-*.json"))[-1].read_text())
+    return stored, [_Shared(row) for row in stored["rows"]]
+
+
+def sharing_times() -> list[str]:
+    """Milliseconds of a generation, for each number of processes."""
+    stored, rows = _sharing()
+    machine = stored["machine"]
+    sentence = (
+        f"Measured on {stored['date']}, commit {machine['commit']}: two cores of an {machine['processor']}, "
+        f"{machine['isa']}."
+    )
+    headings = ["family, members", "one process", "of this, evaluation", "gradient"]
+    table = _markdown([*headings, "1 worker", "2 workers", "1 rank", "2 ranks"], [row.times() for row in rows])
+    return [*textwrap.wrap(sentence, 120), "", *table]
+
+
+def sharing_model() -> list[str]:
+    """What the model says of two ranks, and how far the family scales."""
+    headings = ["family, members", "a worker's bytes, to + from", "fitness, all ranks", "sums", "2 ranks, predicted"]
+    rows = [row.model() for row in _sharing()[1]]
+    return _markdown([*headings, "measured", "error", "ranks at E = R"], rows)
+
+
 # --- Everything -------------------------------------------------------------------------------------------------------
 
 
@@ -276,6 +355,8 @@ PLACES = (
     Place(ROOT / "docs" / "cuda.md", "h200", h200),
     Place(ROOT / "docs" / "benchmarks.md", "overview", overview),
     Place(ROOT / "docs" / "benchmarks.md", "cpu", cpu),
+    Place(ROOT / "docs" / "machines.md", "sharing", sharing_times),
+    Place(ROOT / "docs" / "machines.md", "sharing-model", sharing_model),
     Place(ROOT / "README.md", "mnist-es", mnist_es),
 )
 

@@ -257,7 +257,7 @@ class Ranks:
             sums = np.zeros(population.net.parameters, np.int64)
         else:
             sums = to_host(population.partial_gradient(to_device(weights, device), pairs=pairs))
-        sums = sums.astype(_sum_type(population, weights), copy=False)
+        sums = sums.astype(sum_type(population, weights), copy=False)
         total = np.empty_like(sums)
         self._comm.Allreduce(sums, total)
         joined = population.joined_gradient([to_device(total.astype(np.int64, copy=False), device)])
@@ -365,7 +365,7 @@ class _Follower:
         return self.ranks._gradient(population, utilities, evaluation, self.strategy.device)
 
 
-def _sum_type(population: Population, weights: Any) -> type:
+def sum_type(population: Population, weights: Any) -> type:
     """The narrowest integers that hold all sums of the gradient, whatever the noise is."""
     values = np.asarray(weights, np.int64)
     bound = float(np.abs(values[0::2] - values[1::2]).sum(dtype=np.float64)) * population.largest_term
