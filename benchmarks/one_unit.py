@@ -67,7 +67,7 @@ def sized(row: Row) -> int:
     """Members, a multiple of what the perturbation takes."""
     if isinstance(row.perturbation, fpes.OneUnit):
         return row.size
-    block = 2 * sum(row.perturbation.draws or ())
+    block = 2 * sum(row.perturbation.allocation.pairs)
     return row.groups * max(1, round(row.size / row.groups / block)) * block
 
 

@@ -16,6 +16,7 @@ from matplotlib.text import Text
 from PIL import Image
 from rich.console import Console
 
+import fpes
 from fpes.cli import bench_results, roofline
 from fpes.cli.bench_results import Kernel, Results, Row, changes, check_same_machine, kernels, print_changes
 from fpes.cli.commands import cli as command
@@ -185,11 +186,23 @@ def test_figures_of_pytorch_are_those_of_the_older_results():
     assert f"`gemm` 8192x512x512 was {product} times faster" in page
 
 
+def test_rows_of_the_ablation_are_populations(scripts):
+    """Each takes as many evaluations as the others, to a hundredth."""
+    script, net = scripts("one_unit"), fpes.LinearNetwork([784, 512, 512, 10])
+    theta = net.init(0)
+    evaluations = []
+    for row in script.rows():
+        population = fpes.Population(net, theta, size=script.sized(row), sigma=row.sigma, perturbation=row.perturbation)
+        evaluations.append(population.size * row.batch)
+    assert len(evaluations) == 9
+    assert max(evaluations) <= 1.01 * min(evaluations)
+
+
 @pytest.fixture
 def scripts(monkeypatch):
     """What is in benchmarks/, by name."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    names = ("write_tables", "store_runs", "write_pictures")
+    names = ("write_tables", "store_runs", "write_pictures", "one_unit")
     for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
     yield importlib.import_module
