@@ -249,7 +249,8 @@ def overview() -> list[str]:
 def mnist_es() -> list[str]:
     """The network of 2017: means over the seeds of the last results of store_runs.py, beside what was published."""
     path = sorted(RESULTS.glob("*-mnist-es.json"))[-1]
-    seeds = [seed for seed in json.loads(path.read_text())["seeds"] if seed["preset"] == "mnist-es"]
+    stored = json.loads(path.read_text())
+    seeds = [seed for seed in stored["seeds"] if seed["preset"] == "mnist-es"]
     never = [next(control for control in seed["controls"] if "never" in control["name"]) for seed in seeds]
 
     def mean(accuracies: Sequence[dict[str, float]], digits: int = 1) -> list[str]:
@@ -262,7 +263,9 @@ def mnist_es() -> list[str]:
         [f"**{cell}**" for cell in trained],
         ["the same weights without flushing", *mean(never)],
     ]
-    return _markdown([f"mean of {len(seeds)} seeds", "train, %", "test, %"], rows)
+    seconds = sum(seed["seconds"] for seed in seeds) / len(seeds)
+    heading = f"mean of {len(seeds)} seeds, each {seconds:.0f} seconds on {stored['machine']['threads']} CPU cores"
+    return _markdown([heading, "train, %", "test, %"], rows)
 
 
 # --- Several processes ------------------------------------------------------------------------------------------------
