@@ -138,7 +138,8 @@ def test_no_two_texts_of_the_stored_roofline_lie_on_each_other():
     found = kernels(results)
     drawn = figure(lambda f, t: roofline.draw(f, t, results.machine, found), roofline.size(found), DARK)
     written = [text for axes in drawn.axes for text in axes.texts]
-    boxes = [text.get_window_extent() for text in (*written, drawn._suptitle, drawn._supxlabel)]
+    # Without the lines that lead to points.
+    boxes = [Text.get_window_extent(text) for text in (*written, drawn._suptitle, drawn._supxlabel)]
     assert len(boxes) > 60
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 

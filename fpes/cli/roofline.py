@@ -26,6 +26,7 @@ _OFFSETS = [
     for distance in (_NUMBER, 22.0, 31.0, 40.0, 50.0)
     for angle in np.linspace(0.0, 2.0 * math.pi, 16, endpoint=False)
 ]
+_OF_A_NUMBER = np.array([(0.0, -4.0), (0.0, 0.0), (0.0, 4.0)])  # places of a number, from its centre
 _READING = (
     "Operations are those of the plain computation: where zeros are skipped and what members share is computed once, a "
     "kernel passes the peak."
@@ -141,7 +142,7 @@ def _number(axes: Axes, ink: str, roofs: _Roofs, kernels: Sequence[Kernel]) -> N
     taken = np.concatenate([points, scale * axes.transData.transform(roof), *(scale * _inside(t) for t in axes.texts)])
     for kernel, point, number in zip(kernels, points, itertools.count(1)):
         offset = max(_OFFSETS, key=partial(_free, point, taken))
-        taken = np.vstack([taken, point + offset])
+        taken = np.vstack([taken, point + offset + _OF_A_NUMBER])
         line = {"arrowstyle": "-", "color": ink, "lw": 0.8, "shrinkA": 5, "shrinkB": 4}
         far = math.hypot(*offset) > _NUMBER + 1.0
         axes.annotate(
