@@ -246,26 +246,78 @@ def overview() -> list[str]:
 # --- Training ---------------------------------------------------------------------------------------------------------
 
 
+def _runs(preset: str) -> tuple[int, list[dict[str, Any]]]:
+    """The threads, and the seeds, of a preset's last results of store_runs.py."""
+    stored = json.loads(sorted(RESULTS.glob(f"????-??-??-{preset}.json"))[-1].read_text())
+    return stored["machine"]["threads"], [seed for seed in stored["seeds"] if seed["preset"] == preset]
+
+
+def _mean(accuracies: Sequence[dict[str, float]], digits: int = 1) -> list[str]:
+    """Of train and test, in %."""
+    return [f"{100 * sum(a[part] for a in accuracies) / len(accuracies):.{digits}f}" for part in ("train", "test")]
+
+
+def _by_seed(accuracies: Sequence[dict[str, float]], digits: int = 1) -> str:
+    return "  ".join(f"{100 * a['test']:.{digits}f}" for a in accuracies)
+
+
+def _controls(seeds: Sequence[dict[str, Any]], name: str) -> list[dict[str, float]]:
+    return [next(control for control in seed["controls"] if name in control["name"]) for seed in seeds]
+
+
+def _seconds(seeds: Sequence[dict[str, Any]]) -> str:
+    """Of a seed."""
+    return f"{sum(seed['seconds'] for seed in seeds) / len(seeds):.0f} seconds"
+
+
+def _bold(cells: Sequence[str]) -> list[str]:
+    return [f"**{cell}**" for cell in cells]
+
+
 def mnist_es() -> list[str]:
-    """The network of 2017: means over the seeds of the last results of store_runs.py, beside what was published."""
-    path = sorted(RESULTS.glob("*-mnist-es.json"))[-1]
-    stored = json.loads(path.read_text())
-    seeds = [seed for seed in stored["seeds"] if seed["preset"] == "mnist-es"]
-    never = [next(control for control in seed["controls"] if "never" in control["name"]) for seed in seeds]
-
-    def mean(accuracies: Sequence[dict[str, float]], digits: int = 1) -> list[str]:
-        return [f"{100 * sum(a[part] for a in accuracies) / len(accuracies):.{digits}f}" for part in ("train", "test")]
-
-    trained = ["ES with underflow, `fpes train --preset mnist-es`", *mean([seed["trained"] for seed in seeds], 2)]
+    """The network of 2017: means over the seeds, beside what was published."""
+    threads, seeds = _runs("mnist-es")
+    trained = ["ES with underflow, `fpes train --preset mnist-es`", *_mean([seed["trained"] for seed in seeds], 2)]
     rows = [
-        ["backprop: a linear classifier", *mean([seed["backprop"] for seed in seeds])],
+        ["backprop: a linear classifier", *_mean([seed["backprop"] for seed in seeds])],
         ["ES with underflow on GPUs, OpenAI 2017", "> 99", "96.7"],
-        [f"**{cell}**" for cell in trained],
-        ["the same weights without flushing", *mean(never)],
+        _bold(trained),
+        ["the same weights without flushing", *_mean(_controls(seeds, "never"))],
     ]
-    seconds = sum(seed["seconds"] for seed in seeds) / len(seeds)
-    heading = f"mean of {len(seeds)} seeds, each {seconds:.0f} seconds on {stored['machine']['threads']} CPU cores"
+    heading = f"mean of {len(seeds)} seeds, each {_seconds(seeds)} on {threads} CPU cores"
     return _markdown([heading, "train, %", "test, %"], rows)
+
+
+def digits() -> list[str]:
+    """What `make run` shows."""
+    _, seeds = _runs("digits")
+
+    def row(label: str, accuracies: Sequence[dict[str, float]]) -> list[str]:
+        return [label, *_mean(accuracies), _by_seed(accuracies)]
+
+    never = _controls(seeds, "never")
+    for name in ("float64", "one matrix"):
+        if _by_seed(_controls(seeds, name), 4) != _by_seed(never, 4):
+            raise ValueError(f"{name} differs from flush never: they need a row each")
+    rows = [
+        row("backprop: linear", [seed["backprop"] for seed in seeds]),
+        _bold(row("ES on every weight: flush `boundary`", [seed["trained"] for seed in seeds])),
+        row("the same weights, flush `never`, in float64, or collapsed into one matrix", never),
+        row("the same weights, flush `always`", _controls(seeds, "always")),
+    ]
+    heading = f"UCI digits at 4x4 pixels, 16-64-64-10, mean of {len(seeds)} seeds"
+    return _markdown([heading, "train, %", "test, %", "test, by seed"], rows)
+
+
+def mnist() -> list[str]:
+    """The presets of MNIST whose runs are stored."""
+    rows = []
+    for preset in ("mnist-es", "mnist-node"):
+        threads, seeds = _runs(preset)
+        trained = [seed["trained"] for seed in seeds]
+        label = f"`{preset}`, {_seconds(seeds)} a seed on {threads} CPU cores"
+        rows.append([label, *_mean(trained, 2), _by_seed(trained, 2)])
+    return _markdown(["MNIST, by `fpes train --preset ... --seeds 3`", "train, %", "test, %", "test, by seed"], rows)
 
 
 # --- Several processes ------------------------------------------------------------------------------------------------
@@ -360,6 +412,8 @@ PLACES = (
     Place(ROOT / "docs" / "benchmarks.md", "cpu", cpu),
     Place(ROOT / "docs" / "machines.md", "sharing", sharing_times),
     Place(ROOT / "docs" / "machines.md", "sharing-model", sharing_model),
+    Place(ROOT / "docs" / "training.md", "digits", digits),
+    Place(ROOT / "docs" / "training.md", "mnist", mnist),
     Place(ROOT / "README.md", "mnist-es", mnist_es),
 )
 
