@@ -248,7 +248,7 @@ def overview() -> list[str]:
 
 def _runs(preset: str) -> tuple[int, list[dict[str, Any]]]:
     """The threads, and the seeds, of a preset's last results of store_runs.py."""
-    stored = json.loads(sorted(RESULTS.glob(f"????-??-??-{preset}.json"))[-1].read_text())
+    stored = _newest(preset)
     return stored["machine"]["threads"], [seed for seed in stored["seeds"] if seed["preset"] == preset]
 
 
@@ -375,7 +375,7 @@ def _bytes(count: float) -> str:
 
 
 def _sharing() -> tuple[dict[str, Any], list[_Shared]]:
-    stored = json.loads(sorted(RESULTS.glob("*-sharing-*.json"))[-1].read_text())
+    stored = _newest("sharing-*")
     return stored, [_Shared(row) for row in stored["rows"]]
 
 
@@ -400,6 +400,12 @@ def sharing_model() -> list[str]:
 
 
 # --- Everything -------------------------------------------------------------------------------------------------------
+
+
+def _newest(name: str) -> dict[str, Any]:
+    """The last results of this name, a pattern of glob: files begin with their day."""
+    stored: dict[str, Any] = json.loads(sorted(RESULTS.glob(f"????-??-??-{name}.json"))[-1].read_text())
+    return stored
 
 
 def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -17,7 +17,7 @@ class FpMode {
    public:
     // ftz: flush subnormal results (FTZ) and operands (DAZ); otherwise IEEE 754. Both round to nearest even, without
     // traps.
-    explicit FpMode(bool ftz) : caller_(read()) { write(ftz ? plain | flush_bits : plain); }
+    explicit FpMode(bool ftz) : caller_(read()) { write(of(ftz)); }
     ~FpMode() { write(caller_); }
     FpMode(const FpMode&) = delete;
     FpMode& operator=(const FpMode&) = delete;
@@ -64,6 +64,7 @@ class FpMode {
 #else
 #error "fpes knows the floating-point control register of x86-64 and AArch64 only"
 #endif
+    static constexpr Register of(bool ftz) { return ftz ? plain | flush_bits : plain; }
 
     Register caller_;
 };
@@ -74,7 +75,7 @@ class FpMode {
 class KernelMode {
    public:
     explicit KernelMode(bool ftz) : before_(FpMode::read()) {
-        const FpMode::Register wanted = ftz ? FpMode::plain | FpMode::flush_bits : FpMode::plain;
+        const FpMode::Register wanted = FpMode::of(ftz);
         changes_ = (before_ & ~FpMode::flags) != wanted;
         if (changes_) FpMode::write(wanted);
     }

@@ -37,6 +37,12 @@ class Pending {
     std::atomic<std::int64_t> left_;
 };
 
+// Parts of `count`, nearly equal: a multiple of `step` each, and as many for every thread, at most `most` long.
+std::int64_t even_part(std::int64_t count, int threads, std::int64_t most, std::int64_t step) {
+    const std::int64_t parts = (count + most * threads - 1) / (most * threads) * threads;
+    return (count + parts * step - 1) / (parts * step) * step;
+}
+
 struct Operands {
     const float* a;
     const float* b;
@@ -51,7 +57,7 @@ class GemmBlock {
     GemmBlock(const Engine& engine, const Operands& operands, std::int64_t most_rows)
         : engine_(engine),
           operands_(operands),
-          depth_(part_of(operands.k, engine.kernels().part_depth, engine.width())),
+          depth_(even_part(operands.k, 1, engine.kernels().part_depth, engine.width())),
           left_(engine.matrix(most_rows, std::min(operands.k, depth_))),
           last_(engine.matrix(most_rows, engine.width())) {}
 
@@ -76,12 +82,6 @@ class GemmBlock {
     }
 
    private:
-    // Parts of k are nearly equal: a multiple of `step`, at most `most`.
-    static std::int64_t part_of(std::int64_t k, std::int64_t most, std::int64_t step) {
-        const std::int64_t parts = std::max<std::int64_t>(1, (k + most - 1) / most);
-        return (k + parts * step - 1) / (parts * step) * step;
-    }
-
     void multiply(std::int64_t row, int rows, std::int64_t j, int columns, const float* panel, const float* next,
                   bool goes_on, int depth) {
         const std::int64_t n = operands_.n;
@@ -102,12 +102,6 @@ class GemmBlock {
 void pack_columns(const Engine& engine, const Operands& operands, std::int64_t begin, std::int64_t end, Panels to) {
     engine.kernels().pack(operands.b + begin, operands.n, static_cast<int>(operands.k), static_cast<int>(end - begin),
                           to);
-}
-
-// Parts of `count`, nearly equal: a multiple of `step` each, and as many for every thread, at most `most` long.
-std::int64_t even_part(std::int64_t count, int threads, std::int64_t most, std::int64_t step) {
-    const std::int64_t parts = (count + most * threads - 1) / (most * threads) * threads;
-    return (count + parts * step - 1) / (parts * step) * step;
 }
 
 // Many rows: threads share the right operand, which each packs some of, and divide the rows. Packing and multiplying
