@@ -133,7 +133,7 @@ class ShimPopulation:
         self._flush = population.net.flush
         build = module(self._flush)
         self._native = native(build, population._members.call)
-        self._theta = aligned(population.theta, offset)
+        self.theta = aligned(population.theta, offset)
         self._sums: Guarded | None = None
         self._batch: tuple | None = None
 
@@ -141,7 +141,7 @@ class ShimPopulation:
     def _network(self) -> tuple:
         net = self._population.net
         build = module(self._flush)
-        return build.Flush.__members__[self._flush], _program(build, net), self._theta.ctypes.data
+        return build.Flush.__members__[self._flush], _program(build, net), self.theta.ctypes.data
 
     def _see(self, x: np.ndarray) -> tuple:
         population, grouped = self._population, x.ndim == 3

@@ -12,8 +12,8 @@
 FPES_NAMESPACE_BEGIN
 
 struct Choice {
-    bool fused;  // all layers in one launch
-    TileName tile;
+    bool fused;     // all layers in one launch
+    TileName tile;  // of that launch
 };
 
 // For full rank: `batch` samples of `pairs` pairs, two members each.
@@ -23,18 +23,21 @@ Choice choose_full_rank(const Device& device, const Network& network, std::int64
 Choice choose_shared_weights(const Device& device, const Network& network, int begin, std::int64_t rows,
                              std::int64_t batch, int products);
 
-// The tile of launches that take a layer at a time, whatever the network.
+// The tile of launches that take a layer at a time, whatever the network: where members have weights of their own, and
+// where they share them.
+using OwnWeightsLayerTile = SquareTile;
+using SharedWeightsLayerTile = NarrowTile;
 constexpr Choice layer_at_a_time{false, TileName::narrow};
-using LayerTile = NarrowTile;
 
 // Calls body(tile, fused), the latter a constant.
-template <class Body>
+template <class LayerTile, class Body>
 void with_choice(const Choice& choice, Body body) {
     if (!choice.fused) return body(LayerTile(), std::false_type());
     with_tile(choice.tile, [&](auto tile) { body(tile, std::true_type()); });
 }
 
 // The choice in words.
-std::string in_words(const Choice& choice, bool full_rank);
+std::string full_rank_in_words(const Choice& choice);
+std::string shared_weights_in_words(const Choice& choice);
 
 FPES_NAMESPACE_END

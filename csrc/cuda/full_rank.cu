@@ -1,6 +1,8 @@
 // Full rank on the host side: the kernel of full_rank.hpp, fused or a layer at a time.
 #include <algorithm>
+#include <type_traits>
 
+#include "packing.hpp"
 #include "population.hpp"
 
 FPES_NAMESPACE_BEGIN
@@ -11,7 +13,9 @@ class FullRankRun {
     FullRankRun(Context& context, const Network& network, PairRange pairs, const Batches& batch)
         : network_(network),
           choice_(choose_full_rank(context.device, network, pairs.count(), batch.size)),
-          buffers_(context, network, 0, choice_.fused ? 0 : pairs.count(), 2 * batch.size) {}
+          inputs_(context, network, pairs, batch, samples_of_a_tile()),
+          buffers_(context, network, 0, choice_.fused ? 0 : pairs.count(),
+                   2 * samples_of_a_tile() * parts(batch.size, samples_of_a_tile())) {}
 
     void run(Context& context, const Population& population, PairRange pairs, const Batches& batch, float* outputs,
              const LossSink& sink) const {
@@ -22,50 +26,82 @@ class FullRankRun {
         job.first_pair = pairs.begin;
         job.batch = batch.size;
         job.pairs_each = batch.pairs_each;
-        job.inputs = batch.x;
+        job.inputs = inputs_.pack(context, network_, batch);
         if (choice_.fused) {
             job.layers = device_layers(network_, &population, 0, static_cast<int>(network_.steps().size()));
             job.outputs = outputs;
             job.sink = sink;
-            launch_one(context, population, pairs.count(), job);
+            launch_kind(context, population, pairs.count(), job);
         } else {
             run_layers(context, population, pairs, batch, job, outputs, sink);
         }
     }
 
    private:
+    int samples_of_a_tile() const {
+        int samples = 0;
+        with_choice<OwnWeightsLayerTile>(choice_,
+                                         [&](auto shape, auto) { samples = FullRankTile<decltype(shape)>::samples; });
+        return samples;
+    }
+
+    // Some pairs at a time, and of them a layer at a time.
     void run_layers(Context& context, const Population& population, PairRange pairs, const Batches& batch,
                     FullRankJob job, float* outputs, const LossSink& sink) const {
-        const int depth = static_cast<int>(network_.steps().size());
+        const int last = static_cast<int>(network_.steps().size()) - 1;
+        const int classes = static_cast<int>(network_.steps().back().tensor.fan_out);
+        const bool narrow = last > 0 && classes <= narrow_columns;
         for (std::int64_t begin = pairs.begin; begin < pairs.end; begin += buffers_.places_at_a_time()) {
             const PairRange some{begin, std::min(pairs.end, begin + buffers_.places_at_a_time())};
             job.first_pair = some.begin;
-            job.inputs = batch.x;
-            job.inputs_of_members = false;
-            for (int l = 0; l < depth; ++l) {
+            job.panels = nullptr;
+            for (int l = 0; l < (narrow ? last : last + 1); ++l) {
                 job.layers = device_layers(network_, &population, l, l + 1);
-                job.outputs = buffers_.buffer(l);
-                launch_one(context, population, some.count(), job);
-                job.inputs = job.outputs;
-                job.inputs_of_members = true;
+                job.next_panels = l < last ? buffers_.buffer(l) : nullptr;
+                job.outputs = l < last ? nullptr : buffers_.buffer(l);
+                launch_kind(context, population, some.count(), job);
+                job.panels = job.next_panels;
             }
-            Rows rows = rows_of(some, batch);
-            rows.begin = pairs.begin;  // outputs are counted from the first pair of the call
-            finish_rows(context, rows, job.outputs, static_cast<int>(network_.steps().back().tensor.fan_out), outputs,
-                        sink);
+            const std::int64_t members = 2 * (some.begin - pairs.begin);  // before these
+            if (narrow) {
+                job.layers = device_layers(network_, &population, last, last + 1);
+                job.outputs = outputs ? outputs + members * batch.size * classes : nullptr;
+                job.sink = sink.from(some.begin - pairs.begin);
+                launch_last_kind(context, population, some.count(), job);
+                job.sink = LossSink{};
+            } else {
+                Rows rows = rows_of(some, batch);
+                rows.begin = pairs.begin;  // outputs are counted from the first pair of the call
+                finish_rows(context, rows, job.outputs, classes, outputs, sink);
+            }
         }
     }
 
-    void launch_one(Context& context, const Population& population, std::int64_t pairs, const FullRankJob& job) const {
-        const NoiseKind kind = population.noise.kind;
-        const auto launch_kind = kind == NoiseKind::binomial     ? launch_full_rank<NoiseKind::binomial>
-                                 : kind == NoiseKind::rademacher ? launch_full_rank<NoiseKind::rademacher>
-                                                                 : launch_full_rank<NoiseKind::gaussian>;
-        launch_kind(context, network_.flush, choice_, pairs, job);
+    void launch_kind(const Context& context, const Population& population, std::int64_t pairs,
+                     const FullRankJob& job) const {
+        with_kind(population.noise.kind, [&](auto kind) {
+            launch_full_rank<decltype(kind)::value>(context, network_.flush, choice_, pairs, job);
+        });
+    }
+    void launch_last_kind(const Context& context, const Population& population, std::int64_t pairs,
+                          const FullRankJob& job) const {
+        with_kind(population.noise.kind, [&](auto kind) {
+            launch_full_rank_last<decltype(kind)::value>(context, network_.flush, pairs, job);
+        });
+    }
+    // Calls body(kind), a constant.
+    template <class Body>
+    static void with_kind(NoiseKind kind, Body body) {
+        switch (kind) {
+            case NoiseKind::binomial: return body(std::integral_constant<NoiseKind, NoiseKind::binomial>());
+            case NoiseKind::rademacher: return body(std::integral_constant<NoiseKind, NoiseKind::rademacher>());
+            case NoiseKind::gaussian: return body(std::integral_constant<NoiseKind, NoiseKind::gaussian>());
+        }
     }
 
     const Network& network_;
     Choice choice_;
+    InputPacking inputs_;
     LayerBuffers buffers_;
 };
 
@@ -77,7 +113,7 @@ void run_full_rank(Context& context, const Job& job) {
 }
 
 std::string full_rank_plan(const Device& device, const Job& job) {
-    return in_words(choose_full_rank(device, job.network, job.pairs.count(), job.batch.size), /*full_rank=*/true);
+    return full_rank_in_words(choose_full_rank(device, job.network, job.pairs.count(), job.batch.size));
 }
 
 FPES_NAMESPACE_END

@@ -322,7 +322,7 @@ std::string incremental_plan(const Device& device, const Job& job) {
         words += "\nlayer " + std::to_string(l) + ": " +
                  (sparse ? "changes of " + std::to_string(allocation.units[l]) + " units, then "
                          : std::string("changes of all units, then ")) +
-                 in_words(choice, /*full_rank=*/false);
+                 shared_weights_in_words(choice);
     }
     return words;
 }

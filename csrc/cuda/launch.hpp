@@ -3,6 +3,7 @@
 
 #include "choice.hpp"
 #include "full_rank.hpp"
+#include "full_rank_last.hpp"
 #include "shared_weights.hpp"
 
 FPES_NAMESPACE_BEGIN
@@ -11,6 +12,9 @@ FPES_NAMESPACE_BEGIN
 template <NoiseKind kind>
 void launch_full_rank(const Context& context, Flush flush, const Choice& choice, std::int64_t pairs,
                       const FullRankJob& job);
+// The last layer, narrow, after others that went one at a time.
+template <NoiseKind kind>
+void launch_full_rank_last(const Context& context, Flush flush, std::int64_t pairs, const FullRankJob& job);
 
 // One block for each tile of rows.
 void launch_shared_weights(const Context& context, Flush flush, const Choice& choice, const SharedWeightsJob& job);

@@ -71,6 +71,11 @@ struct LossSink {
     std::int64_t batch;
 
     FPES_DEVICE bool wanted() const { return targets.numbers != nullptr; }
+    // Of the pairs from this one on.
+    LossSink from(std::int64_t pair) const {
+        if (!targets.numbers) return *this;
+        return {targets, losses + 2 * pair * batch, fitness + 2 * pair, counts + pair, batch};
+    }
     // A pair has `added` losses more, all of them written before by this thread, or by its block before a barrier.
     FPES_DEVICE void finish(std::int64_t pair, unsigned added) const {
         if (publish_and_count(counts + pair, added) + added != 2 * batch) return;

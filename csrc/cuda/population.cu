@@ -63,7 +63,7 @@ std::string corrected_plan(const Device& device, const Job& job) {
     if (job.population.allocation.one_layer()) return incremental_plan(device, job);
     const std::int64_t samples = job.batch.size, rows = 2 * job.pairs.count() * samples;
     const Choice choice = choose_shared_weights(device, job.network, 0, rows, samples, products_of(&job.population));
-    return "the first layer's product once for each sample; then " + in_words(choice, /*full_rank=*/false);
+    return "the first layer's product once for each sample; then " + shared_weights_in_words(choice);
 }
 
 SharedWeightsJob shared_weights_job(const Network& network, const Population* population, int begin, const Rows& rows) {

@@ -5,7 +5,7 @@
 FPES_NAMESPACE_BEGIN
 
 void launch_shared_weights(const Context& context, Flush flush, const Choice& choice, const SharedWeightsJob& job) {
-    with_choice(choice, [&](auto shape, auto is_fused) {
+    with_choice<SharedWeightsLayerTile>(choice, [&](auto shape, auto is_fused) {
         using T = decltype(shape);
         constexpr bool fused = decltype(is_fused)::value;
         const std::int64_t columns = fused ? 1 : parts(job.layers.layer[0].fan_out, T::columns);

@@ -150,7 +150,7 @@ class SharedWeightsBlock {
             Accumulators<T> acc;
             multiply(layer, first_column, l == 0, acc);
             if constexpr (fused) {
-                store_as_operand<T>(acc, activations_);
+                store_as_operand<T>(acc, activations_, padded_rows(T::rows), T::columns);
             } else {
                 store_rows<T>(acc, values.window);
             }

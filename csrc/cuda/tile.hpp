@@ -231,16 +231,17 @@ FPES_DEVICE void multiply_blocks_simply(Operands& operands, int k_count, bool wo
     }
 }
 
-// The tile, to shared memory, as the left operand of another product: [column][padded_rows(T::rows)].
+// The tile, as the left operand of another product: [column][stride], the first `columns` of it.
 template <class T>
-FPES_DEVICE void store_as_operand(const Accumulators<T>& acc, float* to) {
-    to += T::first_column() * padded_rows(T::rows) + T::first_row();
+FPES_DEVICE void store_as_operand(const Accumulators<T>& acc, float* to, int stride, int columns) {
+    to += T::first_column() * stride + T::first_row();
     FPES_UNROLL
     for (int j = 0; j < T::tn; ++j) {
+        if (T::column(j) >= columns) continue;
         FPES_UNROLL
         for (int i = 0; i < T::tm; i += 4) {
             const float four[4] = {acc.sum[i][j], acc.sum[i + 1][j], acc.sum[i + 2][j], acc.sum[i + 3][j]};
-            store4(to + (j / 4 * (T::lanes_n * 4) + j % 4) * padded_rows(T::rows) + i * T::lanes_m, four);
+            store4(to + (j / 4 * (T::lanes_n * 4) + j % 4) * stride + i * T::lanes_m, four);
         }
     }
 }
@@ -362,13 +363,13 @@ class TurningCopy : Passes<threads, tile_rows, 8> {
                             std::int64_t first_column)
         : Base(matrix, rows, columns, first_row, first_column, my_k()) {}
 
-    // Starts to copy; `further` floats on: from another matrix of the same shape.
-    FPES_DEVICE void start(float* shared, int stride, std::int64_t further = 0) const {
+    // Starts to copy.
+    FPES_DEVICE void start(float* shared, int stride) const {
         shared += my_k() * stride + this->my_row();
         this->each([&](int, const float* from, int row, bool there) {
             FPES_UNROLL
             for (int k = 0; k < depth; k += 8) {
-                copy_async<1>(shared + k * stride + row, from + further + k, there && k < this->columns_left_);
+                copy_async<1>(shared + k * stride + row, from + k, there && k < this->columns_left_);
             }
         });
     }

@@ -26,6 +26,7 @@ NETWORKS = {
     "MNIST": ((784, 512, 512, 10), 64, 4),
     "MNIST, one sample": ((784, 512, 512, 10), 1, 9),
     "wide": ((50, 1100, 40, 10), 33, 2),
+    "wide eights": ((50, 1104, 520, 10), 70, 2),
     "very wide": ((20, 5000, 3), 5, 2),
     "deep": ((16,) + (64,) * 8 + (10,), 32, 3),
     "many classes": ((20, 30, 1000), 9, 2),
@@ -152,6 +153,23 @@ def test_populations(cupy, network, family, kind, flush):
     compare(cupy, each(lambda p, x, y: p.evaluate(x, y)), theta, x, y, what="fitness")
     compare(cupy, each(lambda p, x, y: p.evaluate(x, y, per_sample=True)), theta, x, y, what="losses")
     compare(cupy, each(lambda p, x, y: p.evaluate(x, y, chunk=2)), theta, x, y, what="in chunks")
+
+
+@each_flush
+@pytest.mark.parametrize("batch", [32, 64, 130])
+def test_full_rank_on_a_full_device(cupy, batch, flush):
+    """In one launch and a layer at a time, with inputs that are zero in all samples of some tiles."""
+    rng = np.random.default_rng(batch)
+    sizes = (784, 512, 512, 10)
+    net = fpes.LinearNetwork(sizes, flush=flush)
+    x = images(rng, batch, 784)
+    x[:, rng.random(784) < 0.4] = 0.0
+    x[: min(batch, 64), rng.random(784) < 0.2] = 0.0
+
+    def evaluate(theta, x, y):
+        return fpes.Population(net, theta, size=400, sigma=0.3, seed=7).evaluate(x, y, per_sample=True)
+
+    compare(cupy, evaluate, random_theta(rng, oracle.Network(sizes)), x, rng.integers(0, 10, batch))
 
 
 @each_flush
