@@ -16,8 +16,8 @@ turn of it, by all warps of a scheduler (a quarter of a multiprocessor), the mod
 The largest is the bound, told as the share of the multiply-add peak that the product's multiply-adds have of it. What
 the model leaves out, only a GPU tells: barriers, the start and the end of a layer, instructions that are not in the
 cache yet, conflicts of two warps for the register file, the last wave of blocks, which isn't full. On an H200 that left
-EXPECTED of the bound, from 0.75 (full rank in one launch) to 0.92 (gemm). So the model doesn't say how fast a kernel is to a few
-percent; but what makes the code of a loop slower is seen in it, without a GPU.
+EXPECTED of the bound, from 0.75 (full rank in one launch) to 0.92 (gemm). So the model doesn't say how fast a kernel is
+to a few percent; but what makes the code of a loop slower is seen in it, without a GPU.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ TOLERANCE = 0.1  # of a bound, which nobody may lose without knowing
 EXPECTED = 0.85  # of the bound
 # What an H200 has shown, and for which commit.
 RESULTS = Path(__file__).parent / "results" / "2026-11-27-cuda-h200.json"
-MEASURED_COMMIT = "e633829"
+MEASURED_COMMIT = "4fbac66"
 
 REGISTERS, LARGEST_BLOCKS = 65536, 32  # of a multiprocessor, sm_90
 THREADS = 2048

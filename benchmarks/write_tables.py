@@ -21,8 +21,8 @@ from bench_table import milliseconds
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 CPU = RESULTS / "2026-11-27-cpu-zen5.json"
-_H200 = RESULTS / "2026-11-26-cuda-h200.json"
-_H200_COMMITS = ("d8530c3", "66021e1", "7d424eb", "e633829")
+_H200 = ("2026-11-26-cuda-h200.json", "2026-11-27-cuda-h200.json")
+_H200_COMMITS = ("d8530c3", "66021e1", "e633829", "4fbac66")
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,14 @@ class _Gpu:
     figure: Callable[[dict[str, Any]], str]
 
     def cell(self, run: dict[str, Any]) -> str:
-        """The figures in one run."""
-        return "; ".join(self.figure(_row(run, title, variant)) for title in self.tables for variant in self.variants)
+        """The figures in one run; nothing where it has none."""
+        rows = [_row(run, title, variant) for title in self.tables for variant in self.variants]
+        return "; ".join(self.figure(row) for row in rows if row)
 
 
 def _row(run: dict[str, Any], title: str, variant: str) -> dict[str, Any]:
     rows = next(table["rows"] for table in run["tables"] if table["title"] == title)
-    found: dict[str, Any] = next(row for row in rows if row["variant"].startswith(variant))
+    found: dict[str, Any] = next((row for row in rows if row["variant"].startswith(variant)), {})
     return found
 
 
@@ -117,6 +118,7 @@ _GPU_ROWS = (
     _Gpu("gemm 1024^3", ("gemm 1024x1024x1024",), _OURS, _speed),
     _Gpu("full rank, population 1024, batch 64: % of peak", (_FULL,), ('fpes, full, binomial, "boundary"',), _of_peak),
     _Gpu("batch 128", (_FULL.replace("64", "128"),), ('fpes, full, binomial, "boundary"',), _of_peak),
+    _Gpu("batch 64, with MNIST's images", (_FULL,), ('fpes, full, binomial, "boundary", MNIST images',), _of_peak),
     _Gpu("batch 64: speed of CuPy with batched cuBLAS; of PyTorch `baddbmm`", (_FULL,), ("CuPy", "PyTorch"), _slower),
     _Gpu(
         "low rank 1, population 8192, batch 8: speed of inference of as many samples",
@@ -134,7 +136,7 @@ _GPU_ROWS = (
 
 def h200() -> list[str]:
     """A column for each commit that was measured."""
-    stored = {run["commit"]: run for run in json.loads(_H200.read_text())["runs"]}
+    stored = {run["commit"]: run for name in _H200 for run in json.loads((RESULTS / name).read_text())["runs"]}
     runs = [stored[commit] for commit in _H200_COMMITS]
     rows = [[row.label, *(row.cell(run) for run in runs)] for row in _GPU_ROWS]
     return _markdown(["", *_H200_COMMITS], rows)
