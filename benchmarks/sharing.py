@@ -64,7 +64,7 @@ def dataset(sizes: tuple[int, ...]) -> Dataset:
 def run(case: str, steps: int, executor: Any) -> float:
     """Seconds of the fastest generation."""
     sizes, perturbation, members, batch, groups = CASES[case]
-    net = fpes.LinearNetwork(sizes)
+    net = fpes.LinearNetwork(sizes, scaling=1.0)
     es = fpes.ES(net, net.init(0), size=members, sigma=0.05, perturbation=perturbation, learning_rate=1e-3)
     times: list[float] = []
     es.fit(
@@ -137,7 +137,7 @@ def traffic(case: str) -> dict[str, float]:
         counted = Counted(pool._executor, parts=2, threads=1)
         marks = []
         sizes, perturbation, members, batch, groups = CASES[case]
-        net = fpes.LinearNetwork(sizes)
+        net = fpes.LinearNetwork(sizes, scaling=1.0)
         es = fpes.ES(net, net.init(0), size=members, sigma=0.05, perturbation=perturbation, learning_rate=1e-3)
         es.fit(
             dataset(sizes),
@@ -178,7 +178,7 @@ def measure(case: str, steps: int) -> dict[str, Any]:
     again = apart(case, steps)  # before and after all others: the machine may have been busy
     row |= {name: min(row[name], again[name]) for name in again}
     sizes, perturbation, members, batch, _ = CASES[case]
-    net = fpes.LinearNetwork(sizes)
+    net = fpes.LinearNetwork(sizes, scaling=1.0)
     population = fpes.Population(net, net.init(0), size=members, sigma=0.05, perturbation=perturbation)
     weights = fpes.centred_ranks(np.random.default_rng(0).random(members))
     row["exchanged"] = parts_pay(population, weights, 2)

@@ -29,9 +29,9 @@ class RayExecutor(Executor):
             import ray
         except ImportError as error:
             raise ImportError('RayExecutor needs Ray: pip install "fpes[ray]"') from error
-        self._ray = ray
+        self._ray: Any = ray
         self._max_workers = _checks.integer("count", count, 1, 2**20)
-        self._actor = ray.remote(_Actor).options(**{"num_cpus": 1, **options})
+        self._actor = self._ray.remote(_Actor).options(**{"num_cpus": 1, **options})
         self._actors = [self._actor.remote() for _ in range(self._max_workers)]
         self._busy = [0] * self._max_workers
         self._closed = False
