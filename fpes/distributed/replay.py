@@ -26,11 +26,11 @@ from fpes.strategy import Strategy
 # A pool gives its tasks to whoever is free, so a worker may miss a generation or two.
 _STEPS_SENT = 4
 
-# Below this size it is sent in less than a millisecond.
+# Theta below this size is sent in a few milliseconds, even at 1 Gbit/s.
 _SMALL_BYTES = 2**18
 
-# To send theta within one machine takes about as long as drawing the noise of this number of pairs, whatever the size
-# of the network (docs/machines.md). Over a network it takes longer.
+# The longest gradient of a replay, in pairs whose noise is drawn for every parameter. It takes about as long as sending
+# theta at 10 Gbit/s, whatever the size of the network (docs/machines.md). Over slower links a replay gains.
 _PAIRS_WORTH_THETA = 64
 
 _SCHEDULED = ("sigma", "learning_rate", "weight_decay")
@@ -38,7 +38,7 @@ _SETTINGS = ("net", "size", "perturbation", "optimiser", "clip", "shaping", "see
 
 
 def replay_pays(strategy: Strategy, minibatches: Minibatches) -> bool:
-    """Whether workers should replay steps. The answer depends only on sizes and settings.
+    """Whether workers of other machines should replay steps. The answer depends only on sizes and settings.
 
     They should if theta isn't small, what tasks carry for a replay is smaller, and the gradient is cheap. An optimiser
     or a shaping of the user's own may exist only in the process that trains, so theta is sent then.

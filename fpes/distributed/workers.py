@@ -11,7 +11,15 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -48,8 +56,8 @@ class Workers:
         for x, y in batches:
             es.tell(workers.evaluate(es.ask(), x, y))
 
-    Workers receive the data once. They receive theta in every generation or, where that is cheaper, take each step
-    themselves (replay.py). A worker that dies, hangs or answers twice changes no bit.
+    Workers receive the data once. They receive theta in every generation; or, if they may be on other machines and it
+    is cheaper, they take each step themselves (replay.py). A worker that dies, hangs or answers twice changes no bit.
 
     Args:
         executor: any concurrent.futures.Executor whose workers can import this package, or a function without arguments
@@ -144,7 +152,8 @@ class Workers:
     def training(self, strategy: Strategy, minibatches: Minibatches, run: str) -> Iterator[Engine]:
         """Around the generations of a run."""
         self._run = run
-        self._replays = replay_pays(strategy, minibatches)
+        near = isinstance(self._executor, ProcessPoolExecutor | ThreadPoolExecutor)
+        self._replays = not near and replay_pays(strategy, minibatches)
         try:
             yield _Training(self, strategy, minibatches)
         finally:
