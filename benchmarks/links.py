@@ -1,4 +1,4 @@
-"""Theta sent against steps replayed, over links of different speeds: the second table of docs/machines.md.
+"""Theta sent against steps replayed, over links of different speeds: a table of docs/machines.md.
 
     python benchmarks/links.py --json FILE  # as root, on Linux with iproute2; needs the extra dask
 

@@ -3,6 +3,7 @@
     python benchmarks/sharing.py            # worker processes; ranks and actors where there are an MPI and Ray
     python benchmarks/sharing.py --steps 9  # generations of each measurement; the fastest counts
     python benchmarks/sharing.py --runs 3 --json FILE  # the fastest of three runs, stored for write_tables.py
+    python benchmarks/sharing.py --bytes --json FILE   # what the messages of workers weigh, on any machine
 
 Each process has one thread, so two processes have twice the processors of one. Numbers are of ordinary size, because
 some processors (Intel's) compute subnormal numbers a hundred times more slowly, and then nothing else counts. A
@@ -222,9 +223,14 @@ def measure(case: str, steps: int) -> dict[str, Any]:
     # Of all ranks: what Allgatherv and Allreduce give to each.
     row["fitness bytes"] = 4 * members * (batch if perturbation.per_sample else 1)
     row["sum bytes"] = net.parameters * np.dtype(sum_type(population, weights)).itemsize if row["exchanged"] else 0
-    row["sent"], row["received"] = traffic(case, lambda pool: pool)
-    row["replayed"], _ = traffic(case, Elsewhere)
     return row
+
+
+def weigh(case: str) -> dict[str, Any]:
+    """Bytes to and from two workers in a generation, and to two that replay steps where that pays."""
+    sent, received = traffic(case, lambda pool: pool)
+    replayed, _ = traffic(case, Elsewhere)
+    return {"case": case, "sent": sent, "received": received, "replayed": replayed}
 
 
 def fastest(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -240,6 +246,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=7, help="generations of each measurement; the fastest counts")
     parser.add_argument("--runs", type=int, default=1, help="measurements of each case; the fastest counts")
     parser.add_argument("--only", default="", help="cases whose names contain this")
+    parser.add_argument("--bytes", action="store_true", help="weigh the messages of workers instead")
     parser.add_argument("--json", type=Path, help="store the results there")
     parser.add_argument("--ranks", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -249,7 +256,10 @@ def main() -> None:
     rows = []
     for case in CASES:
         if options.only in case:
-            rows.append(fastest([measure(case, options.steps) for _ in range(options.runs)]))
+            if options.bytes:
+                rows.append(weigh(case))
+            else:
+                rows.append(fastest([measure(case, options.steps) for _ in range(options.runs)]))
             print(json.dumps(rows[-1]), flush=True)
     if options.json is not None:
         stored = {"date": datetime.now(timezone.utc).date().isoformat(), "machine": machine(), "rows": rows}
