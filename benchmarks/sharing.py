@@ -162,14 +162,14 @@ def traffic(case: str, disguised: Callable[[Executor], Executor]) -> tuple[int, 
         es = fpes.ES(net, net.init(0), size=members, sigma=0.05, perturbation=perturbation, learning_rate=1e-3)
         es.fit(
             dataset(sizes),
-            steps=6,
+            steps=9,
             batch=batch,
             groups=groups,
             executor=counted,
             after_step=lambda es: marks.append((counted.sent, counted.received)),
         )
     each = np.diff(marks, axis=0)
-    sent, received = (int(each[:, column].min()) for column in (0, 1))
+    sent, received = (int(np.median(each[:, column])) for column in (0, 1))  # a worker may have fallen behind
     return sent, received
 
 
