@@ -395,15 +395,20 @@ def actors_times() -> list[str]:
 def _times(name: str) -> list[str]:
     stored = _newest(name)
     rows = [_Shared(row) for row in stored["rows"]]
+    headings = ["family, members", "one process", "of this, evaluation", "gradient"]
+    ways = [way for way in _WAYS if way in stored["rows"][0]]
+    table = _markdown([*headings, *ways], [row.times() for row in rows])
+    return [*_measured(stored), "", *table]
+
+
+def _measured(stored: dict[str, Any]) -> list[str]:
+    """When, and on which machine."""
     machine = stored["machine"]
     sentence = (
         f"Measured on {stored['date']}, commit {machine['commit']}: two cores of an {machine['processor']}, "
         f"{machine['isa']}."
     )
-    headings = ["family, members", "one process", "of this, evaluation", "gradient"]
-    ways = [way for way in _WAYS if way in stored["rows"][0]]
-    table = _markdown([*headings, *ways], [row.times() for row in rows])
-    return [*textwrap.wrap(sentence, 120), "", *table]
+    return textwrap.wrap(sentence, 120)
 
 
 def sharing_model() -> list[str]:
@@ -422,7 +427,8 @@ def links() -> list[str]:
         [row["case"], row["link"], str(row["workers"]), _three_digits(row["sent"]), _three_digits(row["replayed"])]
         for row in stored["rows"]
     ]
-    return _markdown(["family, members", "link of each worker", "workers", "theta sent", "steps replayed"], rows)
+    table = _markdown(["family, members", "link of each worker", "workers", "theta sent", "steps replayed"], rows)
+    return [*_measured(stored), "", *table]
 
 
 # --- Everything -------------------------------------------------------------------------------------------------------
