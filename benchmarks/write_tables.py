@@ -398,10 +398,10 @@ def _times(name: str) -> list[str]:
     headings = ["family, members", "one process", "of this, evaluation", "gradient"]
     ways = [way for way in _WAYS if way in stored["rows"][0]]
     table = _markdown([*headings, *ways], [row.times() for row in rows])
-    return [*_measured(stored), "", *table]
+    return [*_two_cores(stored), "", *table]
 
 
-def _measured(stored: dict[str, Any]) -> list[str]:
+def _two_cores(stored: dict[str, Any]) -> list[str]:
     """When, and on which machine."""
     machine = stored["machine"]
     sentence = (
@@ -428,7 +428,7 @@ def links() -> list[str]:
         for row in stored["rows"]
     ]
     table = _markdown(["family, members", "link of each worker", "workers", "theta sent", "steps replayed"], rows)
-    return [*_measured(stored), "", *table]
+    return [*_two_cores(stored), "", *table]
 
 
 # --- Everything -------------------------------------------------------------------------------------------------------
