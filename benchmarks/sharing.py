@@ -1,11 +1,13 @@
 """What it costs to share a population between processes, and what it gains: the figures of docs/machines.md.
 
-    python benchmarks/sharing.py            # worker processes, and ranks where there is an MPI
+    python benchmarks/sharing.py            # worker processes; ranks and actors where there are an MPI and Ray
     python benchmarks/sharing.py --steps 9  # generations of each measurement; the fastest counts
     python benchmarks/sharing.py --runs 3 --json FILE  # the fastest of three runs, stored for write_tables.py
+    python benchmarks/sharing.py --bytes --json FILE   # what the messages of workers weigh, on any machine
 
-Each process has one thread, so two processes have twice the processors of one. A generation is taken apart where it
-runs in one process: evaluation, gradient, and the step with all that surrounds it.
+Each process has one thread, so two processes have twice the processors of one. Numbers are of ordinary size, because
+some processors (Intel's) compute subnormal numbers a hundred times more slowly, and then nothing else counts. A
+generation is taken apart where it runs in one process: evaluation, gradient, and the step with all that surrounds it.
 """
 
 from __future__ import annotations
@@ -18,8 +20,12 @@ import shutil
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager, nullcontext
 from datetime import datetime, timezone
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +36,7 @@ from bench_machine import machine
 
 import fpes
 from fpes.datasets import Dataset
-from fpes.distributed import Ranks, Workers, processes
+from fpes.distributed import Ranks, RayExecutor, Workers, processes
 from fpes.distributed.ranks import sum_type
 from fpes.engine import Local, LocalEngine, parts_pay
 from fpes.files import written_whole
@@ -61,10 +67,15 @@ def dataset(sizes: tuple[int, ...]) -> Dataset:
     return Dataset("noise", x, y, x[:64], y[:64], sizes[-1])
 
 
+def network(sizes: tuple[int, ...]) -> fpes.LinearNetwork:
+    """Without subnormal numbers."""
+    return fpes.LinearNetwork(sizes, scaling=1.0)
+
+
 def run(case: str, steps: int, executor: Any) -> float:
     """Seconds of the fastest generation."""
     sizes, perturbation, members, batch, groups = CASES[case]
-    net = fpes.LinearNetwork(sizes)
+    net = network(sizes)
     es = fpes.ES(net, net.init(0), size=members, sigma=0.05, perturbation=perturbation, learning_rate=1e-3)
     times: list[float] = []
     es.fit(
@@ -131,25 +142,48 @@ def apart(case: str, steps: int) -> dict[str, float]:
     return {"generation": 1e3 * whole, **parts}
 
 
-def traffic(case: str) -> dict[str, float]:
-    """Bytes of a generation of two workers, once they have the data."""
+class Elsewhere(Executor):
+    """A pool that doesn't say that it is on this machine, so its workers replay steps where that pays."""
+
+    def __init__(self, pool: Executor) -> None:
+        self._pool = pool
+
+    def submit(self, fn: Any, /, *arguments: Any, **options: Any) -> Any:
+        return self._pool.submit(fn, *arguments, **options)
+
+
+def traffic(case: str, disguised: Callable[[Executor], Executor]) -> tuple[int, int]:
+    """Bytes to and from two workers in a generation, once they have the data."""
     with processes(2, threads=1) as pool:
-        counted = Counted(pool._executor, parts=2, threads=1)
+        counted = Counted(disguised(pool._executor), parts=2, threads=1)
         marks = []
         sizes, perturbation, members, batch, groups = CASES[case]
-        net = fpes.LinearNetwork(sizes)
+        net = network(sizes)
         es = fpes.ES(net, net.init(0), size=members, sigma=0.05, perturbation=perturbation, learning_rate=1e-3)
         es.fit(
             dataset(sizes),
-            steps=6,
+            steps=9,
             batch=batch,
             groups=groups,
             executor=counted,
             after_step=lambda es: marks.append((counted.sent, counted.received)),
         )
     each = np.diff(marks, axis=0)
-    sent, received = (int(each[:, column].min()) for column in (0, 1))
-    return {"sent": sent, "received": received}
+    sent, received = (int(np.median(each[:, column])) for column in (0, 1))  # a worker may have fallen behind
+    return sent, received
+
+
+@contextmanager
+def actors(count: int) -> Iterator[Workers]:
+    """Actors of Ray on this machine."""
+    import ray
+
+    ray.init(num_cpus=count, include_dashboard=False, log_to_driver=False, logging_level="error")
+    try:
+        with RayExecutor(count) as executor:
+            yield Workers(executor, threads=1)
+    finally:
+        ray.shutdown()
 
 
 def ranks_of(case: str, steps: int) -> None:
@@ -175,18 +209,28 @@ def measure(case: str, steps: int) -> dict[str, Any]:
             command = [mpiexec(), "-n", str(count), sys.executable, __file__, "--ranks", case, "--steps", str(steps)]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             row[f"{count} rank{'s' if count > 1 else ''}"] = json.loads(done.stdout.strip().splitlines()[-1])
+    if find_spec("ray") is not None:
+        for count in (1, 2):
+            with actors(count) as pool:
+                row[f"{count} actor{'s' if count > 1 else ''}"] = 1e3 * run(case, steps, pool)
     again = apart(case, steps)  # before and after all others: the machine may have been busy
     row |= {name: min(row[name], again[name]) for name in again}
     sizes, perturbation, members, batch, _ = CASES[case]
-    net = fpes.LinearNetwork(sizes)
+    net = network(sizes)
     population = fpes.Population(net, net.init(0), size=members, sigma=0.05, perturbation=perturbation)
     weights = fpes.centred_ranks(np.random.default_rng(0).random(members))
     row["exchanged"] = parts_pay(population, weights, 2)
     # Of all ranks: what Allgatherv and Allreduce give to each.
     row["fitness bytes"] = 4 * members * (batch if perturbation.per_sample else 1)
     row["sum bytes"] = net.parameters * np.dtype(sum_type(population, weights)).itemsize if row["exchanged"] else 0
-    row |= traffic(case)
     return row
+
+
+def weigh(case: str) -> dict[str, Any]:
+    """Bytes to and from two workers in a generation, and to two that replay steps where that pays."""
+    sent, received = traffic(case, lambda pool: pool)
+    replayed, _ = traffic(case, Elsewhere)
+    return {"case": case, "sent": sent, "received": received, "replayed": replayed}
 
 
 def fastest(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -202,15 +246,20 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=7, help="generations of each measurement; the fastest counts")
     parser.add_argument("--runs", type=int, default=1, help="measurements of each case; the fastest counts")
     parser.add_argument("--only", default="", help="cases whose names contain this")
+    parser.add_argument("--bytes", action="store_true", help="weigh the messages of workers instead")
     parser.add_argument("--json", type=Path, help="store the results there")
     parser.add_argument("--ranks", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    warnings.simplefilter("ignore", fpes.TrainingWarning)  # of a network that flushes nothing
     if options.ranks:
         return ranks_of(options.ranks, options.steps)
     rows = []
     for case in CASES:
         if options.only in case:
-            rows.append(fastest([measure(case, options.steps) for _ in range(options.runs)]))
+            if options.bytes:
+                rows.append(weigh(case))
+            else:
+                rows.append(fastest([measure(case, options.steps) for _ in range(options.runs)]))
             print(json.dumps(rows[-1]), flush=True)
     if options.json is not None:
         stored = {"date": datetime.now(timezone.utc).date().isoformat(), "machine": machine(), "rows": rows}

@@ -325,6 +325,9 @@ def mnist() -> list[str]:
 # --- Several processes ------------------------------------------------------------------------------------------------
 
 
+_WAYS = ("1 worker", "2 workers", "1 actor", "2 actors", "1 rank", "2 ranks")
+
+
 @dataclass(frozen=True)
 class _Shared:
     """A case of sharing.py, with the model of docs/machines.md: W ranks take E / W + R.
@@ -349,16 +352,21 @@ class _Shared:
 
     def times(self) -> list[str]:
         """Of each way to run it."""
-        columns = ("generation", "evaluate", "gradient", "1 worker", "2 workers", "1 rank", "2 ranks")
-        return [self.name, *(_three_digits(self.row[column]) for column in columns)]
+        columns = ("generation", "evaluate", "gradient", *_WAYS)
+        return [self.name, *(_three_digits(self.row[column]) for column in columns if column in self.row)]
 
-    def model(self) -> list[str]:
-        """What a worker's and the ranks' messages weigh, and what two ranks take, predicted and measured."""
+    def model(self, weight: dict[str, Any]) -> list[str]:
+        """What a worker's and the ranks' messages weigh, and what two ranks take, predicted and measured.
+
+        Args:
+            weight: bytes to and from two workers.
+        """
         row, own = self.row, self.row["1 rank"] - self.shared
         predicted, own_of_two = self.shared / 2 + own, row["2 ranks"] - self.shared / 2
         return [
             self.name,
-            f"{_bytes(row['sent'] / 2)} + {_bytes(row['received'] / 2)}",
+            f"{_bytes(weight['sent'] / 2)} + {_bytes(weight['received'] / 2)}",
+            _bytes(weight["replayed"] / 2) if weight["replayed"] < weight["sent"] / 2 else "sent",
             _bytes(row["fitness bytes"]),
             _bytes(row["sum bytes"]) if row["exchanged"] else "none",
             _three_digits(predicted),
@@ -376,29 +384,53 @@ def _bytes(count: float) -> str:
     return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
 
 
-def _sharing() -> tuple[dict[str, Any], list[_Shared]]:
-    stored = _newest("sharing-*")
-    return stored, [_Shared(row) for row in stored["rows"]]
-
-
 def sharing_times() -> list[str]:
     """Milliseconds of a generation, for each number of processes."""
-    stored, rows = _sharing()
+    return _times("sharing-*")
+
+
+def actors_times() -> list[str]:
+    """The same, with actors of Ray."""
+    return _times("actors-*")
+
+
+def _times(name: str) -> list[str]:
+    stored = _newest(name)
+    rows = [_Shared(row) for row in stored["rows"]]
+    headings = ["family, members", "one process", "of this, evaluation", "gradient"]
+    ways = [way for way in _WAYS if way in stored["rows"][0]]
+    table = _markdown([*headings, *ways], [row.times() for row in rows])
+    return [*_two_cores(stored), "", *table]
+
+
+def _two_cores(stored: dict[str, Any]) -> list[str]:
+    """When, and on which machine."""
     machine = stored["machine"]
     sentence = (
         f"Measured on {stored['date']}, commit {machine['commit']}: two cores of an {machine['processor']}, "
         f"{machine['isa']}."
     )
-    headings = ["family, members", "one process", "of this, evaluation", "gradient"]
-    table = _markdown([*headings, "1 worker", "2 workers", "1 rank", "2 ranks"], [row.times() for row in rows])
-    return [*textwrap.wrap(sentence, 120), "", *table]
+    return textwrap.wrap(sentence, 120)
 
 
 def sharing_model() -> list[str]:
     """What the model says of two ranks, and how far the family scales."""
-    headings = ["family, members", "a worker's bytes, to + from", "fitness, all ranks", "sums", "2 ranks, predicted"]
-    rows = [row.model() for row in _sharing()[1]]
+    headings = ["family, members", "a worker's bytes, to + from", "to, with replays"]
+    headings += ["fitness, all ranks", "sums", "2 ranks, predicted"]
+    weights = {row["case"]: row for row in _newest("bytes")["rows"]}
+    rows = [_Shared(row).model(weights[row["case"]]) for row in _newest("sharing-*")["rows"]]
     return _markdown([*headings, "measured", "error", "ranks at E = R"], rows)
+
+
+def links() -> list[str]:
+    """Milliseconds of a generation, with theta sent and with steps replayed, over links of different speeds."""
+    stored = _newest("links-*")
+    rows = [
+        [row["case"], row["link"], str(row["workers"]), _three_digits(row["sent"]), _three_digits(row["replayed"])]
+        for row in stored["rows"]
+    ]
+    table = _markdown(["family, members", "link of each worker", "workers", "theta sent", "steps replayed"], rows)
+    return [*_two_cores(stored), "", *table]
 
 
 # --- Everything -------------------------------------------------------------------------------------------------------
@@ -420,6 +452,8 @@ PLACES = (
     Place(ROOT / "docs" / "benchmarks.md", "cpu", cpu),
     Place(ROOT / "docs" / "machines.md", "sharing", sharing_times),
     Place(ROOT / "docs" / "machines.md", "sharing-model", sharing_model),
+    Place(ROOT / "docs" / "machines.md", "actors", actors_times),
+    Place(ROOT / "docs" / "machines.md", "links", links),
     Place(ROOT / "docs" / "training.md", "digits", digits),
     Place(ROOT / "docs" / "training.md", "mnist", mnist),
     Place(ROOT / "README.md", "mnist-es", mnist_es),

@@ -166,7 +166,7 @@ def test_tables_of_the_documentation_are_what_was_measured(scripts):
     """Where results are new: `python benchmarks/write_tables.py` writes the tables."""
     tables = scripts("write_tables")
     assert [str(page) for page, _ in tables.changed()] == []
-    names = ["h200", "overview", "cpu", "sharing", "sharing-model", "digits", "mnist", "mnist-es"]
+    names = ["h200", "overview", "cpu", "sharing", "sharing-model", "actors", "links", "digits", "mnist", "mnist-es"]
     assert [place.name for place in tables.PLACES] == names
     place = tables.PLACES[0]
     text = place.page.read_text()

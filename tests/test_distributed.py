@@ -109,9 +109,19 @@ def test_workers_are_sent_what_they_lack_and_no_more(monkeypatch):
     train("full", 10, executor=executor)
     sent = [set(message["parcels"]) for message in executor.messages]
     # Three tasks go out before the first worker has said what it lacks, and one process answers them all.
-    assert all(("minibatches" in parcels) == ("measure" in parcels) for parcels in sent)
     assert [number for number, parcels in enumerate(sent) if "minibatches" in parcels] == [3, 4, 5]
-    assert all({"theta", "samples"} <= parcels for parcels in sent)
+    assert all({"theta", "samples", "measure"} <= parcels for parcels in sent)
+
+
+def test_theta_is_sent_once_a_generation(monkeypatch):
+    """Gradients in parts find it where the evaluation has left it."""
+    monkeypatch.setattr(engine, "_PAIRS_WORTH_A_SUM", 0)
+    monkeypatch.setattr(worker, "_kept", {})
+    executor = Inline()
+    oracle.assert_bitwise_equal(train("full", 5, executor=executor).theta, alone("full", 5))
+    gradients = [message for message in executor.messages if message["kind"] == "gradient"]
+    assert len(gradients) == 15
+    assert all(set(message["parcels"]) == {"weights"} for message in gradients)
 
 
 # --- Trouble ----------------------------------------------------------------------------------------------------------
@@ -233,7 +243,8 @@ def test_another_version_is_refused(monkeypatch):
 def test_a_digest_that_differs_is_an_error():
     def damaged(message):
         parcels = dict(message["parcels"])
-        parcels["theta"] = parcels["theta"][:-9] + b"\x01" + parcels["theta"][-8:]
+        middle = len(parcels["theta"]) // 2  # among the numbers
+        parcels["theta"] = parcels["theta"][:middle] + b"\x01" + parcels["theta"][middle + 1 :]
         return {**message, "parcels": parcels}
 
     with pytest.raises(DigestError, match=r"theta has arrived with digest .*, expected"):

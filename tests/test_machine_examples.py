@@ -52,10 +52,14 @@ def test_an_example_comes_to_the_theta_of_one_process(name):
 
 
 def test_the_figures_of_the_documentation_can_be_measured():
-    script = EXAMPLES.parent.parent / "benchmarks" / "sharing.py"
-    row = json.loads(run([sys.executable, str(script), "--steps", "1", "--only", "node of one layer"]))
-    measured = ("generation", "evaluate", "gradient", "1 worker", "2 workers", "sent", "received")
-    assert all(row[name] > 0 for name in measured), row
+    command = [sys.executable, str(EXAMPLES.parent.parent / "benchmarks" / "sharing.py"), "--only", "node of one layer"]
+    row = json.loads(run([*command, "--steps", "1"]))
+    assert all(row[name] > 0 for name in ("generation", "evaluate", "gradient", "1 worker", "2 workers")), row
+    weight = json.loads(run([*command, "--bytes"]))
+    theta = 4 * fpes.LinearNetwork((784, 512, 512, 10)).parameters
+    assert 2 * theta < weight["sent"] < 2.1 * theta  # two workers
+    assert 0 < weight["replayed"] < 0.2 * theta
+    assert 0 < weight["received"] < 0.1 * theta
 
 
 def test_every_example_is_run():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -25,6 +26,29 @@ def _why_not() -> str | None:
         return "there is no ip, or no unshare (apt install iproute2 util-linux)"
     made = subprocess.run([*UNSHARE, "ip", "link", "add", "bridge", "type", "bridge"], capture_output=True, check=False)
     return None if made.returncode == 0 else "this user can't make network namespaces with bridges"
+
+
+def test_links_of_the_documentation_can_be_measured():
+    reason = "there is no tc (apt install iproute2)" if shutil.which("tc") is None else _why_not()
+    if reason is not None:
+        pytest.skip(f"NOT TESTED: {reason}")
+    script = FOLDER.parent / "benchmarks" / "links.py"
+    command = [
+        *UNSHARE,
+        sys.executable,
+        str(script),
+        "--steps",
+        "1",
+        "--one",
+        "1 Gbit/s",
+        "1",
+        "node of one layer, 512",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout.splitlines()[-1])
+    assert row["sent"] > 0
+    assert row["replayed"] > 0
 
 
 def test_a_link_that_is_cut_changes_no_bit(tmp_path):

@@ -1,4 +1,5 @@
-"""Executors of other packages: the same bits as one process. Where a package is absent, its test says so."""
+"""Executors of other packages: the same bits as one process. Where a package is absent, its test says so. (Ray has a
+file of its own.)"""
 
 from __future__ import annotations
 
@@ -14,7 +15,6 @@ import oracle
 import pytest
 from distributed_run import train
 
-import fpes
 from fpes.distributed import Workers
 
 STEPS = 12
@@ -55,34 +55,6 @@ def test_dask():
         cluster = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
         with Client(**cluster) as client, client.get_executor(pure=False) as executor:
             check(executor)
-
-
-@needs("ray", '"fpes[ray]"')
-@pytest.mark.filterwarnings("ignore")
-def test_ray_and_a_killed_actor():
-    import ray
-
-    folder = str(Path(__file__).parent)
-    path = os.pathsep.join([folder, *filter(None, [os.environ.get("PYTHONPATH")])])
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="error",
-        runtime_env={"env_vars": {"PYTHONPATH": path}},
-    )
-    try:
-        with fpes.distributed.RayExecutor(2) as executor:
-            check(executor)
-
-            def kill(es: fpes.ES) -> None:
-                if es.generation == 4:
-                    ray.kill(executor._actors[0])
-
-            theta = train("full", STEPS, executor=executor, after_step=kill).theta
-            oracle.assert_bitwise_equal(theta, train("full", STEPS).theta)
-    finally:
-        ray.shutdown()
 
 
 @needs("mpi4py", '"fpes[mpi]" mpich')

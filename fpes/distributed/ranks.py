@@ -27,6 +27,7 @@ from fpes.datasets import Minibatches
 from fpes.devices import to_device, to_host
 from fpes.distributed.errors import DigestError, VersionError
 from fpes.distributed.messages import digest_of
+from fpes.distributed.replay import scheduled_values, settle
 from fpes.distributed.sharing import process_name, processors, share_processors, shared_device
 from fpes.engine import Engine, Measure, Samples, parts_pay, ranges
 from fpes.evaluation import Evaluation
@@ -35,7 +36,6 @@ from fpes.population import Population
 from fpes.steps import State
 from fpes.strategy import Strategy, local_gradient
 
-_SCHEDULED = ("sigma", "learning_rate", "weight_decay")
 _INTERRUPTED = 130
 _WAKING, _NAP_SECONDS = 1, 0.005
 _PATIENCE_SECONDS = 2.0  # in which rank 0 says what has ended it: the first rank that ends takes the others along
@@ -276,9 +276,9 @@ class _Leader:
 
     def announce(self, kind: str, **content: Any) -> None:
         strategy = self.strategy
-        scheduled = {name: strategy.value(name, strategy.generation) for name in _SCHEDULED}
+        values = scheduled_values(strategy)
         self.computing = True
-        self.ranks._comm.bcast((kind, {"scheduled": scheduled, **content}))
+        self.ranks._comm.bcast((kind, {"scheduled": values, **content}))
 
     def evaluate(self, population: Population, samples: Samples, measure: Measure) -> Evaluation:
         """The population on its minibatch."""
@@ -322,18 +322,13 @@ class _Follower:
             self.strategy.accept(self.proposal)
         self.proposal = None
 
-    def settle(self, scheduled: Mapping[str, float]) -> None:
-        """Schedules are rank 0's, for the clock may have changed its plan."""
-        for name, value in scheduled.items():
-            setattr(self.strategy, name, value)
-
     def evaluate(
         self, scheduled: Mapping[str, float], place: tuple[int, str], samples: Samples, measure: Measure
     ) -> None:
         """This rank's part of a population."""
         strategy = self.strategy
         self.catch_up(place[0])
-        self.settle(scheduled)
+        settle(strategy, scheduled)
         found = (strategy.generation, digest_of(strategy.theta))
         if found != place:
             raise DigestError(
@@ -350,7 +345,7 @@ class _Follower:
 
     def propose(self, scheduled: Mapping[str, float], fitness: FloatArray) -> None:
         """The step that this fitness leads to; whether it is taken, the next message tells."""
-        self.settle(scheduled)
+        settle(self.strategy, scheduled)
         assert self.evaluation is not None
         try:
             told = self.evaluation.with_fitness(to_device(fitness, self.strategy.device))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any
@@ -10,7 +12,7 @@ from fpes import _checks
 
 
 class RayExecutor(Executor):
-    """`count` actors of Ray. A new actor replaces an actor that dies.
+    """`count` actors of Ray. A new actor replaces an actor that dies, or whose task is cancelled.
 
         with fpes.distributed.RayExecutor(8, num_cpus=1) as executor:
             es.fit(data, steps=1000, executor=executor)
@@ -29,37 +31,45 @@ class RayExecutor(Executor):
             import ray
         except ImportError as error:
             raise ImportError('RayExecutor needs Ray: pip install "fpes[ray]"') from error
-        self._ray = ray
+        self._ray: Any = ray
         self._max_workers = _checks.integer("count", count, 1, 2**20)
-        self._actor = ray.remote(_Actor).options(**{"num_cpus": 1, **options})
-        self._actors = [self._actor.remote() for _ in range(self._max_workers)]
-        self._busy = [0] * self._max_workers
+        self._actor = self._ray.remote(_Actor).options(**{"num_cpus": 1, **options})
+        self._tasks = {self._actor.remote(): 0 for _ in range(self._max_workers)}  # of each actor
+        self._lock = threading.Lock()  # tasks end in a thread of Ray's
         self._closed = False
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Run fn(*args, **kwargs) on the actor with the fewest tasks, as every Executor does."""
-        if self._closed:
-            raise RuntimeError("the executor is shut down")
-        place = self._busy.index(min(self._busy))
-        self._busy[place] += 1
-        actor = self._actors[place]
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the executor is shut down")
+            actor = min(self._tasks, key=self._tasks.__getitem__)
+            self._tasks[actor] += 1
         future: Future[Any] = actor.call.remote(fn, args, kwargs).future()
-        future.add_done_callback(lambda done: self._done(place, actor, done))
+        future.add_done_callback(functools.partial(self._done, actor))
         return future
 
-    def _done(self, place: int, actor: Any, future: Future[Any]) -> None:
-        self._busy[place] -= 1
-        if self._closed or future.cancelled():
-            return
-        if isinstance(future.exception(), self._ray.exceptions.RayActorError) and self._actors[place] is actor:
-            self._actors[place], self._busy[place] = self._actor.remote(), 0
+    def _done(self, actor: Any, future: Future[Any]) -> None:
+        """Replace the actor if it is lost. A task that was cancelled may run on, so its actor hangs."""
+        lost = future.cancelled() or isinstance(future.exception(), self._ray.exceptions.RayActorError)
+        with self._lock:
+            if actor not in self._tasks:  # replaced, or the executor is shut down
+                return
+            self._tasks[actor] -= 1
+            if not lost:
+                return
+            del self._tasks[actor]
+            self._tasks[self._actor.remote()] = 0
+        if future.cancelled():  # it lives
+            self._ray.kill(actor)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """End the actors."""
-        self._closed = True
-        for actor in self._actors:
+        """End the actors at once. Tasks that they haven't done fail."""
+        with self._lock:
+            self._closed = True
+            actors, self._tasks = list(self._tasks), {}
+        for actor in actors:
             self._ray.kill(actor)
-        self._actors = []
 
 
 class _Actor:

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 
 from fpes import _settings
+from fpes._checks import FloatArray
 from fpes._version import __version__
 from fpes.devices import to_device, to_host
-from fpes.distributed.messages import Message, opened
+from fpes.distributed.messages import Message, opened, opened_theta
+from fpes.distributed.replay import OtherBitsError, Replica
 from fpes.distributed.sharing import process_name, share_processors, shared_device
 from fpes.engine import Measure, Samples
 from fpes.population import Population
@@ -26,6 +28,7 @@ from fpes.population import Population
 _MOST_OF_A_NAME = 2  # parcels kept: those of this generation and the one before, and of two runs at a time
 
 _kept: dict[str, OrderedDict[str, Any]] = {}
+_replicas: OrderedDict[str, Replica] = OrderedDict()  # of runs whose steps are taken here too
 _lock = threading.Lock()
 _place = 0  # of this worker among those that were started with it
 
@@ -65,30 +68,62 @@ def answer(message: Message) -> Message:
         return {**head, "state": "version"}
     try:
         with _lock:  # some executors run several tasks at a time in one process
-            parcels, missing = _take(message)
+            parcels, missing, other_bits = _take(message)
         if missing:
-            return {**head, "state": "missing", "missing": missing}
+            return {**head, "state": "missing", "missing": missing, "other_bits": other_bits}
         _share(message)
         return {**head, "state": "done", "values": _values(parcels, message)}
     except Exception as error:
         return {**head, "state": "failed", "traceback": traceback.format_exc(), "error": _sendable(error)}
 
 
-def _take(message: Message) -> tuple[dict[str, Any], list[str]]:
-    """What the task needs, and the names of what is missing. What came along is kept."""
-    parcels, missing = {}, []
+def _take(message: Message) -> tuple[dict[str, Any], list[str], str | None]:
+    """What the task needs, the names of what is missing, and how a replay went wrong. What came along is kept."""
+    parcels: dict[str, Any] = {}
     for name, digest in message["digests"].items():
         kept = _kept.setdefault(name, OrderedDict())
         if digest not in kept and name in message["parcels"]:
             kept[digest] = opened(name, digest, message["parcels"][name])
         if digest in kept:
-            kept.move_to_end(digest)
             parcels[name] = kept[digest]
-        else:
-            missing.append(name)
-        while len(kept) > _MOST_OF_A_NAME:
-            kept.popitem(last=False)
-    return parcels, missing
+            _keep(kept, digest, kept[digest])
+    missing = [name for name in message["digests"] if name not in parcels]
+    try:
+        theta = _theta(message, None if missing else parcels)
+    except OtherBitsError as error:
+        del _replicas[message["run"]]
+        return parcels, ["theta"], str(error)
+    if theta is None:
+        missing.append("theta")
+    return {**parcels, "theta": theta}, missing, None
+
+
+def _theta(message: Message, parcels: dict[str, Any] | None) -> FloatArray | None:
+    """Theta of the task: kept, sent along, or reached by the last steps; None if it is missing.
+
+    `parcels` is all that the task needs besides; None if some of it is missing, and so are the means for a replay.
+    """
+    run, digest, kept = message["run"], message["theta"], _kept.setdefault("theta", OrderedDict())
+    theta: FloatArray | None = kept.get(digest)
+    if theta is None and parcels is not None:
+        if "theta" in message["parcels"]:
+            theta, memory = opened_theta(digest, message["parcels"]["theta"])
+            if memory is not None:
+                device = shared_device(message["device"], _place)
+                _keep(_replicas, run, Replica(parcels["settings"], message["step"], theta, memory, device))
+        elif run in _replicas and "steps" in parcels:
+            theta = _replicas[run].reach(digest, parcels["steps"], parcels["minibatches"])
+    if theta is not None:
+        _keep(kept, digest, theta)
+    return theta
+
+
+def _keep(kept: OrderedDict[str, Any], name: str, content: Any) -> None:
+    """As the newest; the oldest are forgotten."""
+    kept[name] = content
+    kept.move_to_end(name)
+    while len(kept) > _MOST_OF_A_NAME:
+        kept.popitem(last=False)
 
 
 def _share(message: Message) -> None:

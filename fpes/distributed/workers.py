@@ -10,8 +10,16 @@ import multiprocessing
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -24,7 +32,8 @@ from fpes.datasets import Minibatches
 from fpes.devices import to_host
 from fpes.distributed import worker
 from fpes.distributed.errors import DigestError, VersionError, WorkerError
-from fpes.distributed.messages import Message, Parcel, key_of
+from fpes.distributed.messages import Message, Parcel, ThetaParcel, key_of
+from fpes.distributed.replay import History, replay_pays, settings_of
 from fpes.engine import Engine, LocalEngine, Measure, Samples, parts_pay, ranges
 from fpes.evaluation import Evaluation
 from fpes.health import warn
@@ -47,8 +56,8 @@ class Workers:
         for x, y in batches:
             es.tell(workers.evaluate(es.ask(), x, y))
 
-    Workers receive theta in every generation, and the data once. A worker that dies, hangs or answers twice changes no
-    bit.
+    Workers receive the data once. They receive theta in every generation; or, if they may be on other machines and it
+    is cheaper, they take each step themselves (replay.py). A worker that dies, hangs or answers twice changes no bit.
 
     Args:
         executor: any concurrent.futures.Executor whose workers can import this package, or a function without arguments
@@ -85,7 +94,7 @@ class Workers:
         self._mine = made
         self.parts = _parts_of(self._executor) if parts is None else _checks.integer("parts", parts, 1, 2**20)
         self._run = os.urandom(8).hex()
-        self._parcels: dict[str, Parcel] = {}
+        self._replays = False
 
     def __str__(self) -> str:
         threads = "a share of the processors" if self.threads is None else f"{self.threads} thread(s)"
@@ -125,7 +134,8 @@ class Workers:
         """
         measure = Measure(loss, per_sample, None if sample_weights is None else to_host(sample_weights), chunk)
         parcels = {"batch": Parcel("y", (to_host(x), to_host(y))), "measure": Parcel("loss", measure)}
-        values = self._values("evaluate", population, parcels, own_loss=callable(loss))
+        theta = ThetaParcel(to_host(population.theta))
+        values = self._values("evaluate", population, theta, parcels, own_loss=callable(loss))
         return population.evaluated(x, _on_device(values, population), y, loss)
 
     # --- As the helpers of ES.fit() -----------------------------------------------------------------------------------
@@ -142,35 +152,44 @@ class Workers:
     def training(self, strategy: Strategy, minibatches: Minibatches, run: str) -> Iterator[Engine]:
         """Around the generations of a run."""
         self._run = run
+        near = isinstance(self._executor, ProcessPoolExecutor | ThreadPoolExecutor)
+        self._replays = not near and replay_pays(strategy, minibatches)
         try:
             yield _Training(self, strategy, minibatches)
         finally:
             if self._make is None:
                 self.close()  # a pool that has taken the place of a broken one that was given
 
-    def gradient_of(self, population: Population, weights: Any) -> FloatArray:
-        """The gradient of exact sums, in parts."""
+    def _gradient(self, population: Population, theta: ThetaParcel, weights: Any) -> FloatArray:
+        """The gradient of exact sums, in parts, after an evaluation."""
         parcels = {"weights": Parcel("weights", to_host(weights))}
-        total = self._values("gradient", population, parcels)
+        total = self._values("gradient", population, theta, parcels, kept=True)
         gradient: FloatArray = to_host(population.joined_gradient([_on_device(total, population)]))
         return gradient
 
     # --- Tasks --------------------------------------------------------------------------------------------------------
 
     def _values(
-        self, kind: str, population: Population, parcels: dict[str, Parcel], *, own_loss: bool = False
+        self,
+        kind: str,
+        population: Population,
+        theta: ThetaParcel,
+        parcels: dict[str, Parcel],
+        *,
+        own_loss: bool = False,
+        kept: bool = False,
     ) -> np.ndarray:
-        """The values of all ranges, put together: one after another, or added up where they are gradients."""
-        parcels |= {
-            "theta": Parcel("theta", to_host(population.theta)),
-            "shape": Parcel("net", (population.net, population.perturbation)),
-        }
+        """The values of all ranges, put together: one after another, or added up where they are gradients.
+
+        `kept`: whether workers should have theta already, so that it is sent only to those that ask for it.
+        """
+        parcels["shape"] = Parcel("net", (population.net, population.perturbation))
         origin = population.origin
         common: Message = {
             "version": __version__,
             "run": self._run,
             "step": origin.generation,
-            "theta": parcels["theta"].digest,
+            "theta": theta.digest,
             "kind": kind,
             "size": origin.size,
             "sigma": origin.sigma,
@@ -182,7 +201,7 @@ class Workers:
             "own_loss": own_loss,
         }
         tasks = [{**common, "begin": begin, "end": end} for begin, end in ranges(population, self.parts)]
-        values = _Round(self, tasks, parcels).run()
+        values = _Round(self, tasks, {**parcels, "theta": theta}, sends_theta=not kept).run()
         if kind == "evaluate":
             return np.concatenate(values)
         total = values[0]
@@ -200,6 +219,15 @@ class Workers:
                     return None
         return None
 
+    def _give_up_replays(self, answer: Message) -> None:
+        """A replay has gone wrong: send theta from now on, so that its bits are sure to be the same everywhere."""
+        if self._replays:
+            self._replays = False
+            warn(
+                f"worker {answer['worker']} has come to other bits: {answer['other_bits']}. Theta is sent from now on. "
+                "Either it was changed between two generations, or that machine computes other bits"
+            )
+
     def _renew(self, reason: object) -> bool:
         """Another executor in the place of a broken one, where there is a way to make it."""
         if self._make is None and type(self._executor) is not ProcessPoolExecutor:
@@ -216,13 +244,20 @@ class Workers:
 class _Round:
     """The tasks of one generation, until each has its values."""
 
-    def __init__(self, workers: Workers, tasks: Sequence[Message], parcels: dict[str, Parcel]) -> None:
+    def __init__(
+        self,
+        workers: Workers,
+        tasks: Sequence[Message],
+        parcels: Mapping[str, Parcel | ThetaParcel],
+        *,
+        sends_theta: bool,
+    ) -> None:
         self.workers = workers
         self.tasks = tasks
         self.parcels = parcels
         self.values: list[np.ndarray | None] = [None] * len(tasks)
         self.tries = [0] * len(tasks)
-        self.wanted: list[set[str]] = [set(_ALWAYS_SENT) for _ in tasks]
+        self.wanted: list[set[str]] = [{*_ALWAYS_SENT, "theta"} if sends_theta else set(_ALWAYS_SENT) for _ in tasks]
         self.waiting: dict[Future[Message], tuple[int, float]] = {}  # task, and when it counts as lost
 
     def run(self) -> list[np.ndarray]:
@@ -302,6 +337,8 @@ class _Round:
         if key_of(answer) != key_of(task):
             raise WorkerError(f"worker {answer['worker']} has answered {key_of(answer)}, expected {key_of(task)}")
         if state == "missing":
+            if answer["other_bits"] is not None:
+                self.workers._give_up_replays(answer)
             self.wanted[number] |= set(answer["missing"])
             self.tries[number] -= 1
             self.send(number)
@@ -311,8 +348,8 @@ class _Round:
             self.values[number] = answer["values"]
 
 
-# What nobody has yet when a generation begins.
-_ALWAYS_SENT = ("theta", "samples", "weights", "batch")
+# What nobody has yet when a generation begins, and measures, which are small and may have new weights of samples.
+_ALWAYS_SENT = ("steps", "samples", "weights", "batch", "measure")
 
 
 class _Training:
@@ -323,6 +360,8 @@ class _Training:
         self.minibatches = minibatches
         self.device = strategy.device
         self.data = Parcel("data", minibatches.for_training_only())
+        self.strategy = strategy
+        self.history = History(strategy)
         self.local = LocalEngine(strategy, minibatches)
 
     def evaluate(self, population: Population, samples: Samples, measure: Measure) -> Evaluation:
@@ -332,7 +371,13 @@ class _Training:
             "samples": Parcel("samples", samples),
             "measure": Parcel("fitness", measure),
         }
-        values = self.workers._values("evaluate", population, parcels)
+        replays, state = self.workers._replays, self.strategy.state
+        self.samples = samples
+        self.theta = theta = ThetaParcel(state.theta, state.memory if replays else None)
+        if replays:
+            parcels["settings"] = Parcel("settings", settings_of(self.strategy))
+            parcels["steps"] = Parcel("steps", self.history.steps(theta))
+        values = self.workers._values("evaluate", population, theta, parcels, kept=replays)
         x, y = samples.arrays(self.minibatches, self.device)
         assert measure.loss is not None
         return population.evaluated(x, _on_device(values, population), y, measure.loss)
@@ -341,8 +386,10 @@ class _Training:
         self, population: Population, fitness: FloatArray, utilities: Any, evaluation: Evaluation | None
     ) -> FloatArray:
         """In parts, where that pays."""
-        if parts_pay(population, utilities, self.workers.parts):
-            return self.workers.gradient_of(population, utilities)
+        if self.workers._replays:
+            self.history.propose(self.samples, fitness)
+        elif parts_pay(population, utilities, self.workers.parts):
+            return self.workers._gradient(population, self.theta, utilities)
         return self.local.gradient(population, fitness, utilities, evaluation)
 
 

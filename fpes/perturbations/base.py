@@ -37,7 +37,10 @@ class Perturbation(Protocol):
 
     @property
     def gradient_work(self) -> float:
-        """The cost of a pair in the gradient. The unit is the cost of drawing noise for every parameter."""
+        """The cost of a pair in the gradient, or of a pair and a sample if noise is drawn for each sample.
+
+        The unit is the cost of drawing noise for every parameter. Measured for 784-512-512-10.
+        """
 
     def around(self, centre: Centre) -> Members:
         """The members around a network.
@@ -85,4 +88,3 @@ class OfSamples:
     weights_samples: ClassVar[bool] = False
     takes_tied_layers: ClassVar[bool] = False
     default_shaping: ClassVar[str] = "none"
-    gradient_work: ClassVar[float] = 1.0

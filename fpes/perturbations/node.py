@@ -34,6 +34,11 @@ class NodePerturbation(OfSamples):
         check_kind(self.noise)
         check_allocation(self.allocation)
 
+    @property
+    def gradient_work(self) -> float:
+        """A sample adds an outer product in all layers, or in few units of one layer."""
+        return 1 / 8 if self.allocation == ALL_LAYERS else 1 / 400
+
     def around(self, centre: Centre) -> Members:
         """The members around a network."""
         sizes = centre.network.sizes

@@ -48,7 +48,7 @@ class OneUnit:
     weights_samples: ClassVar[bool] = True
     takes_tied_layers: ClassVar[bool] = False
     default_shaping: ClassVar[str] = "none"
-    gradient_work: ClassVar[float] = 1.0
+    gradient_work: ClassVar[float] = 1 / 300  # of a unit's weights, and of the directions
 
     def __post_init__(self) -> None:
         if self.directions not in ("span", "white"):
