@@ -74,6 +74,14 @@ enum class SumType { float32, int32 };
 // A row-major array without gaps as panels of a matrix of one row.
 inline Panels flat(float* data, int width) { return {data, static_cast<std::size_t>(width)}; }
 
+// One panel's columns and some k's of a right operand.
+struct RightPart {
+    float* panel;
+    const float* rows;  // if not null, the panel's place in the array, a whole one's: it isn't packed yet, and will be
+    std::int64_t step;  // floats from one of these rows to the next
+    const float* next;  // the panel of the next call
+};
+
 // Arithmetic, in one mode.
 struct ModeKernels {
     // c[m, n] = init + a[m, k] b[k, n]: one accumulator for each element, fused multiply-adds over k in order. Starts
@@ -83,9 +91,8 @@ struct ModeKernels {
     void (*product_transposed)(Panels a, Panels b, Panels init, Panels c, int m, int n, int k);
     // c[m, columns] = a b, or c + a b where it goes on: one panel's columns and some k's of a product. Rows of c are
     // `step` floats apart, and written to a multiple of `lanes` columns. a is packed, its panels a_stride floats apart.
-    // next: b of the next call.
-    void (*product_part)(const float* a, std::size_t a_stride, const float* b, const float* next, bool goes_on,
-                         float* c, std::int64_t step, int m, int columns, int k);
+    void (*product_part)(const float* a, std::size_t a_stride, RightPart b, bool goes_on, float* c, std::int64_t step,
+                         int m, int columns, int k);
     // c = a[members * samples, k] b[k, n], where row member * samples + sample of a belongs to that member and sample.
     // b must be finite: terms that are zero in all members are left out. scratch: see skipping_scratch_size.
     void (*product_skipping)(Panels a, Panels b, Panels c, int samples, int members, int n, int k,

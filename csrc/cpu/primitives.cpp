@@ -12,6 +12,8 @@ namespace {
 // Rows of the left operand that one thread takes at a time: some k's of them stay in the second-level cache while the
 // panels of the right operand pass by.
 constexpr std::int64_t gemm_rows = 96;
+// And where these are all the rows: a panel of the right operand is multiplied as it is packed, and then forgotten.
+constexpr std::int64_t few_rows = 128;
 // Panels that one thread packs at a time.
 constexpr std::int64_t packed_panels = 8;
 // Bytes of the right operand's columns that a thread packs for itself, at most: a share of the third-level cache.
@@ -62,17 +64,22 @@ class GemmBlock {
           last_(engine.matrix(most_rows, engine.width())) {}
 
     // Rows row ... row + rows - 1; columns begin ... end - 1, whose packed panels are `right`. begin is the first of a
-    // panel.
-    void run(std::int64_t row, int rows, std::int64_t begin, std::int64_t end, Panels right) {
+    // panel. packs: they are not packed yet, and will be. A stride of 0: each takes the place of the one before.
+    void run(std::int64_t row, int rows, std::int64_t begin, std::int64_t end, Panels right, bool packs) {
         const std::int64_t k = operands_.k, n = operands_.n, width = engine_.width();
         for (std::int64_t first = 0; first < k; first += depth_) {
             const auto depth = static_cast<int>(std::min(depth_, k - first));
             engine_.kernels().pack(operands_.a + row * k + first, k, rows, depth, left_.view());
             for (std::int64_t j = begin; j < end; j += width) {
                 const auto columns = static_cast<int>(std::min(width, end - j));
-                const float* panel = engine_.at_row(engine_.at_column(right, j - begin), first).data;
-                const float* next = j + width < end ? panel + right.stride : right.data;
-                multiply(row, rows, j, columns, panel, next, first > 0, depth);
+                float* const panel = engine_.at_row(engine_.at_column(right, j - begin), first).data;
+                const float* unpacked = packs ? operands_.b + first * n + j : nullptr;
+                if (packs && columns < width) {
+                    engine_.kernels().pack(unpacked, n, depth, columns, {panel, right.stride});
+                    unpacked = nullptr;
+                }
+                const float* const next = j + width < end ? panel + right.stride : right.data;
+                multiply(row, rows, j, columns, {panel, unpacked, n, next}, first > 0, depth);
             }
         }
         const std::int64_t whole = end - end % engine_.kernels().lanes, last = whole / width * width;
@@ -82,12 +89,11 @@ class GemmBlock {
     }
 
    private:
-    void multiply(std::int64_t row, int rows, std::int64_t j, int columns, const float* panel, const float* next,
-                  bool goes_on, int depth) {
+    void multiply(std::int64_t row, int rows, std::int64_t j, int columns, RightPart right, bool goes_on, int depth) {
         const std::int64_t n = operands_.n;
         const bool whole = columns % engine_.kernels().lanes == 0;
         const Panels left = left_.view();
-        engine_.in_product(&ModeKernels::product_part, left.data, left.stride, panel, next, goes_on,
+        engine_.in_product(&ModeKernels::product_part, left.data, left.stride, right, goes_on,
                            whole ? operands_.c + row * n + j : last_.view().data,
                            whole ? n : std::int64_t{engine_.width()}, rows, columns, depth);
     }
@@ -124,27 +130,29 @@ void gemm_by_rows(const Engine& engine, int threads, const Operands& operands) {
             } else {
                 packing.wait();
                 const std::int64_t row = (item - pieces) * block;
-                rows.run(row, static_cast<int>(std::min(block, m - row)), 0, n, right.view());
+                rows.run(row, static_cast<int>(std::min(block, m - row)), 0, n, right.view(),
+                         /*packs=*/false);
             }
         }
     });
 }
 
 // Few rows: threads divide the columns, and nobody waits for what another has packed, nor fetches it from the other's
-// cache. Each packs all rows, which are few.
+// cache. Each packs all rows, which are few. The first of them multiply panels as they pack them.
 void gemm_by_columns(const Engine& engine, int threads, const Operands& operands) {
     const std::int64_t m = operands.m, n = operands.n, width = engine.width();
     const std::int64_t most = most_stripe_bytes / (operands.k * static_cast<std::int64_t>(sizeof(float)));
     const std::int64_t stripe = even_part(n, threads, std::max(most, packed_panels * width), width);
-    const std::int64_t block = even_part(m, 1, gemm_rows, 1);
+    const bool few = m <= few_rows;
+    const std::int64_t block = few ? m : even_part(m, 1, gemm_rows, 1);
     parallel(threads, (n + stripe - 1) / stripe, [&](WorkQueue& queue) {
         GemmBlock rows(engine, operands, block);
-        PanelMatrix right = engine.matrix(operands.k, stripe);
+        PanelMatrix packed = engine.matrix(operands.k, few ? width : stripe);
+        const Panels right = few ? Panels{packed.view().data, 0} : packed.view();
         for (std::int64_t item; queue.take(item);) {
             const std::int64_t begin = item * stripe, end = std::min(n, begin + stripe);
-            pack_columns(engine, operands, begin, end, right.view());
             for (std::int64_t row = 0; row < m; row += block) {
-                rows.run(row, static_cast<int>(std::min(block, m - row)), begin, end, right.view());
+                rows.run(row, static_cast<int>(std::min(block, m - row)), begin, end, right, /*packs=*/row == 0);
             }
         }
     });

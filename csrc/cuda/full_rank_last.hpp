@@ -60,7 +60,7 @@ class LastLayerBlock {
     static FPES_DEVICE int column() { return thread_index() / (rows / 4) * 4; }
 
     static FPES_DEVICE void multiply(const float* left, const float* right, int stride, int count, float (&sum)[4][4]) {
-        constexpr int at_a_time = 8;  // so that as many reads are under way
+        constexpr int at_a_time = 4;  // so that as many reads are under way
         int k = 0;
         for (; k + at_a_time <= count; k += at_a_time) {
             float a[at_a_time][4];

@@ -79,10 +79,36 @@ struct InRows {
     FPES_INLINE void look_ahead(int i) const { __builtin_prefetch(next + (first_line + i) * line, 0, 2); }
 };
 
+// A panel of the right operand: packed, to be read straight through.
+template <class F>
+struct PackedPanel {
+    const float* b;
+    FPES_INLINE F vector(int v) const { return load<F>(b + v * lanes_of<F>); }
+    FPES_INLINE void move_on() { b += panel_width<F>; }
+};
+// Or as it lies in an array, and packed on the way: stores are free where multiply-adds are the limit. What the array
+// has beside it is the next panel's.
+template <class F>
+struct PanelBeingPacked {
+    const float* rows;
+    std::size_t step;
+    float* packed;
+    FPES_INLINE F vector(int v) const {
+        const F right = load<F>(rows + v * lanes_of<F>);
+        store(packed + v * lanes_of<F>, right);
+        __builtin_prefetch(rows + panel_width<F> + v * lanes_of<F>, 0, 2);
+        return right;
+    }
+    FPES_INLINE void move_on() {
+        rows += step;
+        packed += panel_width<F>;
+    }
+};
+
 // One tile. `vectors` is 2, or 1 where the panel has no columns in its second vector. a_stride: floats from one run of
 // `width` k's to the next.
-template <class F, class Step, int rows, int vectors, Left layout, class Result>
-void product_tile(const float* a, std::size_t a_stride, const float* b, Result result, int k) {
+template <class F, class Step, int rows, int vectors, Left layout, class Result, class Right>
+void product_tile(const float* a, std::size_t a_stride, Right b, Result result, int k) {
     constexpr int lanes = lanes_of<F>, width = panel_width<F>;
     F sum[rows][vectors];
 #pragma GCC unroll 16
@@ -95,13 +121,11 @@ void product_tile(const float* a, std::size_t a_stride, const float* b, Result r
     // The left operand is cut into panels too: within one, its rows lie `width` floats apart, or, transposed, its k's.
     for (int done = 0; done < k; done += width, a += a_stride) {
         const int depth = smaller(width, k - done);
-        for (int i = 0; i < depth; ++i, b += width) {
+        for (int i = 0; i < depth; ++i, b.move_on()) {
             result.look_ahead(done + i);
             F right[vectors];
 #pragma GCC unroll 2
-            for (int v = 0; v < vectors; ++v) {
-                right[v] = load<F>(b + v * lanes);
-            }
+            for (int v = 0; v < vectors; ++v) right[v] = b.vector(v);
 #pragma GCC unroll 16
             for (int row = 0; row < rows; ++row) {
                 const F left = splat<F>(layout == Left::rows ? a[row * width + i] : a[i * width + row]);
@@ -118,8 +142,8 @@ void product_tile(const float* a, std::size_t a_stride, const float* b, Result r
 }
 
 // The tile of a height known only at run time.
-template <class F, class Step, int vectors, Left layout, int rows = max_tile_rows, class Result>
-void product_tile_of(int height, const float* a, std::size_t a_stride, const float* b, Result result, int k) {
+template <class F, class Step, int vectors, Left layout, int rows = max_tile_rows, class Result, class Right>
+void product_tile_of(int height, const float* a, std::size_t a_stride, Right b, Result result, int k) {
     if (height == rows) {
         product_tile<F, Step, rows, vectors, layout>(a, a_stride, b, result, k);
     } else if constexpr (rows > 1) {
@@ -127,20 +151,25 @@ void product_tile_of(int height, const float* a, std::size_t a_stride, const flo
     }
 }
 
+// The first tile of `m` rows is so high, for all to be nearly equal: full ones and a flat rest would hide no latency.
+FPES_INLINE int first_height(int m) {
+    const int tiles = (m + max_tile_rows - 1) / max_tile_rows;
+    return (m + tiles - 1) / tiles;
+}
+
 // All rows of one panel's columns. row_step: floats from a row of the left operand to the next.
 template <class F, class Step, Left layout, class Result>
 FPES_INLINE void product_panel(const float* a, std::size_t a_stride, int row_step, const float* b, Result result, int m,
-                               int columns, int k) {
-    // Tiles of nearly equal height rather than full ones and a flat rest, which would hide no latency.
-    const int tiles = (m + max_tile_rows - 1) / max_tile_rows;
-    for (int tile = 0, i = 0; tile < tiles; ++tile) {
-        const int height = (m - i + tiles - tile - 1) / (tiles - tile);
+                               int columns, int k, int first = 0) {
+    for (int i = first; i < m;) {
+        const int height = first_height(m - i);
         const float* left = a + static_cast<std::size_t>(i) * row_step;
         const Result at = result.at_row(i);
+        const PackedPanel<F> right = {b};
         if (columns > lanes_of<F>) {
-            product_tile_of<F, Step, 2, layout>(height, left, a_stride, b, at, k);
+            product_tile_of<F, Step, 2, layout>(height, left, a_stride, right, at, k);
         } else {
-            product_tile_of<F, Step, 1, layout>(height, left, a_stride, b, at, k);
+            product_tile_of<F, Step, 1, layout>(height, left, a_stride, right, at, k);
         }
         i += height;
     }
@@ -164,10 +193,16 @@ void product(Panels a, Panels b, Panels init, Panels c, int m, int n, int k) {
 }
 
 template <class F>
-void product_part(const float* a, std::size_t a_stride, const float* b, const float* next, bool goes_on, float* c,
-                  std::int64_t step, int m, int columns, int k) {
-    const InRows<F> result = {goes_on ? c : nullptr, c, static_cast<std::size_t>(step), next, k};
-    product_panel<F, FloatStep, Left::rows>(a, a_stride, panel_width<F>, b, result, m, columns, k);
+void product_part(const float* a, std::size_t a_stride, RightPart b, bool goes_on, float* c, std::int64_t step, int m,
+                  int columns, int k) {
+    const InRows<F> result = {goes_on ? c : nullptr, c, static_cast<std::size_t>(step), b.next, k};
+    int done = 0;
+    if (b.rows) {
+        done = first_height(m);
+        const PanelBeingPacked<F> right = {b.rows, static_cast<std::size_t>(b.step), b.panel};
+        product_tile_of<F, FloatStep, 2, Left::rows>(done, a, a_stride, right, result.at_row(0), k);
+    }
+    product_panel<F, FloatStep, Left::rows>(a, a_stride, panel_width<F>, b.panel, result, m, columns, k, done);
 }
 
 // A tile's rows are columns of `a` here, and lie side by side; so they must belong to one panel.
