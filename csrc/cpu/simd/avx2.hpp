@@ -81,11 +81,16 @@ FPES_INLINE Mask8 equal(F32x8 a, F32x8 b) { return {_mm256_cmp_ps(a.v, b.v, _CMP
 FPES_INLINE F32x8 select(Mask8 mask, F32x8 if_true, F32x8 if_false) {
     return {_mm256_blendv_ps(if_false.v, if_true.v, mask.v)};
 }
+// a if either is NaN, or both are zero: the instruction's second operand.
+FPES_INLINE F32x8 larger(F32x8 a, F32x8 b) { return {_mm256_max_ps(b.v, a.v)}; }
 FPES_INLINE U32x8 as_u32(F32x8 a) { return {_mm256_castps_si256(a.v)}; }
 FPES_INLINE F32x8 as_f32(U32x8 a) { return {_mm256_castsi256_ps(a.v)}; }
 FPES_INLINE F32x8 int_to_f32(U32x8 a) { return {_mm256_cvtepi32_ps(a.v)}; }
 FPES_INLINE U32x8 f32_to_int(F32x8 a) { return {_mm256_cvtps_epi32(a.v)}; }
 
+FPES_INLINE U32x8 select(Mask8 mask, U32x8 if_true, U32x8 if_false) {
+    return as_u32(select(mask, as_f32(if_true), as_f32(if_false)));
+}
 FPES_INLINE U32x8 add(U32x8 a, U32x8 b) { return {_mm256_add_epi32(a.v, b.v)}; }
 FPES_INLINE U32x8 sub(U32x8 a, U32x8 b) { return {_mm256_sub_epi32(a.v, b.v)}; }
 FPES_INLINE U32x8 bit_and(U32x8 a, U32x8 b) { return {_mm256_and_si256(a.v, b.v)}; }

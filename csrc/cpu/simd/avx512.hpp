@@ -81,6 +81,11 @@ FPES_INLINE Mask16 equal(F32x16 a, F32x16 b) { return {_mm512_cmp_ps_mask(a.v, b
 FPES_INLINE F32x16 select(Mask16 mask, F32x16 if_true, F32x16 if_false) {
     return {_mm512_mask_blend_ps(mask.v, if_false.v, if_true.v)};
 }
+FPES_INLINE U32x16 select(Mask16 mask, U32x16 if_true, U32x16 if_false) {
+    return {_mm512_mask_blend_epi32(mask.v, if_false.v, if_true.v)};
+}
+// a if either is NaN, or both are zero: the instruction's second operand.
+FPES_INLINE F32x16 larger(F32x16 a, F32x16 b) { return {_mm512_max_ps(b.v, a.v)}; }
 FPES_INLINE U32x16 as_u32(F32x16 a) { return {_mm512_castps_si512(a.v)}; }
 FPES_INLINE F32x16 as_f32(U32x16 a) { return {_mm512_castsi512_ps(a.v)}; }
 FPES_INLINE F32x16 int_to_f32(U32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }

@@ -191,6 +191,15 @@ FPES_INLINE F32x4<ftz> select(Mask4 mask, F32x4<ftz> if_true, F32x4<ftz> if_fals
     return {soft::choose(mask.v, if_true.v, if_false.v)};
 }
 template <bool ftz>
+FPES_INLINE U32x4<ftz> select(Mask4 mask, U32x4<ftz> if_true, U32x4<ftz> if_false) {
+    return {(Uint4)soft::choose(mask.v, (Float4)if_true.v, (Float4)if_false.v)};
+}
+// a if either is NaN, or both are zero.
+template <bool ftz>
+FPES_INLINE F32x4<ftz> larger(F32x4<ftz> a, F32x4<ftz> b) {
+    return select(less(a, b), b, a);
+}
+template <bool ftz>
 FPES_INLINE U32x4<ftz> as_u32(F32x4<ftz> a) {
     return {(Uint4)a.v};
 }
