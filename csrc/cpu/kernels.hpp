@@ -150,6 +150,7 @@ struct ModeKernels {
 
     // For the tests of common/elementary.hpp.
     void (*exp)(const float* x, std::int64_t count, float* out);
+    void (*exp_of_nonpositive)(const float* x, std::int64_t count, float* out);
     void (*log)(const float* x, std::int64_t count, float* out);
     void (*normal_pair)(const std::uint32_t* bits0, const std::uint32_t* bits1, std::int64_t count, float* z0,
                         float* z1);

@@ -20,7 +20,6 @@
 // Layout of pairs: a row for each unit, with the samples of the + member and then of the - member. A member's part is a
 // half of a vector if the batch fits, and otherwise whole vectors.
 #include <algorithm>
-#include <cstring>
 #include <vector>
 
 #include "../common/losses/losses.hpp"
@@ -175,6 +174,7 @@ class UnitWorker {
     // The batch's targets: see UnitBatch.
     void start_targets() {
         const Targets& given = job_.batch.targets;
+        std::fill_n(targets_.data(), static_cast<std::int64_t>(target_rows_) * width_, 0.0f);
         if (given.numbers) with_loss(given.loss, [&](auto loss) { start_targets(typename decltype(loss)::Target()); });
     }
     void start_targets(Label) {
