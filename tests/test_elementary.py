@@ -151,6 +151,17 @@ def test_special_values_of_exp(isa, ftz):
 
 @every_isa
 @every_mode
+def test_exp_of_what_is_never_above_zero_is_exp(isa, ftz):
+    """Every 1,009th float from -0 to -inf, all near the smallest result, zeros, and NaN with other payloads."""
+    near_the_end = np.float32(-87.33655).view(np.uint32) + np.arange(-500, 500)
+    x = floats(np.concatenate([np.arange(0x80000000, 0xFF800001, 1_009), near_the_end, [0, 0xFF800000]]).astype("u4"))
+    assert_same_bits(elementary("exp_of_nonpositive", isa, ftz, x), elementary("exp", isa, ftz, x), x)
+    payloads = floats([0x7FC00001, 0x7FFFFFFF, 0xFFC00000, 0xFFC12345, 0xFFFFFFFF])
+    assert np.isnan(elementary("exp_of_nonpositive", isa, ftz, payloads)).all()
+
+
+@every_isa
+@every_mode
 def test_exp_ends_where_the_result_leaves_the_normal_range(isa, ftz):
     with mpmath.workprec(120):
         smallest = mpmath.log(mpmath.mpf(2) ** -126)

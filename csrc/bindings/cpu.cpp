@@ -340,12 +340,15 @@ PYBIND11_MODULE(_cpu, m) {
     // For the tests: the shared elementary functions, and the mode of the calling thread.
     m.def("elementary",
           [](const std::string& name, const std::string& isa, bool ftz, Address x, Address out, std::int64_t count) {
-              if (name != "exp" && name != "log")
-                  throw std::invalid_argument("name is '" + name + "', expected exp or log");
+              const auto kernel = name == "exp"                  ? &ModeKernels::exp
+                                  : name == "exp_of_nonpositive" ? &ModeKernels::exp_of_nonpositive
+                                  : name == "log"                ? &ModeKernels::log
+                                                                 : nullptr;
+              if (!kernel)
+                  throw std::invalid_argument("name is '" + name + "', expected exp, exp_of_nonpositive or log");
               without_gil([&] {
                   const Engine engine(kernels_for(isa), ftz ? Flush::always : Flush::never);
-                  engine.elementwise(name == "exp" ? &ModeKernels::exp : &ModeKernels::log, pointer<const float>(x),
-                                     count, pointer<float>(out));
+                  engine.elementwise(kernel, pointer<const float>(x), count, pointer<float>(out));
               });
           });
     m.def("normal_pair", [](const std::string& isa, bool ftz, Address bits0, Address bits1, Address z0, Address z1,

@@ -38,12 +38,12 @@ constexpr float not_a_number = NAN;
 constexpr float ln2_high = 0x1.62e4p-1f;
 constexpr float ln2_low = 0x1.7f7d1cp-20f;
 
-// e^x. A result below 2^-126 is 0, in every mode. Error at most 0.655 ULP (at -0x1.77a192p+2).
+// The bits of e^x where it is a normal number. Error at most 0.655 ULP (at -0x1.77a192p+2).
 //
 // With k = x / ln 2 rounded, e^x = 2^k e^r where |r| <= ln(2)/2. All of e^r but r^2 q(r) is carried in two
 // floats: the rounded 1 + r and what the rounding lost. So the last addition makes nearly all of the error.
 template <class F>
-FPES_INLINE F exp(F x) {
+FPES_INLINE UintOf<F> bits_of_exp(F x) {
     using U = UintOf<F>;
     const F one = splat<F>(1.0f);
     // Near 1.5 * 2^23 the floats are the integers: the addition rounds, and the low bits hold k.
@@ -59,12 +59,25 @@ FPES_INLINE F exp(F x) {
     const F lost = add(sub(one, high), r_high);  // exact
     const F low = fma(mul(r, r), q, fma(k, splat<F>(-ln2_low), lost));
     const U exponent = shift_left<23>(as_u32(k_shifted));  // only the bits of k remain of k_shifted
-    const F scaled = as_f32(add(as_u32(add(high, low)), exponent));
+    return add(as_u32(add(high, low)), exponent);
+}
 
-    // Where the result is a normal number, to the last bit of x. A NaN passes through the sum with infinity.
-    const F above = add(x, splat<F>(positive_infinity));
-    const F bounded = select(less(x, splat<F>(0x1.62e43p6f)), scaled, above);
-    return select(less(x, splat<F>(-0x1.5d589ep6f)), splat<F>(0.0f), bounded);
+// e^x is a normal number from the second of these on (the first is the float below it) until before the third.
+constexpr float exp_underflows = -0x1.5d58ap6f, exp_smallest = -0x1.5d589ep6f, exp_overflows = 0x1.62e43p6f;
+
+// e^x. A result below 2^-126 is 0, in every mode.
+template <class F>
+FPES_INLINE F exp(F x) {
+    const F above = add(x, splat<F>(positive_infinity));  // a NaN passes through
+    const F bounded = select(less(x, splat<F>(exp_overflows)), as_f32(bits_of_exp(x)), above);
+    return select(less(x, splat<F>(exp_smallest)), splat<F>(0.0f), bounded);
+}
+
+// The same for x that isn't above 0, or NaN, in fewer operations.
+template <class F>
+FPES_INLINE F exp_of_nonpositive(F x) {
+    const F zero_or_nan = larger(x, splat<F>(0.0f));
+    return as_f32(select(less(splat<F>(exp_underflows), x), bits_of_exp(x), as_u32(zero_or_nan)));
 }
 
 // x = 2^e (1 + f) with |f| <= 1/3, both exact, for a positive normal x.
@@ -88,16 +101,21 @@ FPES_INLINE F log_of_split(F e, F f) {
     return add(high, fma(mul(f, f), q, fma(e, splat<F>(ln2_low), lost)));
 }
 
+// log x for x that isn't below 2^-126, or NaN.
+template <class F>
+FPES_INLINE F log_of_normal(F x) {
+    F e, f;
+    split_exponent(x, e, f);
+    // +inf and NaN are their own logarithms.
+    return select(less(x, splat<F>(positive_infinity)), log_of_split(e, f), x);
+}
+
 // log x. Zero and subnormals of either sign give -inf, in every mode; negative numbers give NaN. log 1 is +0.
 // Error at most 0.883 ULP (at 0x1.4665f2p+0).
 template <class F>
 FPES_INLINE F log(F x) {
     using U = UintOf<F>;
-    F e, f;
-    split_exponent(x, e, f);
-    // +inf and NaN are their own logarithms.
-    const F finite = select(less(x, splat<F>(positive_infinity)), log_of_split(e, f), x);
-    const F real = select(less(x, splat<F>(0.0f)), splat<F>(not_a_number), finite);
+    const F real = select(less(x, splat<F>(0.0f)), splat<F>(not_a_number), log_of_normal(x));
     // Below 2^-126 the bits of |x|, as an integer, are below 2^23.
     const F magnitude_bits = int_to_f32(bit_and(as_u32(x), splat<U>(0x7fffffffu)));
     return select(less(magnitude_bits, splat<F>(0x1p23f)), splat<F>(-positive_infinity), real);

@@ -53,6 +53,7 @@ FPES_INLINE float fma(float a, float b, float c) { return ::fmaf(a, b, c); }
 FPES_INLINE bool less(float a, float b) { return a < b; }    // false if either is NaN
 FPES_INLINE bool equal(float a, float b) { return a == b; }  // false if either is NaN
 FPES_INLINE float select(bool mask, float if_true, float if_false) { return mask ? if_true : if_false; }
+FPES_INLINE float larger(float a, float b) { return a < b ? b : a; }  // a if either is NaN, or both are zero
 
 FPES_INLINE std::uint32_t as_u32(float a) {
     std::uint32_t bits;
@@ -67,6 +68,9 @@ FPES_INLINE float as_f32(std::uint32_t bits) {
 // The lanes read as two's complement integers, converted to the nearest float.
 FPES_INLINE float int_to_f32(std::uint32_t n) { return static_cast<float>(static_cast<std::int32_t>(n)); }
 
+FPES_INLINE std::uint32_t select(bool mask, std::uint32_t if_true, std::uint32_t if_false) {
+    return mask ? if_true : if_false;
+}
 FPES_INLINE std::uint32_t add(std::uint32_t a, std::uint32_t b) { return a + b; }
 FPES_INLINE std::uint32_t sub(std::uint32_t a, std::uint32_t b) { return a - b; }
 FPES_INLINE std::uint32_t bit_and(std::uint32_t a, std::uint32_t b) { return a & b; }

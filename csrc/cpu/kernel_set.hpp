@@ -46,6 +46,7 @@ constexpr ModeKernels mode_kernels() {
         /*bias_add=*/bias_add<F>,
         /*multiply=*/multiply<F>,
         /*exp=*/map<F, ExpOf>,
+        /*exp_of_nonpositive=*/map<F, ExpOfNonpositive>,
         /*log=*/map<F, LogOf>,
         /*normal_pair=*/normal_pairs<F>,
     };

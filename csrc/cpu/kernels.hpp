@@ -46,21 +46,22 @@ struct Nonzeros {
     std::int32_t* begin;
 };
 
-// A vector of samples of a member in which one unit below the last layer has changed: its changes, the weights that
-// lead on from it, the first of the samples, and the place for their losses.
-struct UnitEntry {
-    const float* change;
-    const float* weights;
-    int sample;
-    float* loss;
+// The unperturbed network on a batch, as rows of the layout of pairs (unit_evaluate.cpp): a float for each sample of
+// each member of a pair.
+struct UnitBatch {
+    const float* sums;     // of the last layer: [classes, width]
+    const float* targets;  // [target_rows, width]: the label of each sample, or a value for each class
+    int target_rows;
+    int width;  // a multiple of the lanes
 };
-// Targets of one batch in the form for lanes: numbers[classes, samples]. For labels, a number has all bits set if it is
-// the label of the sample, and otherwise no bit. Values are unchanged.
-struct UnitTargets {
-    Loss loss;
-    float share;  // see Targets
-    const float* numbers;
-    int samples;
+// Samples of any members, one in each lane, whose outputs and losses are computed together.
+struct UnitLanes {
+    float* sums;           // of the last layer, then its outputs: [classes, stride]
+    float* targets;        // as in UnitBatch: [target_rows, stride]
+    std::int32_t* places;  // where the losses belong
+    int stride;            // at least capacity plus twice the lanes
+    int capacity;
+    int count;
 };
 // The change of one unit of a member on one sample, and the weights that lead on from that unit.
 struct UnitRow {
@@ -135,14 +136,13 @@ struct ModeKernels {
     void (*losses)(Targets targets, std::int64_t first, Panels outputs, int rows, int count, float* out);
 
     // Members that differ in one unit (kernels/unit.hpp, which says what each does).
-    void (*unit_perturb)(const float* sums, const float* change, float unit, int units, int samples, float* plus,
-                         float* minus);
+    void (*unit_perturb)(const float* sums, const float* change, float unit, int units, int samples, float* out);
     void (*unit_boundary)(float* v, const float* bias, float enter, float leave, int units, int samples);
     void (*unit_subtract)(float* v, const float* before, std::int64_t count);
-    void (*unit_output_sums)(const UnitEntry* entries, int count, const float* sums, int samples, int classes,
-                             float* out);
-    void (*unit_losses)(const UnitEntry* entries, int count, float* sums, int classes, const float* bias, float enter,
-                        float leave, UnitTargets targets);
+    void (*unit_output_sums)(const float* changes, int* next, int end, const float* weights, int classes,
+                             const UnitBatch* batch, UnitLanes* lanes);
+    void (*unit_losses)(const UnitLanes* lanes, int classes, const float* bias, float enter, float leave, Loss loss,
+                        float share, float* losses);
     void (*unit_activations)(const UnitRow* rows, int count, const float* sums, const float* bias, bool flush, int n,
                              float* out, std::int64_t stride, std::int32_t* nonzeros, int* found);
     void (*unit_product)(const float* a, std::int64_t stride, int rows, const std::int32_t* terms, int count,
@@ -157,6 +157,7 @@ struct ModeKernels {
 
     // For the tests of common/elementary.hpp.
     void (*exp)(const float* x, std::int64_t count, float* out);
+    void (*exp_of_nonpositive)(const float* x, std::int64_t count, float* out);
     void (*log)(const float* x, std::int64_t count, float* out);
     void (*normal_pair)(const std::uint32_t* bits0, const std::uint32_t* bits1, std::int64_t count, float* z0,
                         float* z1);

@@ -20,7 +20,7 @@ struct BinaryCrossEntropy {
         for (int j = 0; j < count; ++j) {
             const F v = outputs.first(j), t = probability(target(j));
             const F above = select(less(v, zero), zero, v), below = select(less(v, zero), v, zero);
-            const F rest = log(add(one, exp(sub(below, above))));  // below - above = -|v|
+            const F rest = log_of_normal(add(one, exp_of_nonpositive(sub(below, above))));  // below - above = -|v|
             sum = add(sum, add(sub(above, mul(v, t)), rest));
         }
         return mul(sum, splat<F>(share));

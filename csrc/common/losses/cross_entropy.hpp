@@ -14,12 +14,11 @@ struct CrossEntropy {
     static FPES_IN_KERNEL F of(int count, float, Outputs& outputs, const TargetOf& target) {
         F largest = outputs.first(0);
         for (int j = 1; j < count; ++j) {
-            const F output = outputs.first(j);
-            largest = select(less(largest, output), output, largest);
+            largest = larger(largest, outputs.first(j));
         }
         F sum = splat<F>(0.0f);
-        for (int j = 0; j < count; ++j) sum = add(sum, exp(sub(outputs(j), largest)));
-        return add(log(sum), sub(largest, target.chosen()));
+        for (int j = 0; j < count; ++j) sum = add(sum, exp_of_nonpositive(sub(outputs(j), largest)));
+        return add(log_of_normal(sum), sub(largest, target.chosen()));
     }
 };
 

@@ -105,6 +105,12 @@ struct ExpOf {
         return exp(x);
     }
 };
+struct ExpOfNonpositive {
+    template <class F>
+    static FPES_INLINE F of(F x) {
+        return exp_of_nonpositive(x);
+    }
+};
 struct LogOf {
     template <class F>
     static FPES_INLINE F of(F x) {

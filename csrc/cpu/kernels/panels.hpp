@@ -28,6 +28,15 @@ FPES_INLINE UintOf<F> consecutive(std::uint32_t first) {
     static constexpr std::uint32_t lane[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     return add(splat<UintOf<F>>(first), load_u32<UintOf<F>>(lane));
 }
+// Stores the lanes of a that aren't zero, of either sign, one after another, and the same lanes of n. Returns how many;
+// what is behind them, up to a vector's length, is overwritten too.
+template <class F>
+FPES_INLINE int compress_nonzeros(F a, UintOf<F> n, float* values, std::int32_t* numbers) {
+    const auto lanes = find_nonzero_lanes(a);
+    store_lanes(values, lanes, a);
+    store_lanes(numbers, lanes, n);
+    return lanes.count;
+}
 
 // `columns` floats, at most a panel's width. Whole rows by vectors: compilers make of a short memcpy of unknown length
 // a string instruction, which takes longer to start than such a row to copy.

@@ -12,17 +12,14 @@
 
 FPES_NAMESPACE_BEGIN
 
-// plus[i, b] = fma(change[b], unit, sums[i, b]), minus[i, b] = fma(change[b], -unit, sums[i, b]).
+// out[i, b] = fma(change[b], unit, sums[i, b]).
 template <class F>
-void unit_perturb(const float* sums, const float* change, float unit, int units, int samples, float* plus,
-                  float* minus) {
+void unit_perturb(const float* sums, const float* change, float unit, int units, int samples, float* out) {
     constexpr int lanes = lanes_of<F>;
-    const F up = splat<F>(unit), down = splat<F>(-unit);
+    const F factor = splat<F>(unit);
     for (int i = 0; i < units; ++i) {
-        for (int b = 0; b < samples; b += lanes, sums += lanes, plus += lanes, minus += lanes) {
-            const F sum = load<F>(sums), by = load<F>(change + b);
-            store(plus, fma(by, up, sum));
-            store(minus, fma(by, down, sum));
+        for (int b = 0; b < samples; b += lanes, sums += lanes, out += lanes) {
+            store(out, fma(load<F>(change + b), factor, load<F>(sums)));
         }
     }
 }
@@ -46,63 +43,92 @@ void unit_subtract(float* v, const float* before, std::int64_t count) {
     for (std::int64_t i = 0; i < count; i += lanes_of<F>) store(v + i, sub(load<F>(v + i), load<F>(before + i)));
 }
 
-// The sums of the last layer after a unit below it has changed: out[e][c, lane] = fma(change, weights[c], sums[c, b]),
-// of a vector of samples for each entry.
+// The sums of the last layer after a unit below it has changed, fma(change, weights[c], sums[c, b]), for the samples on
+// which it has. Takes vectors *next, *next + 1, ... of the changes [units, width], whose units have weights [units,
+// classes], until `end` or until the lanes are full, and leaves *next where it has stopped.
+//
+// Of the samples of a member, about half have changed. To leave out the others here costs a tenth of their losses.
 template <class F>
-void unit_output_sums(const UnitEntry* entries, int count, const float* sums, int samples, int classes, float* out) {
+void unit_output_sums(const float* changes, int* next, int end, const float* weights, int classes,
+                      const UnitBatch* batch, UnitLanes* out) {
     constexpr int lanes = lanes_of<F>;
-    for (int e = 0; e < count; ++e) {
-        const F change = load<F>(entries[e].change);
-        const float *weight = entries[e].weights, *sum = sums + entries[e].sample;
-        for (int c = 0; c < classes; ++c, sum += samples, out += lanes) {
-            store(out, fma(change, splat<F>(weight[c]), load<F>(sum)));
+    const UnitBatch of = *batch;
+    const std::int64_t stride = out->stride;
+    const int vectors = of.width / lanes, most = out->capacity - lanes;
+    int count = out->count, vector = *next, sample = vector % vectors * lanes;
+    weights += static_cast<std::int64_t>(vector / vectors) * classes;
+    for (; vector < end && count <= most; ++vector) {
+        const F change = load<F>(changes + static_cast<std::int64_t>(vector) * lanes);
+        const auto changed = find_nonzero_lanes(change);
+        if (changed.count != 0) {
+            const float *weight = weights, *sum = of.sums + sample, *target = of.targets + sample;
+            float *to = out->sums + count, *target_to = out->targets + count;
+            for (int c = 0; c < classes; ++c, sum += of.width, to += stride) {
+                store_lanes(to, changed, fma(change, splat<F>(weight[c]), load<F>(sum)));
+            }
+            for (int row = 0; row < of.target_rows; ++row, target += of.width, target_to += stride) {
+                store_lanes(target_to, changed, load<F>(target));
+            }
+            store_lanes(out->places + count, changed, consecutive<F>(static_cast<std::uint32_t>(vector * lanes)));
+            count += changed.count;
+        }
+        sample += lanes;
+        if (sample == of.width) {
+            sample = 0;
+            weights += classes;
         }
     }
+    out->count = count;
+    *next = vector;
 }
 
-// Targets of `count` entries, side by side.
+// Targets of `count` vectors of lanes, side by side.
 template <class F, int count>
-class UnitTargetNumbers {
+class UnitValues {
    public:
-    FPES_INLINE UnitTargetNumbers(const UnitTargets& targets, const UnitEntry* entries)
-        : targets_(targets), entries_(entries) {}
+    FPES_INLINE UnitValues(const float* targets, std::int64_t stride) : targets_(targets), stride_(stride) {}
     // Of output c.
     FPES_INLINE Wide<F, count> operator()(int c) const {
-        const float* row = targets_.numbers + static_cast<std::int64_t>(c) * targets_.samples;
-        return each_part<F, count>([&](int e) { return load<F>(row + entries_[e].sample); });
+        const float* row = targets_ + c * stride_;
+        return each_part<F, count>([&](int e) { return load<F>(row + e * lanes_of<F>); });
     }
-    FPES_INLINE void see(int, const Wide<F, count>&) {}
+    FPES_INLINE void see(const Wide<F, count>&) {}
 
    private:
-    const UnitTargets& targets_;
-    const UnitEntry* entries_;
+    const float* targets_;
+    std::int64_t stride_;
 };
-// The outputs of their labels are picked as the outputs pass by.
+// The outputs of their labels are picked as the outputs pass by, in order.
 template <class F, int count>
-class UnitLabels : public UnitTargetNumbers<F, count> {
+class UnitLabels {
    public:
-    FPES_INLINE UnitLabels(const UnitTargets& targets, const UnitEntry* entries)
-        : UnitTargetNumbers<F, count>(targets, entries), chosen_(splat<Bits>(0u)) {}
-    FPES_INLINE void see(int c, const Wide<F, count>& output) {
-        chosen_ = bit_or(chosen_, bit_and(as_u32(output), as_u32((*this)(c))));
+    FPES_INLINE UnitLabels(const float* labels, std::int64_t)
+        : labels_(each_part<F, count>([&](int e) { return load<F>(labels + e * lanes_of<F>); })),
+          passing_(splat<F>(0.0f)),
+          chosen_(splat<Wide<F, count>>(0.0f)) {}
+    FPES_INLINE void see(const Wide<F, count>& output) {
+        chosen_ = each_part<F, count>(
+            [&](int e) { return select(equal(labels_.part[e], passing_), output.part[e], chosen_.part[e]); });
+        passing_ = add(passing_, splat<F>(1.0f));
     }
-    FPES_INLINE Wide<F, count> chosen() const { return as_f32(chosen_); }
+    FPES_INLINE Wide<F, count> chosen() const { return chosen_; }
 
    private:
-    using Bits = UintOf<Wide<F, count>>;
-    Bits chosen_;
+    Wide<F, count> labels_;
+    F passing_;
+    Wide<F, count> chosen_;
 };
 template <class F, int count>
 UnitLabels<F, count> unit_target(Label);
 template <class F, int count>
-UnitTargetNumbers<F, count> unit_target(Values);
+UnitValues<F, count> unit_target(Values);
 
-// Outputs of `count` entries: each takes the place of its sum when it is asked for first.
+// Outputs of `count` vectors of lanes: each takes the place of its sum when it is asked for first.
 template <class F, int count, class Target>
 struct UnitOutputs {
     Target& target;
     float* sums;
-    int classes;
+    std::int64_t stride;
     const float* bias;
     F enter;
     F leave;
@@ -114,7 +140,7 @@ struct UnitOutputs {
             store(at(e, c), one);
             return one;
         });
-        target.see(c, output);
+        target.see(output);
         return output;
     }
     FPES_INLINE Wide<F, count> operator()(int c) const {
@@ -122,37 +148,30 @@ struct UnitOutputs {
     }
 
    private:
-    FPES_INLINE float* at(int e, int c) const { return sums + (e * classes + c) * lanes_of<F>; }
+    FPES_INLINE float* at(int e, int c) const { return sums + c * stride + e * lanes_of<F>; }
 };
 
-// unit_losses() of `count` entries, side by side.
-template <class F, int count>
-FPES_INLINE void unit_losses_of(const UnitEntry* entries, float* sums, int classes, const float* bias, float enter,
-                                float leave, const UnitTargets& targets) {
-    with_loss(targets.loss, [&](auto loss) {
-        using L = decltype(loss);
-        using Target = decltype(unit_target<F, count>(typename L::Target()));
-        Target target(targets, entries);
-        UnitOutputs<F, count, Target> outputs{target, sums, classes, bias, splat<F>(enter), splat<F>(leave)};
-        const auto lost = L::template of<Wide<F, count>>(classes, targets.share, outputs, target);
+// The boundary of the last layer, on the sums of all lanes, in place; and losses[lane] of what it gives. The lanes up
+// to the next multiple of two vectors are read and written too.
+template <class F, class L>
+void unit_losses_of(const UnitLanes& lanes, int classes, const float* bias, float enter, float leave, float share,
+                    float* losses) {
+    constexpr int side = 2, step = side * lanes_of<F>;
+    using Target = decltype(unit_target<F, side>(typename L::Target()));
+    for (int first = 0; first < lanes.count; first += step) {
+        Target target(lanes.targets + first, lanes.stride);
+        UnitOutputs<F, side, Target> outputs{target, lanes.sums + first, lanes.stride,
+                                             bias,   splat<F>(enter),    splat<F>(leave)};
+        const auto lost = L::template of<Wide<F, side>>(classes, share, outputs, target);
 #pragma GCC unroll 4
-        for (int e = 0; e < count; ++e) store(entries[e].loss, lost.part[e]);
-    });
+        for (int e = 0; e < side; ++e) store(losses + first + e * lanes_of<F>, lost.part[e]);
+    }
 }
-
-// The boundary of the last layer, on sums [c, lane] of each entry, in place; and the losses of what it gives.
 template <class F>
-void unit_losses(const UnitEntry* entries, int count, float* sums, int classes, const float* bias, float enter,
-                 float leave, UnitTargets targets) {
-    constexpr int side = 2;
-    const std::int64_t size = static_cast<std::int64_t>(classes) * lanes_of<F>;
-    int e = 0;
-    for (; e + side <= count; e += side) {
-        unit_losses_of<F, side>(entries + e, sums + e * size, classes, bias, enter, leave, targets);
-    }
-    for (; e < count; ++e) {
-        unit_losses_of<F, 1>(entries + e, sums + e * size, classes, bias, enter, leave, targets);
-    }
+void unit_losses(const UnitLanes* lanes, int classes, const float* bias, float enter, float leave, Loss loss,
+                 float share, float* losses) {
+    with_loss(loss,
+              [&](auto of) { unit_losses_of<F, decltype(of)>(*lanes, classes, bias, enter, leave, share, losses); });
 }
 
 // Calls body(k, load, store) for vectors k, k + lanes, ... of a row of n floats, the last of them by its parts.

@@ -81,11 +81,16 @@ FPES_INLINE Mask8 equal(F32x8 a, F32x8 b) { return {_mm256_cmp_ps(a.v, b.v, _CMP
 FPES_INLINE F32x8 select(Mask8 mask, F32x8 if_true, F32x8 if_false) {
     return {_mm256_blendv_ps(if_false.v, if_true.v, mask.v)};
 }
+// a if either is NaN, or both are zero: the instruction's second operand.
+FPES_INLINE F32x8 larger(F32x8 a, F32x8 b) { return {_mm256_max_ps(b.v, a.v)}; }
 FPES_INLINE U32x8 as_u32(F32x8 a) { return {_mm256_castps_si256(a.v)}; }
 FPES_INLINE F32x8 as_f32(U32x8 a) { return {_mm256_castsi256_ps(a.v)}; }
 FPES_INLINE F32x8 int_to_f32(U32x8 a) { return {_mm256_cvtepi32_ps(a.v)}; }
 FPES_INLINE U32x8 f32_to_int(F32x8 a) { return {_mm256_cvtps_epi32(a.v)}; }
 
+FPES_INLINE U32x8 select(Mask8 mask, U32x8 if_true, U32x8 if_false) {
+    return as_u32(select(mask, as_f32(if_true), as_f32(if_false)));
+}
 FPES_INLINE U32x8 add(U32x8 a, U32x8 b) { return {_mm256_add_epi32(a.v, b.v)}; }
 FPES_INLINE U32x8 sub(U32x8 a, U32x8 b) { return {_mm256_sub_epi32(a.v, b.v)}; }
 FPES_INLINE U32x8 bit_and(U32x8 a, U32x8 b) { return {_mm256_and_si256(a.v, b.v)}; }
@@ -120,17 +125,25 @@ FPES_INLINE unsigned nonzero_lanes(F32x8 a) {
     const __m256i zero = _mm256_cmpeq_epi32(magnitude, _mm256_setzero_si256());
     return static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(zero))) ^ 0xffu;
 }
-// Stores the lanes of a that aren't zero, of either sign, one after another, and the same lanes of n. Returns how many;
-// what is behind them, up to a vector's length, is overwritten too.
-FPES_INLINE int compress_nonzeros(F32x8 a, U32x8 n, float* values, std::int32_t* numbers) {
+// The lanes of a vector that aren't zero, of either sign, first in `order`, and how many they are.
+struct NonzeroLanes8 {
+    __m256i order;
+    int count;
+};
+FPES_INLINE NonzeroLanes8 find_nonzero_lanes(F32x8 a) {
     const unsigned mask = nonzero_lanes(a);
     // The bits that are set in the mask, as bytes, pick the numbers of their lanes.
     const std::uint64_t chosen = _pdep_u64(mask, 0x0101010101010101u) * 0xff;
     const std::uint64_t lanes = _pext_u64(0x0706050403020100u, chosen);
-    const __m256i order = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<long long>(lanes)));
-    _mm256_storeu_ps(values, _mm256_permutevar8x32_ps(a.v, order));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(numbers), _mm256_permutevar8x32_epi32(n.v, order));
-    return __builtin_popcount(mask);
+    return {_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<long long>(lanes))), __builtin_popcount(mask)};
+}
+// Stores those lanes of another vector one after another; what is behind them, up to a vector's length, is overwritten
+// too.
+FPES_INLINE void store_lanes(float* p, NonzeroLanes8 lanes, F32x8 a) {
+    _mm256_storeu_ps(p, _mm256_permutevar8x32_ps(a.v, lanes.order));
+}
+FPES_INLINE void store_lanes(std::int32_t* p, NonzeroLanes8 lanes, U32x8 n) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permutevar8x32_epi32(n.v, lanes.order));
 }
 // The multiplier takes the even lanes only; the odd ones are brought down, multiplied, and the halves put back.
 FPES_INLINE void multiply_wide(U32x8 a, std::uint32_t factor, U32x8& high, U32x8& low) {

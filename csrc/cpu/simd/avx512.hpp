@@ -81,6 +81,11 @@ FPES_INLINE Mask16 equal(F32x16 a, F32x16 b) { return {_mm512_cmp_ps_mask(a.v, b
 FPES_INLINE F32x16 select(Mask16 mask, F32x16 if_true, F32x16 if_false) {
     return {_mm512_mask_blend_ps(mask.v, if_false.v, if_true.v)};
 }
+FPES_INLINE U32x16 select(Mask16 mask, U32x16 if_true, U32x16 if_false) {
+    return {_mm512_mask_blend_epi32(mask.v, if_false.v, if_true.v)};
+}
+// a if either is NaN, or both are zero: the instruction's second operand.
+FPES_INLINE F32x16 larger(F32x16 a, F32x16 b) { return {_mm512_max_ps(b.v, a.v)}; }
 FPES_INLINE U32x16 as_u32(F32x16 a) { return {_mm512_castps_si512(a.v)}; }
 FPES_INLINE F32x16 as_f32(U32x16 a) { return {_mm512_castsi512_ps(a.v)}; }
 FPES_INLINE F32x16 int_to_f32(U32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
@@ -121,13 +126,22 @@ FPES_INLINE F32x16 flush_subnormals(F32x16 a) {
 FPES_INLINE unsigned nonzero_lanes(F32x16 a) {
     return _mm512_test_epi32_mask(as_u32(a).v, _mm512_set1_epi32(0x7fffffff));
 }
-// Stores the lanes of a that aren't zero, of either sign, one after another, and the same lanes of n. Returns how many;
-// what is behind them, up to a vector's length, is overwritten too.
-FPES_INLINE int compress_nonzeros(F32x16 a, U32x16 n, float* values, std::int32_t* numbers) {
-    const auto mask = static_cast<__mmask16>(nonzero_lanes(a));
-    _mm512_storeu_ps(values, _mm512_maskz_compress_ps(mask, a.v));
-    _mm512_storeu_si512(numbers, _mm512_maskz_compress_epi32(mask, n.v));
-    return __builtin_popcount(mask);
+// The lanes of a vector that aren't zero, of either sign, and how many they are.
+struct NonzeroLanes16 {
+    __mmask16 mask;
+    int count;
+};
+FPES_INLINE NonzeroLanes16 find_nonzero_lanes(F32x16 a) {
+    const unsigned mask = nonzero_lanes(a);
+    return {static_cast<__mmask16>(mask), __builtin_popcount(mask)};
+}
+// Stores those lanes of another vector one after another. What is behind them, up to a vector's length, is overwritten
+// too: a compressing store that leaves it alone is slow on Zen 4.
+FPES_INLINE void store_lanes(float* p, NonzeroLanes16 lanes, F32x16 a) {
+    _mm512_storeu_ps(p, _mm512_maskz_compress_ps(lanes.mask, a.v));
+}
+FPES_INLINE void store_lanes(std::int32_t* p, NonzeroLanes16 lanes, U32x16 n) {
+    _mm512_storeu_si512(p, _mm512_maskz_compress_epi32(lanes.mask, n.v));
 }
 // The multiplier takes the even lanes only; the odd ones are brought down, multiplied, and the halves put back.
 FPES_INLINE void multiply_wide(U32x16 a, std::uint32_t factor, U32x16& high, U32x16& low) {

@@ -191,6 +191,15 @@ FPES_INLINE F32x4<ftz> select(Mask4 mask, F32x4<ftz> if_true, F32x4<ftz> if_fals
     return {soft::choose(mask.v, if_true.v, if_false.v)};
 }
 template <bool ftz>
+FPES_INLINE U32x4<ftz> select(Mask4 mask, U32x4<ftz> if_true, U32x4<ftz> if_false) {
+    return {(Uint4)soft::choose(mask.v, (Float4)if_true.v, (Float4)if_false.v)};
+}
+// a if either is NaN, or both are zero.
+template <bool ftz>
+FPES_INLINE F32x4<ftz> larger(F32x4<ftz> a, F32x4<ftz> b) {
+    return select(less(a, b), b, a);
+}
+template <bool ftz>
 FPES_INLINE U32x4<ftz> as_u32(F32x4<ftz> a) {
     return {(Uint4)a.v};
 }
@@ -273,17 +282,28 @@ FPES_INLINE unsigned nonzero_lanes(F32x4<ftz> a) {
     for (int lane = 0; lane < 4; ++lane) bits |= static_cast<unsigned>((((Uint4)a.v)[lane] << 1) != 0) << lane;
     return bits;
 }
-// Stores the lanes of a that aren't zero, of either sign, one after another, and the same lanes of n. Returns how many;
-// what is behind them, up to a vector's length, is overwritten too.
+// The lanes of a vector that aren't zero, of either sign, first in `order`, and how many they are.
+struct NonzeroLanes4 {
+    int order[4];
+    int count;
+};
 template <bool ftz>
-FPES_INLINE int compress_nonzeros(F32x4<ftz> a, U32x4<ftz> n, float* values, std::int32_t* numbers) {
-    int count = 0;
+FPES_INLINE NonzeroLanes4 find_nonzero_lanes(F32x4<ftz> a) {
+    NonzeroLanes4 lanes{};
     for (int lane = 0; lane < 4; ++lane) {
-        values[count] = a.v[lane];
-        numbers[count] = static_cast<std::int32_t>(n.v[lane]);
-        count += (((Uint4)a.v)[lane] << 1) != 0;
+        lanes.order[lanes.count] = lane;
+        lanes.count += (((Uint4)a.v)[lane] << 1) != 0;
     }
-    return count;
+    return lanes;
+}
+// Stores those lanes of another vector one after another.
+template <bool ftz>
+FPES_INLINE void store_lanes(float* p, const NonzeroLanes4& lanes, F32x4<ftz> a) {
+    for (int i = 0; i < lanes.count; ++i) p[i] = a.v[lanes.order[i]];
+}
+template <bool ftz>
+FPES_INLINE void store_lanes(std::int32_t* p, const NonzeroLanes4& lanes, U32x4<ftz> n) {
+    for (int i = 0; i < lanes.count; ++i) p[i] = static_cast<std::int32_t>(n.v[lanes.order[i]]);
 }
 
 // Ones in each 16-bit half of each lane, minus 8.

@@ -68,6 +68,10 @@ template <class V, class M, int count>
 FPES_INLINE Wide<V, count> select(const WideMask<M, count>& mask, const Wide<V, count>& a, const Wide<V, count>& b) {
     return each_part<V, count>([&](int i) { return select(mask.part[i], a.part[i], b.part[i]); });
 }
+template <class V, int count>
+FPES_INLINE Wide<V, count> larger(const Wide<V, count>& a, const Wide<V, count>& b) {
+    return each_part<V, count>([&](int i) { return larger(a.part[i], b.part[i]); });
+}
 template <class F, int count>
 FPES_INLINE Wide<UintOf<F>, count> as_u32(const Wide<F, count>& a) {
     return each_part<UintOf<F>, count>([&](int i) { return as_u32(a.part[i]); });
