@@ -96,7 +96,7 @@ FPES_DEVICE void look_for_wild_weights(const PackJob& job, int slot) {
     if (thread_index() == 0) job.wild[slot] = votes.count(pack_threads) > 0;
 }
 
-__global__ __launch_bounds__(pack_threads) void pack_inputs_kernel(const PackJob job) {
+__global__ __launch_bounds__(pack_threads, 1) void pack_inputs_kernel(const PackJob job) {
     if (block_index() < wild_flags) {
         look_for_wild_weights(job, block_index());
     } else {
