@@ -57,6 +57,15 @@ def measure(benchmark) -> Measure:
     return Measure(benchmark)
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # pytest-benchmark stores results before other hooks are called
+def pytest_sessionfinish(session):
+    """Forget a benchmark that was interrupted in its first round: without times, pytest-benchmark can't store it."""
+    measured = getattr(session.config, "_benchmarksession", None)
+    if measured:
+        measured.benchmarks[:] = [benchmark for benchmark in measured.benchmarks if benchmark]
+    return (yield)
+
+
 def pytest_terminal_summary(terminalreporter, config):
     session = getattr(config, "_benchmarksession", None)
     rows = [row_of(benchmark.as_dict()) for benchmark in session.benchmarks if benchmark.extra_info] if session else []

@@ -672,6 +672,20 @@ class TestBench:
         assert "test_fpes[boundary-1024x1024x1024]" in text.splitlines()
         assert "never" not in text
 
+    def test_an_interrupt_in_the_first_round(self, tmp_path):
+        """A benchmark without times has no row, and nobody looks for its least one."""
+        mine = tmp_path / "test_mine.py"
+        mine.write_text(
+            "def test_mine(measure):\n"
+            "    def call():\n"
+            "        raise KeyboardInterrupt\n"
+            "    measure('mine', 'fpes', call, flops=1.0)\n"
+        )
+        run = program("bench", "--path", str(mine))
+        text = run.communicate(timeout=120)[0]
+        assert run.returncode == 130, text
+        assert "empty sequence" not in text
+
     def test_benchmarks_of_ones_own(self, tmp_path):
         mine = tmp_path / "test_mine.py"
         mine.write_text(

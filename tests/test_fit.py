@@ -314,6 +314,11 @@ class TestThePlannedEnd:
         assert (es.generation, es.run.plan) == (10, [(0, 5), (5, 10)])
         assert es.records[-1].learning_rate == es.learning_rate.at(9, 10)
 
+    def test_a_limit_that_passes_before_the_first_generation_leaves_one(self):
+        es = beginning()
+        es.fit(dataset(), **SETTINGS, max_seconds=1e-9)
+        assert (es.generation, es.steps) == (1, 1)
+
     def test_time_instead(self):
         """A run of one's own loop has no plan until fit() makes one."""
         net = fpes.LinearNetwork([16, 40, 2])

@@ -118,7 +118,8 @@ class _Loop:
         strategy = self.strategy
         try:
             self.record_if_due()
-            while strategy.generation < (strategy.steps or 0) and not self.clock.run_out:
+            # A limit that the calibration alone takes leaves one generation: a run that ends has begun.
+            while strategy.generation < (strategy.steps or 0) and not (strategy.generation and self.clock.run_out):
                 self.generation()
         except StopTraining:
             self.curves.record()
